@@ -1,0 +1,116 @@
+"""Every key that a config may set, with its default and its unit.
+
+A config is a short program: it takes `base.get_config()`, changes what it needs and
+returns it. There are no defaults anywhere else in the code. What depends on other
+keys (learning rate from batch size, steps from epochs, warm-up, the step at which AGVM
+starts) is derived after the command line has been read, and printed.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.name = "base"  # runs/<name>/<seed>/ is the run folder
+    config.workdir = ""  # another run folder; "" for runs/<name>/<seed>
+    config.seed = 0
+    config.batch_size = 16  # images a step, over all devices
+    config.micro_batch_size = 0  # images a device holds at once; 0: its whole share
+    config.epochs = 12.0
+    config.steps = 0  # 0: from epochs
+    config.image_size = (256, 256)  # (height, width); one number means square
+
+    data = config.data = ConfigDict()
+    data.name = "shapes"  # shapes | coco (COCO 2017 layout) | coco_folder
+    data.root = ""  # folder with annotations and images (coco, coco_folder)
+    data.train_annotations = "instances_train.json"  # under root
+    data.val_annotations = "instances_val.json"
+    data.train_images = "train"
+    data.val_images = "val"
+    data.cache_dir = "~/.cache/agvm_jax"  # where prepared ArrayRecord files live
+    data.max_boxes = 100  # objects an image keeps; what is dropped is counted
+    data.flip = 0.5  # probability of a horizontal flip in training
+    data.scale_range = (1.0, 1.0)  # random scale of the picture before padding
+    data.num_threads = 4  # reading threads a process
+    data.prefetch = 4  # batches prepared ahead
+    data.max_unreadable = 10  # unreadable images skipped before it is an error
+    data.shapes = ConfigDict()
+    data.shapes.train_images = 1024
+    data.shapes.val_images = 128
+    data.shapes.image_size = (128, 128)  # as drawn, before resizing
+    data.shapes.max_objects = 6
+    data.shapes.seed = 0
+
+    model = config.model = ConfigDict()
+    model.detector = "retinanet"
+    model.backbone = "resnet18"  # resnet18 | resnet34 | resnet50
+    model.width = 1.0  # multiplies the backbone's channels
+    model.norm = "synced"  # frozen | local | synced BatchNorm in the backbone
+    model.fpn_channels = 256
+    model.p6_from = "c5"  # what P6 is computed from: c5 | p5
+    model.head_convs = 4  # convolutions in each RetinaNet tower
+    model.dtype = "float32"  # compute; parameters stay float32
+    model.anchor_sizes = (32.0, 64.0, 128.0, 256.0, 512.0)  # pixels, P3..P7
+    model.anchor_scales = 3  # octave steps a level: size * 2 ** (i / 3)
+    model.anchor_ratios = (0.5, 1.0, 2.0)  # height / width
+    model.score_threshold = 0.05
+    model.nms_threshold = 0.5
+    model.pre_nms_top_k = 1000  # candidates a level
+    model.max_detections = 100
+    model.image_mean = (123.675, 116.28, 103.53)
+    model.image_std = (58.395, 57.12, 57.375)
+
+    optim = config.optim = ConfigDict()
+    optim.name = "adamw"  # sgd | adamw | lars | lamb | pmd_lamb | sam | megdet
+    optim.lr = 1e-4  # the rate at `lr_batch`
+    optim.lr_batch = 16
+    optim.lr_rule = "sqrt_above"  # sqrt_above | linear | sqrt | none
+    optim.linear_limit = 128  # sqrt_above: linear up to this batch
+    optim.weight_decay = 1e-4
+    optim.momentum = 0.9
+    optim.b1 = 0.9
+    optim.b2 = 0.999
+    optim.eps = 1e-8
+    optim.warmup = "linear"  # linear | exponential
+    optim.warmup_epochs = 1.0
+    optim.warmup_steps = -1  # >= 0: instead of warmup_epochs
+    optim.warmup_ratio = 1e-3  # first rate / full rate
+    optim.schedule = "step"  # constant | step | poly | cosine
+    optim.decay_at = (0.66, 0.92)  # step: shares of the run at which the rate drops
+    optim.decay_factor = 0.1
+    optim.poly_power = 0.9
+    optim.end_ratio = 0.0  # poly, cosine: last rate / full rate
+    optim.clip_norm = 0.0  # global norm; 0: no clipping
+    optim.clip_window = (0, -1)  # steps [first, last] in which it clips; -1: to the end
+    optim.trust_coefficient = 0.001  # lars
+    optim.sam_rho = 0.05  # sam
+    optim.sam_synced = False  # sam: one perturbation for all replicas
+    optim.pmd_period = 10  # pmd_lamb (a reconstruction)
+    optim.pmd_decay = 0.1  # pmd_lamb: moments are multiplied by this each period
+
+    agvm = config.agvm = ConfigDict()
+    agvm.enabled = True
+    agvm.anchor = "backbone"
+    agvm.estimator = "halves"  # halves | replicas
+    agvm.split = "interleaved"  # interleaved | contiguous
+    agvm.tau = 0  # steps between updates of mu; 0: 10, or 5 above batch 1024
+    agvm.alpha = 0.97
+    agvm.start_step = -1  # -1: when the warm-up ends
+    agvm.clip = (0.5, 10.0)  # bounds of phi_anchor / phi_module, before the root
+    agvm.eps = 1e-6
+    agvm.debias = False
+    agvm.precondition = False  # adamw: cosine of g / (sqrt(v) + eps)
+
+    train = config.train = ConfigDict()
+    train.log_every_steps = 10
+    train.eval_every_epochs = 1.0
+    train.checkpoint_every_epochs = 1.0
+    train.keep_checkpoints = 3  # the last ones; the best is kept beside them
+    train.max_skipped_steps = 10  # non-finite steps in a row before the run stops
+    train.tensorboard = True
+    train.progress = True
+
+    evaluation = config.eval = ConfigDict()
+    evaluation.batch_size = 16  # images a device
+    evaluation.draw_images = 8  # validation images drawn at the end
+    return config
