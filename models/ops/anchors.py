@@ -1,0 +1,107 @@
+"""Anchors: the boxes of fixed sizes and shapes that a pyramid's heads correct.
+
+Ratios are height / width. An anchor's place in the flat order is (row, column, ratio,
+size), slowest first; so the heads' outputs, reshaped from (B, H, W, A * C) to
+(B, H * W * A, C), line up with it. Sizes and rounding are torchvision's, so that its
+weights can be used.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def octave_sizes(sizes: Sequence[float], scales: int) -> tuple[tuple[float, ...], ...]:
+    """Return each level's anchor sizes: `scales` steps from its size up to the next.
+
+    The steps are ``size * 2 ** (i / scales)``, cut to whole pixels but for the first.
+
+    >>> octave_sizes((32, 64), 3)
+    ((32, 40, 50), (64, 80, 101))
+    """
+    if scales < 1:
+        raise ValueError(f"anchor_scales is {scales}: a level needs at least 1")
+    return tuple(
+        (size, *(int(size * 2.0 ** (step / scales)) for step in range(1, scales)))
+        for size in sizes
+    )
+
+
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
+    """Return the anchors of one cell, centred on 0, corners rounded to whole pixels.
+
+    Args:
+      sizes: S square roots of areas, in pixels.
+      ratios: R values of height / width.
+
+    Returns:
+      (R * S, 4) float32.
+
+    >>> cell_anchors((32,), (0.5, 1.0)).tolist()
+    [[-23.0, -11.0, 23.0, 11.0], [-16.0, -16.0, 16.0, 16.0]]
+    """
+    if not sizes or min(sizes) <= 0 or not ratios or min(ratios) <= 0:
+        raise ValueError(
+            f"anchor sizes {tuple(sizes)} and ratios {tuple(ratios)} must be positive "
+            "and not empty"
+        )
+    root = np.sqrt(np.asarray(ratios, np.float32))[:, None]
+    size = np.asarray(sizes, np.float32)[None, :]
+    heights = (root * size).reshape(-1)
+    widths = (1.0 / root * size).reshape(-1)
+    return np.round(np.stack([-widths, -heights, widths, heights], axis=1) / 2)
+
+
+def grid_anchors(
+    cells: np.ndarray, grid: tuple[int, int], image_size: tuple[int, int]
+) -> jax.Array:
+    """Return the anchors of one feature map.
+
+    The stride is the image's size over the map's, rounded down; the first anchor is
+    centred on the image's corner.
+
+    Args:
+      cells: (A, 4), see `cell_anchors`.
+      grid: height and width of the feature map.
+      image_size: height and width of the padded input.
+
+    Returns:
+      (grid height * grid width * A, 4) float32.
+    """
+    stride_y, stride_x = image_size[0] // grid[0], image_size[1] // grid[1]
+    y = jnp.arange(grid[0], dtype=jnp.float32) * stride_y
+    x = jnp.arange(grid[1], dtype=jnp.float32) * stride_x
+    y, x = jnp.meshgrid(y, x, indexing="ij")
+    shifts = jnp.stack([x, y, x, y], axis=-1)[:, :, None, :]  # (H, W, 1, 4)
+    return (shifts + jnp.asarray(cells)[None, None]).reshape(-1, 4)
+
+
+def pyramid_anchors(
+    cells: Sequence[np.ndarray],
+    grids: Sequence[tuple[int, int]],
+    image_size: tuple[int, int],
+) -> list[jax.Array]:
+    """Return the anchors of each level of a pyramid, finest first.
+
+    Args:
+      cells: one (A, 4) array a level.
+      grids: height and width of each level's feature map.
+      image_size: height and width of the padded input.
+
+    Returns:
+      One (H * W * A, 4) float32 array a level.
+
+    Raises:
+      ValueError: when the pyramid has more or fewer levels than there are sizes.
+    """
+    if len(cells) != len(grids):
+        raise ValueError(
+            f"anchor sizes for {len(cells)} levels, but the pyramid has {len(grids)}: "
+            "give one size a level"
+        )
+    return [
+        grid_anchors(cell, grid, image_size)
+        for cell, grid in zip(cells, grids, strict=True)
+    ]

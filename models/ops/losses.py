@@ -1,0 +1,95 @@
+"""Losses of the heads, element by element, in float32.
+
+They return one value an element; the head that owns the targets decides what is left
+out and what the sum is divided by.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def sigmoid_focal_loss(
+    logits: jax.Array, targets: jax.Array, alpha: float = 0.25, gamma: float = 2.0
+) -> jax.Array:
+    """Return the focal loss of independent binary decisions (Lin et al., eq. 5).
+
+    ``-alpha_t (1 - p_t) ** gamma log(p_t)``. With ``x`` the logit signed towards its
+    target and ``u = softplus(-x)`` this is ``alpha_t u exp(-gamma (x + u))``: one
+    logarithm, two exponentials, no subtraction that cancels, finite for every finite
+    logit. The gradient is written out because only the logits need be kept for it;
+    left to itself autodiff keeps four arrays of the size of the class scores, the
+    largest activation of a one-stage detector.
+
+    Args:
+      logits: any shape.
+      targets: bool, the same shape: True where the class is present.
+      alpha: weight of positives; negatives weigh ``1 - alpha``.
+      gamma: focusing parameter, >= 0.
+
+    Returns:
+      float32, the same shape.
+
+    >>> sigmoid_focal_loss(jnp.zeros(2), jnp.array([True, False])).round(4).tolist()
+    [0.043299999088048935, 0.12999999523162842]
+    """
+    return _focal_loss(logits, targets, alpha, gamma)
+
+
+def _focal_terms(logits, targets, alpha, gamma):
+    """Return the signed logits, their cross entropy and the weight of each."""
+    signed = jnp.where(targets, logits, -logits).astype(jnp.float32)
+    cross_entropy = jax.nn.softplus(-signed)
+    weight = jnp.where(targets, alpha, 1.0 - alpha)
+    return signed, cross_entropy, weight * jnp.exp(-gamma * (signed + cross_entropy))
+
+
+def _focal_loss(logits, targets, alpha, gamma):
+    _, cross_entropy, weight = _focal_terms(logits, targets, alpha, gamma)
+    return weight * cross_entropy
+
+
+def _focal_loss_forward(logits, targets, alpha, gamma):
+    return _focal_loss(logits, targets, alpha, gamma), (logits, targets)
+
+
+def _focal_loss_backward(alpha, gamma, residuals, cotangent):
+    logits, targets = residuals
+    signed, cross_entropy, weight = _focal_terms(logits, targets, alpha, gamma)
+    probability = jax.nn.sigmoid(signed)
+    # d/dx of u exp(-gamma (x + u)), as du/dx = p - 1 and d(x + u)/dx = p.
+    slope = weight * (probability - 1.0 - gamma * cross_entropy * probability)
+    gradient = cotangent * jnp.where(targets, slope, -slope)
+    return gradient.astype(logits.dtype), None
+
+
+sigmoid_focal_loss.defvjp(_focal_loss_forward, _focal_loss_backward)
+
+
+def smooth_l1(
+    predictions: jax.Array, targets: jax.Array, beta: float = 0.0
+) -> jax.Array:
+    """Return ``d ** 2 / (2 beta)`` where |d| < beta, else ``|d| - beta / 2``.
+
+    Fast R-CNN, eq. 3, with the place where the parabola becomes a line set free;
+    ``beta=0`` is the plain L1 distance.
+
+    Args:
+      predictions: any shape.
+      targets: the same shape.
+      beta: where the parabola ends, >= 0.
+
+    Returns:
+      float32, the same shape.
+
+    >>> smooth_l1(jnp.array([0.5, 3.0]), jnp.zeros(2), beta=1.0).tolist()
+    [0.125, 2.5]
+    """
+    if beta < 0.0:
+        raise ValueError(f"beta is {beta}: it must not be negative")
+    distance = jnp.abs(predictions.astype(jnp.float32) - targets.astype(jnp.float32))
+    if beta == 0.0:
+        return distance
+    return jnp.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta)
