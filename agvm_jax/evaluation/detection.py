@@ -1,0 +1,276 @@
+"""COCO average precision of boxes, gathered batch by batch.
+
+hotcoco matches detections with ground truth; the numbers are read here, from its
+precision and recall arrays, which are pycocotools' own bit for bit (a test compares
+them). Nothing is evaluated until `compute` is called, and what is kept until then is
+seven numbers a detection.
+"""
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import hotcoco
+import numpy as np
+
+from agvm_jax.evaluation.ground_truth import read_ground_truth
+from agvm_jax.structures import Batch, Predictions
+
+AREAS = ("all", "small", "medium", "large")  # hotcoco's order; < 32^2, < 96^2, the rest
+
+
+class DetectionEvaluator:
+    """Box AP and AR as COCO defines them.
+
+    Every image of the ground truth counts: one that was never added counts as an image
+    without detections, as it does for a results file handed to pycocotools. Categories
+    of the ground truth outside `category_ids` are left out.
+
+    Args:
+      ground_truth: a COCO dictionary with `images` (id, height, width), `annotations`
+        (image_id, category_id, bbox as x y w h, and if present area, iscrowd, ignore)
+        and `categories`. It is read once, here, and not kept.
+      category_ids: the COCO category id of class 0, 1, ... K-1.
+      class_names: a name for each class.
+      max_detections: the numbers of best detections an image and class at which recall
+        is reported; precision uses the last. LVIS uses (1, 10, 300).
+
+    Raises:
+      ValueError: the ground truth lacks something that is needed, or names an image or
+        a category that it does not list.
+    """
+
+    def __init__(
+        self,
+        ground_truth: Mapping[str, Any],
+        category_ids: Sequence[int],
+        class_names: Sequence[str],
+        max_detections: Sequence[int] = (1, 10, 100),
+    ):
+        self.category_ids = tuple(int(c) for c in category_ids)
+        self.class_names = tuple(class_names)
+        self.max_detections = tuple(sorted(max_detections))
+        if len(self.category_ids) != len(self.class_names):
+            raise ValueError(
+                f"{len(self.category_ids)} category ids but {len(self.class_names)} "
+                "class names: give one name for each id"
+            )
+        if len(set(self.category_ids)) != len(self.category_ids):
+            raise ValueError(f"category ids repeat: {self.category_ids}")
+        if not self.category_ids or not self.max_detections:
+            raise ValueError("category_ids and max_detections must not be empty")
+        self.ground_truth = read_ground_truth(
+            ground_truth, self.category_ids, self.class_names
+        )
+        # Where each class stands in hotcoco's arrays, which are sorted by category id.
+        self._columns = np.argsort(np.argsort(self.category_ids))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every detection; the ground truth stays."""
+        self._added: set[int] = set()
+        self._rows: list[np.ndarray] = []
+        self._result: hotcoco.COCOeval | None = None
+        self.non_finite = 0  # detections dropped for a NaN or infinite box or score
+
+    @property
+    def num_images(self) -> int:
+        """How many images have been added."""
+        return len(self._added)
+
+    def add(self, batch: Batch, predictions: Predictions) -> None:
+        """Take the detections of a batch; rows whose image id is -1 are skipped.
+
+        Args:
+          batch: host arrays; only `image_id` and `image_size` are read.
+          predictions: host arrays, boxes in pixels of the padded input. They are mapped
+            to the original picture through its height and width in the ground truth.
+
+        Raises:
+          ValueError: an image that the ground truth does not have, one that was added
+            before, or a class outside 0..K-1. Nothing of the batch is kept then.
+        """
+        image_ids = np.asarray(batch.image_id).astype(np.int64)
+        real = np.flatnonzero(image_ids >= 0)
+        ids = image_ids[real]
+        self._check_new(ids.tolist())
+        original = np.array(
+            [self.ground_truth.sizes[i] for i in ids.tolist()], np.float64
+        )
+        scale = original.reshape(-1, 2) / np.asarray(batch.image_size)[real]  # (b, 2)
+
+        valid = np.asarray(predictions.valid)[real]  # (b, D)
+        image, slot = np.nonzero(valid)
+        boxes = np.asarray(predictions.boxes)[real][image, slot].astype(np.float64)
+        boxes *= scale[image][:, [1, 0, 1, 0]]
+        scores = np.asarray(predictions.scores)[real][image, slot].astype(np.float64)
+        classes = np.asarray(predictions.classes)[real][image, slot]
+        strange = (classes < 0) | (classes >= len(self.category_ids))
+        if strange.any():
+            at = int(np.argmax(strange))
+            raise ValueError(
+                f"image {ids[image[at]]}: a detection has class {classes[at]}, but "
+                f"classes are 0..{len(self.category_ids) - 1}"
+            )
+        rows = np.empty((len(image), 7), np.float64)
+        rows[:, 0] = ids[image]
+        rows[:, 1:3] = boxes[:, :2]
+        rows[:, 3:5] = boxes[:, 2:] - boxes[:, :2]
+        rows[:, 5] = scores
+        rows[:, 6] = np.asarray(self.category_ids)[classes]
+        finite = np.isfinite(rows).all(axis=1)
+        self.non_finite += int(np.count_nonzero(~finite))
+        self._rows.append(rows[finite])
+        self._added.update(ids.tolist())
+        self._result = None
+
+    def compute(self) -> dict[str, float]:
+        """Return AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl.
+
+        Fractions in [0, 1], or -1 where there is nothing to find (no ground truth of
+        that size, or none at all). AP is the mean over IoU 0.50, 0.55 ... 0.95 and over
+        the classes that occur. The numbers in AR1, AR10, AR100 are `max_detections`.
+        """
+        arrays = self.result().eval
+        precision, recall = arrays["precision"], arrays["recall"]  # TRKAM and TKAM
+        thresholds = self.result().params.iou_thrs
+        numbers = {
+            "AP": _mean(precision[:, :, :, 0, -1]),
+            "AP50": _mean(precision[_index(thresholds, 0.50), :, :, 0, -1]),
+            "AP75": _mean(precision[_index(thresholds, 0.75), :, :, 0, -1]),
+        }
+        for i, area in enumerate(AREAS[1:], 1):
+            numbers[f"AP{area[0]}"] = _mean(precision[:, :, :, i, -1])
+        for i, most in enumerate(self.max_detections):
+            numbers[f"AR{most}"] = _mean(recall[:, :, 0, i])
+        for i, area in enumerate(AREAS[1:], 1):
+            numbers[f"AR{area[0]}"] = _mean(recall[:, :, i, -1])
+        return numbers
+
+    def per_class(self) -> list[tuple[str, float, float, int]]:
+        """Return (name, AP, AP50, number of ground truth boxes) for each class.
+
+        Crowd regions are not counted; a class without ground truth has AP -1.
+        """
+        result = self.result()
+        precision = result.eval["precision"][:, :, :, 0, -1]
+        at50 = _index(result.params.iou_thrs, 0.50)
+        wanted = self.ground_truth.classes[~self.ground_truth.crowd]
+        counts = np.bincount(wanted, minlength=len(self.class_names)).tolist()
+        return [
+            (name, _mean(precision[:, :, k]), _mean(precision[at50, :, k]), count)
+            for name, k, count in zip(
+                self.class_names, self._columns, counts, strict=True
+            )
+        ]
+
+    def table(self) -> str:
+        """Return the twelve numbers and the per-class table as text, in percent."""
+        numbers = self.compute()
+        most = f"{self.max_detections[-1]} detections an image"
+        lines = [f"Box average precision and recall, percent ({most})", ""]
+        for group in np.array_split(list(numbers), 2):
+            lines.append("".join(f"{name:>8}" for name in group))
+            lines.append("".join(f"{_percent(numbers[name]):>8}" for name in group))
+            lines.append("")
+        width = max(5, *(len(name) for name in self.class_names))
+        lines.append(f"{'class':<{width}}{'AP':>8}{'AP50':>8}{'boxes':>8}")
+        for name, ap, ap50, count in self.per_class():
+            lines.append(
+                f"{name:<{width}}{_percent(ap):>8}{_percent(ap50):>8}{count:>8}"
+            )
+        missing = len(self.ground_truth.sizes) - self.num_images
+        if missing:
+            lines += ["", f"{missing} images were not evaluated and count as empty."]
+        if self.non_finite:
+            lines += ["", f"{self.non_finite} detections were not finite: dropped."]
+        return "\n".join(lines)
+
+    def detections(self) -> list[dict[str, Any]]:
+        """Return the detections as a COCO results list, ready for `json.dump`.
+
+        Original pixels, `bbox` as x y w h, sorted by image id; within an image in the
+        order in which the detector gave them. Evaluating this list again gives the same
+        numbers: nothing is rounded.
+        """
+        return [
+            {
+                "image_id": int(row[0]),
+                "category_id": int(row[6]),
+                "bbox": row[1:5],
+                "score": row[5],
+            }
+            for row in self._sorted_rows().tolist()
+        ]
+
+    def state(self) -> bytes:
+        """Return what was added, as bytes to send to another process for `merge`."""
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            added=np.array(sorted(self._added), np.int64),
+            rows=self._sorted_rows(),
+            non_finite=np.int64(self.non_finite),
+        )
+        return buffer.getvalue()
+
+    def merge(self, states: Iterable[bytes]) -> None:
+        """Replace what was added by the union of `states`, one a process.
+
+        The result equals, bit for bit, that of one evaluator that was given every
+        image: detections are ordered by image id before they are evaluated.
+
+        Raises:
+          ValueError: two states hold the same image.
+        """
+        self.reset()
+        for state in states:
+            with np.load(io.BytesIO(state)) as arrays:
+                self._check_new(arrays["added"].tolist())
+                self._added.update(arrays["added"].tolist())
+                self._rows.append(arrays["rows"])
+                self.non_finite += int(arrays["non_finite"])
+
+    def result(self) -> hotcoco.COCOeval:
+        """Return hotcoco's evaluation of what was added, for further diagnosis."""
+        if self._result is None:
+            found = self.ground_truth.coco.load_res(self._sorted_rows())
+            result = hotcoco.COCOeval(self.ground_truth.coco, found, "bbox")
+            result.params.max_dets = list(self.max_detections)
+            result.evaluate()
+            result.accumulate()
+            self._result = result
+        return self._result
+
+    def _sorted_rows(self) -> np.ndarray:
+        rows = np.concatenate(self._rows) if self._rows else np.empty((0, 7))
+        return rows[np.argsort(rows[:, 0], kind="stable")]
+
+    def _check_new(self, ids: list[int]) -> None:
+        seen = set(self._added)
+        for image_id in ids:
+            if image_id not in self.ground_truth.sizes:
+                raise ValueError(
+                    f"image {image_id} is not in the ground truth: the evaluator was "
+                    "made for another data set or split"
+                )
+            if image_id in seen:
+                raise ValueError(
+                    f"image {image_id} was added twice: reset the evaluator between "
+                    "evaluations, and give rows that only fill a batch image_id -1"
+                )
+            seen.add(image_id)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean over the defined entries, -1 if there are none."""
+    defined = values[values > -1]
+    return float(np.mean(defined)) if defined.size else -1.0
+
+
+def _index(thresholds: Sequence[float], value: float) -> int:
+    return int(np.argmin(np.abs(np.asarray(thresholds) - value)))
+
+
+def _percent(value: float) -> str:
+    return "-" if value < 0 else f"{100 * value:.1f}"
