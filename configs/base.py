@@ -62,7 +62,7 @@ def get_config() -> ConfigDict:
 
     optim = config.optim = ConfigDict()
     optim.name = "adamw"  # sgd | adamw | lars | lamb | pmd_lamb | sam | megdet
-    optim.lr = 1e-4  # the rate at `lr_batch`
+    optim.lr = 1e-4  # the rate at `lr_batch`; 0: the optimizer's usual rate and rule
     optim.lr_batch = 16
     optim.lr_rule = "sqrt_above"  # sqrt_above | linear | sqrt | none
     optim.linear_limit = 128  # sqrt_above: linear up to this batch
@@ -84,6 +84,7 @@ def get_config() -> ConfigDict:
     optim.clip_window = (0, -1)  # steps [first, last] in which it clips; -1: to the end
     optim.trust_coefficient = 0.001  # lars
     optim.sam_rho = 0.05  # sam
+    optim.sam_inner = "sgd"  # sam: the optimizer that takes the step: sgd | adamw
     optim.sam_synced = False  # sam: one perturbation for all replicas
     optim.pmd_period = 10  # pmd_lamb (a reconstruction)
     optim.pmd_decay = 0.1  # pmd_lamb: moments are multiplied by this each period

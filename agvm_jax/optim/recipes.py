@@ -1,0 +1,351 @@
+"""From a config to the optimizer that train.py runs, with every decision in words.
+
+`build_optimizer` turns the sections `optim` and `agvm` of a config into a Recipe: the
+optimizer, its learning rate, and the sentences that say how each derived number came
+about. The builders below are the whole list of optimizers that a config may name.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import optax
+
+from agvm_jax.optim import baselines, modulator, schedules
+
+Builder = Callable[[Any, optax.Schedule], optax.GradientTransformation]
+
+
+@dataclasses.dataclass(frozen=True)
+class Modulation:
+    """AGVM's settings as resolved for one run; see `agvm_jax.agvm` for each."""
+
+    anchor: str
+    estimator: str  # halves | replicas
+    split: str  # interleaved | contiguous; halves only
+    tau: int  # steps between measurements
+    alpha: float
+    start_step: int
+    clip: tuple[float, float]
+    eps: float
+    debias: bool
+    precondition: bool  # measure g / (sqrt(v) + eps) instead of g
+
+
+@dataclasses.dataclass(frozen=True)
+class Perturbation:
+    """SAM's settings for the train step; see `baselines.sam_value_and_grad`."""
+
+    rho: float
+    synced: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """An optimizer ready to run, and the reasoning behind its numbers."""
+
+    tx: optax.GradientTransformationExtraArgs  # with AGVM: update(..., phi={...})
+    schedule: optax.Schedule  # the learning rate of a step, before mu
+    warmup_steps: int
+    reasons: tuple[str, ...]  # sentences to print at the start of a run
+    agvm: Modulation | None  # None: plain
+    sam: Perturbation | None  # None: one gradient a step
+    required_norm: str | None  # the `model.norm` that the method's definition includes
+
+    @property
+    def measures(self) -> bool:
+        """Whether the train step has to measure phi and hand it to `tx.update`."""
+        return self.agvm is not None
+
+
+def _sgd(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+    return baselines.sgd(rate, config.momentum, config.weight_decay)
+
+
+def _adamw(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+    return optax.adamw(
+        rate,
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+
+
+def _lars(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+    return baselines.lars(
+        rate, config.momentum, config.weight_decay, config.trust_coefficient
+    )
+
+
+def _lamb(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+    return baselines.lamb(rate, config.b1, config.b2, config.eps, config.weight_decay)
+
+
+def _pmd_lamb(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+    return baselines.pmd_lamb(
+        rate,
+        config.b1,
+        config.b2,
+        config.eps,
+        config.weight_decay,
+        config.pmd_period,
+        config.pmd_decay,
+    )
+
+
+def _sam(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+    # SAM changes the gradient, in the train step; the step itself is an ordinary one.
+    inner = {"sgd": _sgd, "adamw": _adamw}
+    if config.sam_inner not in inner:
+        raise ValueError(
+            f"optim.sam_inner is {config.sam_inner!r}; choose one of "
+            f"{', '.join(inner)}."
+        )
+    return inner[config.sam_inner](config, rate)
+
+
+BUILDERS: Mapping[str, Builder] = {
+    "sgd": _sgd,
+    "adamw": _adamw,
+    "lars": _lars,
+    "lamb": _lamb,
+    "pmd_lamb": _pmd_lamb,
+    "sam": _sam,
+    "megdet": _sgd,  # the method is synced norms and a warm-up around plain SGD
+}
+
+# For optim.lr = 0: (rate, its batch, rule, whose). RetinaNet, ImageNet-pretrained.
+USUAL_RATES: Mapping[str, tuple[float, int, str, str]] = {
+    "sgd": (0.01, 16, "sqrt_above", "RetinaNet, 0.000625 an image"),
+    "megdet": (0.01, 16, "sqrt_above", "RetinaNet, 0.000625 an image"),
+    "sam": (0.01, 16, "sqrt_above", "that of SGD"),
+    "adamw": (1e-4, 32, "sqrt", "fits the paper's 0.0015 at 10240 within 20 %"),
+    "lamb": (0.005, 512, "sqrt", "the LAMB paper's, ResNet-50 on ImageNet"),
+    "pmd_lamb": (0.005, 512, "sqrt", "that of LAMB"),
+    "lars": (10.0, 4096, "sqrt", "usual for ResNet-50 on ImageNet"),
+}
+
+
+def build_optimizer(
+    optim_config: Any,
+    agvm_config: Any,
+    *,
+    batch_size: int,
+    total_steps: int,
+    steps_per_epoch: float,
+    modules: Any = None,
+) -> Recipe:
+    """Return the optimizer that a config describes.
+
+    Args:
+      optim_config: any object with the attributes of `config.optim`.
+      agvm_config: any object with the attributes of `config.agvm`.
+      batch_size: images a step, over all devices and micro-batches.
+      total_steps: optimizer steps of the run.
+      steps_per_epoch: optimizer steps an epoch, for a warm-up given in epochs.
+      modules: how parameters are grouped, as `label_tree` takes it; None: by top key.
+
+    With AGVM on, the train step measures phi (see `reduction`) and calls
+    `tx.update(mean_grads, state, params, phi=phi)`.
+
+    Raises:
+      ValueError: for an unknown optimizer and for values that its parts refuse.
+    """
+    name = optim_config.name
+    if name not in BUILDERS:
+        raise ValueError(
+            f"optim.name is {name!r}; choose one of {', '.join(BUILDERS)}."
+        )
+    reasons: list[str] = []
+    schedule, warmup_steps = _schedule(
+        optim_config, batch_size, total_steps, steps_per_epoch, reasons
+    )
+    tx = BUILDERS[name](optim_config, schedule)
+    tx = _clipped(tx, optim_config, reasons)
+
+    sam = required_norm = None
+    if name == "sam":
+        sam = Perturbation(optim_config.sam_rho, optim_config.sam_synced)
+        whose = "one for all replicas" if sam.synced else "each replica its own"
+        reasons.append(
+            f"sam: perturbation of length {sam.rho:g}, {whose}; two gradients a step "
+            f"around {optim_config.sam_inner}"
+        )
+    if name == "megdet":
+        required_norm = "synced"
+        reasons.append("megdet: SGD with linear warm-up; needs model.norm = synced")
+    if name == "pmd_lamb":
+        reasons.append(
+            "pmd_lamb: a reconstruction (the algorithm's text is not public here); "
+            f"moments x {optim_config.pmd_decay:g} every {optim_config.pmd_period} "
+            "steps"
+        )
+
+    agvm = None
+    if agvm_config.enabled:
+        agvm = _resolve(agvm_config, name, batch_size, total_steps, warmup_steps)
+        reasons.append(_agvm_words(agvm, agvm_config, name, batch_size, total_steps))
+        tx = modulator.modulate(
+            tx,
+            modules=modules,
+            anchor=agvm.anchor,
+            estimator=agvm.estimator,
+            split=agvm.split,
+            tau=agvm.tau,
+            alpha=agvm.alpha,
+            start_step=agvm.start_step,
+            clip=agvm.clip,
+            eps=agvm.eps,
+            debias=agvm.debias,
+        )
+    return Recipe(
+        tx=optax.with_extra_args_support(tx),
+        schedule=schedule,
+        warmup_steps=warmup_steps,
+        reasons=tuple(reasons),
+        agvm=agvm,
+        sam=sam,
+        required_norm=required_norm,
+    )
+
+
+def check_modulation(
+    tx: optax.GradientTransformation, params: optax.Params, least: float = 0.5
+) -> dict[str, float]:
+    """Refuse an optimizer in which AGVM has no effect; return the gain per module.
+
+    `modulation_gain` tells how much of a module's mu reaches its update: 1 all of it, 0
+    none. Adam, LAMB and LARS divide by the gradient's own size, so that a scale put
+    before them cancels; it has to come after.
+
+    Raises:
+      ValueError: if a module's gain is below `least`.
+    """
+    gain = modulator.modulation_gain(tx, params)
+    inert = {name: value for name, value in gain.items() if not value >= least}
+    if inert:
+        listed = ", ".join(f"{name} {value:.2f}" for name, value in inert.items())
+        raise ValueError(
+            "AGVM is inert in this optimizer: the share of its modulation that reaches "
+            f"the update is {listed} (1 is all of it). What follows agvm() divides by "
+            "the gradient's size, so the scale cancels. Write modulate(optimizer, ...), "
+            "or agvm_jax.chain(agvm(...), ...) instead of optax.chain(agvm(...), ...)."
+        )
+    return gain
+
+
+def _schedule(
+    config: Any,
+    batch_size: int,
+    total_steps: int,
+    steps_per_epoch: float,
+    reasons: list[str],
+) -> tuple[optax.Schedule, int]:
+    keys = (
+        "lr lr_batch lr_rule linear_limit warmup warmup_epochs warmup_steps "
+        "warmup_ratio schedule decay_at decay_factor poly_power end_ratio"
+    ).split()
+    view = SimpleNamespace(**{key: getattr(config, key) for key in keys})
+    if view.lr == 0:
+        view.lr, view.lr_batch, view.lr_rule, whose = USUAL_RATES[config.name]
+        reasons.append(
+            f"optim.lr is 0: the usual rate for {config.name}, {view.lr:g} per "
+            f"{view.lr_batch} ({whose})"
+        )
+    if config.name == "megdet" and view.warmup != "linear":
+        reasons.append(
+            f"megdet warms up linearly; optim.warmup={view.warmup} is unused"
+        )
+        view.warmup = "linear"
+    schedule, reason, warmup_steps = schedules.learning_rate_schedule(
+        view, batch_size, total_steps, steps_per_epoch
+    )
+    reasons.append(reason)
+    return schedule, warmup_steps
+
+
+def _clipped(
+    tx: optax.GradientTransformation, config: Any, reasons: list[str]
+) -> optax.GradientTransformation:
+    """Clip the mean gradient's global norm, in a window of steps if there is one.
+
+    The released code clips only in the 200 steps around the end of the warm-up. phi is
+    measured before, on gradients that are not clipped.
+    """
+    if config.clip_norm < 0:
+        raise ValueError(
+            f"optim.clip_norm is {config.clip_norm}; use 0 for no clipping."
+        )
+    if config.clip_norm == 0:
+        return tx
+    first, last = config.clip_window
+    if first < 0 or (last != -1 and last < first):
+        raise ValueError(
+            f"optim.clip_window is {(first, last)}; it is (first step, last step), "
+            "both included, with -1 as the last for the whole run."
+        )
+    clip = optax.clip_by_global_norm(config.clip_norm)
+    where = ""
+    if (first, last) != (0, -1):
+        where = f" from step {first} to {'the end' if last == -1 else last}"
+        clip = optax.transforms.conditionally_transform(
+            clip,
+            lambda step: (step >= first) & ((step <= last) | (last == -1)),
+        )
+    reasons.append(f"gradients clipped to global norm {config.clip_norm:g}{where}")
+    return optax.chain(clip, tx)
+
+
+def _resolve(
+    config: Any, name: str, batch_size: int, total_steps: int, warmup_steps: int
+) -> Modulation:
+    if config.precondition and name not in ("adamw", "lamb", "pmd_lamb"):
+        raise ValueError(
+            "agvm.precondition takes the cosine of Adam's rescaled gradient, and "
+            f"optim.name={name} keeps no second moment; set it to False."
+        )
+    tau = config.tau
+    if tau == 0:
+        tau = 5 if batch_size > 1024 else 10
+    start_step = config.start_step
+    if start_step == -1:
+        start_step = warmup_steps
+    if start_step < 0:
+        raise ValueError(
+            f"agvm.start_step is {config.start_step}; use -1 for the end of the "
+            "warm-up, or a step from 0 on."
+        )
+    return Modulation(
+        anchor=config.anchor,
+        estimator=config.estimator,
+        split=config.split,
+        tau=tau,
+        alpha=config.alpha,
+        start_step=start_step,
+        clip=tuple(config.clip),
+        eps=config.eps,
+        debias=config.debias,
+        precondition=config.precondition,
+    )
+
+
+def _agvm_words(
+    agvm: Modulation, config: Any, name: str, batch_size: int, total_steps: int
+) -> str:
+    tau = f"every {agvm.tau} steps"
+    if config.tau == 0:
+        side = "above" if batch_size > 1024 else "up to"
+        tau += f" (batch {side} 1024)"
+    start = f"from step {agvm.start_step}"
+    if config.start_step == -1:
+        start += " (end of warm-up)"
+    if agvm.start_step >= total_steps:
+        start += f", so never in this run of {total_steps}"
+    halves = f" ({agvm.split})" if agvm.estimator == "halves" else ""
+    scope = "" if name in ("sgd", "adamw") else "; agvm.enabled=False runs it alone"
+    return (
+        f"AGVM around {name}: phi by {agvm.estimator}{halves} {tau} {start}, "
+        f"alpha {agvm.alpha:g}, anchor {agvm.anchor}{scope}"
+    )
