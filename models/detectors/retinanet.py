@@ -1,0 +1,181 @@
+"""RetinaNet: backbone, feature pyramid and one head over all anchors.
+
+Lin et al. 2017 ("Focal Loss for Dense Object Detection"); in every detail that changes
+a number, torchvision's `retinanet_resnet50_fpn`.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from agvm_jax.structures import Batch, Predictions
+
+from ..heads.retina import RetinaHead, retina_loss
+from ..ops.anchors import cell_anchors, octave_sizes, pyramid_anchors
+from ..ops.boxes import clip, decode
+from ..ops.images import normalize_images
+from ..ops.nms import nms
+from ..ops.topk import top_k
+
+
+class RetinaNet(nnx.Module):
+    """A one-stage detector; its modules are `backbone`, `fpn` and `head`.
+
+    Args:
+      backbone: images (B, H, W, 3) -> features, called with `train=`.
+      fpn: features -> {level: (B, h, w, C)}, finest first.
+      head: its anchors a place are `anchor_scales * len(anchor_ratios)`.
+      anchor_sizes: pixels, one for each level of the pyramid.
+      anchor_scales: sizes a level, in equal steps up to the next level's.
+      anchor_ratios: height / width.
+      score_threshold: candidates below it are dropped before NMS.
+      nms_threshold: IoU above which the weaker of two of one class is dropped.
+      pre_nms_top_k: candidates that each level may send to NMS.
+      max_detections: detections an image may have.
+      image_mean: of red, green, blue, on the scale 0 to 255.
+      image_std: on the same scale.
+
+    Raises:
+      ValueError: the anchors do not fit the head or the pyramid, or a threshold or
+        count is out of range.
+    """
+
+    def __init__(
+        self,
+        backbone: nnx.Module,
+        fpn: nnx.Module,
+        head: RetinaHead,
+        *,
+        anchor_sizes: Sequence[float],
+        anchor_scales: int,
+        anchor_ratios: Sequence[float],
+        score_threshold: float,
+        nms_threshold: float,
+        pre_nms_top_k: int,
+        max_detections: int,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+    ):
+        if len(anchor_sizes) != len(fpn.levels):
+            raise ValueError(
+                f"anchor_sizes has {len(anchor_sizes)} entries, but the pyramid has "
+                f"the levels {', '.join(fpn.levels)}: give one size a level"
+            )
+        if head.num_anchors != anchor_scales * len(anchor_ratios):
+            raise ValueError(
+                f"the head was built for {head.num_anchors} anchors a place, but "
+                f"anchor_scales {anchor_scales} x {len(anchor_ratios)} anchor_ratios "
+                f"are {anchor_scales * len(anchor_ratios)}"
+            )
+        for name, value in {
+            "score_threshold": score_threshold,
+            "nms_threshold": nms_threshold,
+        }.items():
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} is {value}: it must be in [0, 1]")
+        if pre_nms_top_k < 1 or max_detections < 1:
+            raise ValueError(
+                f"pre_nms_top_k {pre_nms_top_k} and max_detections {max_detections} "
+                "must be at least 1"
+            )
+        self.backbone = backbone
+        self.fpn = fpn
+        self.head = head
+        self.anchor_sizes = octave_sizes(anchor_sizes, anchor_scales)
+        self.anchor_ratios = tuple(anchor_ratios)
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.pre_nms_top_k = pre_nms_top_k
+        self.max_detections = max_detections
+        self.image_mean = tuple(image_mean)
+        self.image_std = tuple(image_std)
+
+    def outputs(
+        self, batch: Batch, *, train: bool
+    ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
+        """Return logits, deltas and anchors of every level.
+
+        Args:
+          batch: images and their sizes.
+          train: BatchNorm uses the batch's own statistics and keeps account of them.
+
+        Returns:
+          Three lists with one array a level, finest first: logits (B, A_l, K), deltas
+          (B, A_l, 4) and anchors (A_l, 4).
+        """
+        images = normalize_images(
+            batch.image, batch.image_size, self.image_mean, self.image_std
+        )
+        features = list(self.fpn(self.backbone(images, train=train)).values())
+        logits, deltas = self.head(features)
+        cells = [cell_anchors(sizes, self.anchor_ratios) for sizes in self.anchor_sizes]
+        grids = [feature.shape[1:3] for feature in features]
+        return logits, deltas, pyramid_anchors(cells, grids, images.shape[1:3])
+
+    def loss(
+        self, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the training loss and its parts "classification" and "box".
+
+        Args:
+          batch: images and annotations.
+          key: not needed, nothing is sampled; every detector takes one.
+        """
+        del key
+        return retina_loss(*self.outputs(batch, train=True), batch)
+
+    def predict(self, batch: Batch) -> Predictions:
+        """Return the detections in `batch`; its annotations are not looked at."""
+        logits, deltas, anchors = self.outputs(batch, train=False)
+        detect = jax.vmap(self._detect, in_axes=(0, 0, None, 0))
+        boxes, scores, classes, valid = detect(
+            logits, deltas, anchors, batch.image_size
+        )
+        return Predictions(boxes=boxes, scores=scores, classes=classes, valid=valid)
+
+    def _detect(
+        self,
+        logits: Sequence[jax.Array],
+        deltas: Sequence[jax.Array],
+        anchors: Sequence[jax.Array],
+        image_size: jax.Array,
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """Return boxes, scores, classes and valid of one image, see `Predictions`.
+
+        Args:
+          logits: one (A_l, K) array a level.
+          deltas: one (A_l, 4) array a level.
+          anchors: one (A_l, 4) array a level.
+          image_size: (2,).
+        """
+        boxes, best_logits, classes = [], [], []
+        for level_logits, level_deltas, level_anchors in zip(
+            logits, deltas, anchors, strict=True
+        ):
+            num_classes = level_logits.shape[-1]
+            flat = level_logits.astype(jnp.float32).reshape(-1)
+            best, index = top_k(flat, min(self.pre_nms_top_k, flat.shape[0]))
+            place = index // num_classes
+            boxes.append(decode(level_deltas[place], level_anchors[place]))
+            best_logits.append(best)
+            classes.append(index % num_classes)
+
+        boxes = clip(jnp.concatenate(boxes), image_size)
+        scores = jax.nn.sigmoid(jnp.concatenate(best_logits))
+        classes = jnp.concatenate(classes).astype(jnp.int32)
+        rows, valid = nms(
+            boxes,
+            scores,
+            classes,
+            scores > self.score_threshold,
+            iou_threshold=self.nms_threshold,
+            max_outputs=self.max_detections,
+        )
+        return (
+            jnp.where(valid[:, None], boxes[rows], 0.0),
+            jnp.where(valid, scores[rows], 0.0),
+            jnp.where(valid, classes[rows], -1),
+            valid,
+        )
