@@ -1,0 +1,80 @@
+"""The device mesh, and how host arrays get onto it.
+
+There is one axis, ``data``: every device is a replica with the whole model and a share
+of the batch. Parameters and optimizer state are replicated.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+DATA_AXIS = "data"
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a one-axis mesh over ``devices`` (default: all devices of all hosts).
+
+    Built with `Mesh` because `jax.make_mesh` makes Explicit axes by default, and the
+    train step is written for Auto ones.
+    """
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), (DATA_AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of parameters: every device holds the whole array."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch: the leading axis is shared out over the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def put_batch(mesh: Mesh, batch: Any) -> Any:
+    """Puts one process's rows of a batch on its devices.
+
+    Args:
+      mesh: the data mesh.
+      batch: a pytree of host arrays whose leading axis is this process's share of the
+        global batch.
+
+    Returns:
+      The same pytree of global arrays, sharded over the leading axis.
+    """
+    sharding = split(mesh)
+
+    def put(array):
+        array = np.asarray(array)
+        if array.dtype == np.int64:  # image ids; JAX is 32-bit by default
+            array = array.astype(np.int32)
+        return jax.make_array_from_process_local_data(sharding, array)
+
+    return jax.tree.map(put, batch)
+
+
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+    """Copies a pytree to every device of the mesh.
+
+    The arrays are fresh buffers, so a state made from them may be donated.
+    """
+    sharding = replicated(mesh)
+    return jax.jit(lambda t: t, out_shardings=sharding)(tree)
+
+
+def local_rows(tree: Any) -> Any:
+    """Takes this process's rows of arrays that are split over the leading axis.
+
+    Arrays of a single process are returned as they are, still on the device.
+    """
+
+    def rows(array: jax.Array):
+        if array.is_fully_addressable:
+            return array
+        shards = sorted(array.addressable_shards, key=lambda s: s.index[0].start or 0)
+        return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+    return jax.tree.map(rows, tree)

@@ -1,0 +1,168 @@
+"""What a run writes down: metrics.jsonl, TensorBoard events, log.txt, environment.json.
+
+Only process 0 writes. Lines after the restored step are removed when a run resumes, so
+that the file holds every step once.
+"""
+
+import datetime
+import json
+import logging
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+import jax
+
+PACKAGES = (
+    "agvm-jax jax jaxlib flax optax orbax-checkpoint grain array-record"
+    " tensorflow-datasets numpy hotcoco opencv-python-headless"
+).split()
+
+
+class MetricsWriter:
+    """Appends scalars to metrics.jsonl and, if wanted, to TensorBoard.
+
+    Args:
+      folder: the run folder.
+      start_step: steps that are kept from an earlier sitting; later lines are removed.
+      tensorboard: whether to write event files into ``tensorboard/``.
+      active: False on all processes but the first; the writer then does nothing.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        start_step: int = 0,
+        tensorboard: bool = True,
+        active: bool = True,
+    ):
+        self._file = self._events = None
+        if not active:
+            return
+        path = Path(folder) / "metrics.jsonl"
+        _truncate(path, start_step)
+        self._file = path.open("a", encoding="utf-8")
+        if tensorboard:
+            from tensorboardX import SummaryWriter  # extra [train]
+
+            self._events = SummaryWriter(
+                str(Path(folder) / "tensorboard"), purge_step=start_step or None
+            )
+
+    def write(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Writes the scalars of one step; what is not finite becomes null."""
+        if self._file is None:
+            return
+        clean = {
+            name: value if math.isfinite(value) else None
+            for name, value in ((n, float(v)) for n, v in scalars.items())
+        }
+        line = {"step": step, "time": round(_now().timestamp(), 3), **clean}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            for name, value in clean.items():
+                if value is not None:
+                    self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Flushes and closes both."""
+        for file in (self._file, self._events):
+            if file is not None:
+                file.close()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """Reads metrics.jsonl; a last line that was cut short by a kill is left out."""
+    lines = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+    return lines
+
+
+def _truncate(path: Path, last_step: int) -> None:
+    kept = [line for line in read_metrics(path) if line["step"] <= last_step]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+    partial.replace(path)
+
+
+def write_environment(folder: Path) -> None:
+    """Writes what the run was made with: versions, devices, commit, command."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    devices = jax.devices()
+    environment = {
+        "started": _now().isoformat(timespec="seconds"),
+        "command": " ".join([os.path.basename(sys.executable), *sys.argv]),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "devices": {"count": len(devices), "kind": devices[0].device_kind},
+        "processes": jax.process_count(),
+        "commit": _commit(),
+    }
+    path = Path(folder) / "environment.json"
+    path.write_text(json.dumps(environment, indent=2) + "\n", "utf-8")
+
+
+def open_log(folder: Path, active: bool) -> logging.Logger:
+    """Returns the run's logger: to the terminal, and to log.txt as well."""
+    log = logging.getLogger("agvm_jax")
+    close_log()
+    log.propagate = False
+    log.setLevel(logging.INFO if active else logging.ERROR)
+    terminal = logging.StreamHandler(sys.stdout)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    log.addHandler(terminal)
+    if active:
+        file = logging.FileHandler(Path(folder) / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(file)
+    return log
+
+
+def close_log() -> None:
+    """Closes the handlers that `open_log` opened."""
+    log = logging.getLogger("agvm_jax")
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now().astimezone()
+
+
+def _commit() -> str | None:
+    """Returns the commit of the checkout, with "+changes" when it is not clean."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,110 @@
+"""The run folder: ``runs/<name>/<seed>/``, and the rule that one folder is one run.
+
+Starting the same command again finds the folder and goes on. A folder whose config.json
+says something else belongs to another run and is never touched.
+"""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+# Keys that may change between two sittings of one run: they say where, how often and
+# how fast, but not what is computed. Micro-batching and the number of devices may change
+# too; the batches stay the same ones.
+FREE_KEYS = (
+    "workdir",
+    "micro_batch_size",
+    "data.root",
+    "data.cache_dir",
+    "data.num_threads",
+    "data.prefetch",
+    "eval.",
+    "train.",
+)
+
+
+def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
+    """Makes the run folder, or checks that it belongs to this config.
+
+    Args:
+      folder: where.
+      config: the final config, JSON-ready.
+
+    Raises:
+      ValueError: the folder holds a run of another config; the message lists the keys.
+    """
+    folder = Path(folder)
+    path = folder / "config.json"
+    config = json.loads(json.dumps(config))
+    if path.exists():
+        theirs = _flat(json.loads(path.read_text("utf-8")))
+        ours = _flat(config)
+        changed = [
+            f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
+            for key in sorted(theirs.keys() | ours.keys())
+            if theirs.get(key) != ours.get(key) and not key.startswith(FREE_KEYS)
+        ]
+        if changed:
+            raise ValueError(
+                f"the run folder {folder} belongs to another config:"
+                f" {'; '.join(changed)}. Give this run its own folder with"
+                " --config.name=NAME or --config.workdir=FOLDER, or delete that one."
+            )
+    if jax.process_index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+        partial.replace(path)
+    return folder
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+class StopSignal:
+    """Turns SIGTERM and Ctrl-C into a wish to stop after the current step.
+
+    A context manager. With several processes all of them stop at the same step: JAX's
+    preemption service spreads the signal. A second Ctrl-C interrupts at once.
+    """
+
+    def __init__(self):
+        self._wanted = False
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # Only the main thread may set handlers; a run inside a thread (a test, a
+            # notebook) goes without.
+            try:
+                self._former[number] = signal.signal(number, self._handle)
+            except ValueError:
+                pass
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: object) -> None:
+        del frame
+        if self._wanted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._wanted = True
+
+    def reached(self, step: int) -> bool:
+        """Returns whether the run is to stop after ``step``."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._wanted

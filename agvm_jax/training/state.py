@@ -1,0 +1,49 @@
+"""TrainState: everything that a run is, between two steps.
+
+It is one pytree of arrays, so it is donated to the step, checkpointed and compared as a
+whole. The position in the data is not in it because it follows from ``step``: the
+stream is indexed, and a step takes the same number of batches every time.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """The state of a run.
+
+    Attributes:
+      step: int32 scalar, optimizer steps taken or skipped so far.
+      params: nested dict of float32 parameters; top keys are the modules.
+      model_state: nested dict of BatchNorm statistics.
+      opt_state: the optimizer's state, with AGVM's count, phi and mu inside.
+      noise: smoothed scalars of the gradient noise scale (`optim.noise`).
+      key: uint32 data of the run's random key; a step folds its number into it.
+      skipped: int32 scalar, non-finite steps in a row until now.
+    """
+
+    step: jax.Array
+    params: Any
+    model_state: Any
+    opt_state: Any
+    noise: Any
+    key: jax.Array
+    skipped: jax.Array
+
+
+def create_state(params, model_state, opt_state, noise, seed: int) -> TrainState:
+    """Returns the state before the first step."""
+    return TrainState(
+        step=jnp.zeros([], jnp.int32),
+        params=params,
+        model_state=model_state,
+        opt_state=opt_state,
+        noise=noise,
+        key=jax.random.key_data(jax.random.key(seed)),
+        skipped=jnp.zeros([], jnp.int32),
+    )

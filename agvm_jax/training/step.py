@@ -1,0 +1,246 @@
+"""One optimizer step: local gradients, groups, one reduction, one update.
+
+A step is two pure functions under `jax.shard_map`:
+
+* ``accumulate`` takes one micro-batch. Every replica computes the gradient of its own
+  images and adds it to its own sums. Nothing is sent, except by synced BatchNorm.
+* ``apply`` ends the step. The replicas' sums become the mean gradient and phi (the only
+  collectives of a step, in `optim.reduction`), the optimizer turns them into an update,
+  and the new state comes out; or the old one, when anything was not finite.
+
+With one micro-batch the two are compiled as one program. With several, the batches are
+fed one by one, so neither the host nor a device ever holds more than a micro-batch of
+images: batch 10240 at full resolution runs on a laptop, slowly. (A `lax.scan` over
+micro-batches would need the whole share of images on the device, 34 GB for that batch.)
+
+What a replica carries between micro-batches has a leading axis of one entry a replica,
+split over the mesh.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from agvm_jax.optim import reduction
+from agvm_jax.training.mesh import DATA_AXIS
+from agvm_jax.training.state import TrainState
+
+LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, dict]]]
+
+
+class Carry(NamedTuple):
+    """What one replica has gathered so far in a step.
+
+    Attributes:
+      groups: gradient sums and square sums (`reduction.GroupPlan`).
+      model_state: BatchNorm statistics after the micro-batches so far.
+      loss: float32, sum of losses.
+      parts: dict of float32, sums of the loss parts.
+    """
+
+    groups: Any
+    model_state: Any
+    loss: jax.Array
+    parts: dict[str, jax.Array]
+
+
+class TrainStep:
+    """The compiled train step. Call it with a state and an iterator of batches.
+
+    Args:
+      loss: ``(params, model_state, batch, key) -> (loss, (model_state, parts))``, the
+        mean over the images of ``batch``.
+      tx: the optimizer; it is given the mean gradient and ``phi=``.
+      groups: how gradients are grouped and measured.
+      mesh: the data mesh.
+      micro_batches: micro-batches a step.
+      value_and_grad: replaces the plain local gradient, e.g. for SAM. Takes ``(loss,
+        axis_name)`` and returns a function with the signature of
+        `reduction.value_and_local_grad`'s result.
+      noise_update: ``(noise_state, stats) -> noise_state``.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss: LossFn,
+        tx: optax.GradientTransformationExtraArgs,
+        groups: reduction.GroupPlan,
+        mesh: Mesh,
+        micro_batches: int,
+        value_and_grad: Callable = reduction.value_and_local_grad,
+        noise_update: Callable = lambda noise, stats: noise,
+    ):
+        self.micro_batches = micro_batches
+        self._groups = groups
+        self._tx = tx
+        self._noise_update = noise_update
+        self._grad = value_and_grad(loss, axis_name=DATA_AXIS)
+        self._loss = loss
+
+        def shard(function, in_specs, out_specs):
+            # Grouped reduce-scatters, which "halves" are made of, need check_vma=False;
+            # gradients are then local to the replica by themselves.
+            return jax.shard_map(
+                function,
+                mesh=mesh,
+                in_specs=in_specs,
+                out_specs=out_specs,
+                check_vma=False,
+            )
+
+        whole, rows = P(), P(DATA_AXIS)
+        start = shard(self._start, (whole, rows), rows)
+        accumulate = shard(self._accumulate, (whole, rows, rows, whole), rows)
+        apply = shard(self._apply, (whole, rows), (whole, whole))
+
+        def single(state, batch):
+            return apply(state, accumulate(state, start(state, batch), batch, 0))
+
+        self.start = jax.jit(start)
+        self.accumulate = jax.jit(accumulate, donate_argnums=1)
+        self.apply = jax.jit(apply, donate_argnums=(0, 1))
+        self.single = jax.jit(single, donate_argnums=0)
+
+    def __call__(
+        self, state: TrainState, batches: Iterator[Any]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        """Takes one optimizer step.
+
+        Args:
+          state: the state before; its buffers are given away.
+          batches: an iterator of device batches; ``micro_batches`` of them are taken.
+
+        Returns:
+          The state after, and a dict of scalars on the device: loss, loss/<part>,
+          finite, grad_norm, grad_norm/<module>, and what AGVM knows: phi/<module>,
+          mu/<module>.
+        """
+        batch = next(batches)
+        if self.micro_batches == 1:
+            return self.single(state, batch)
+        carry = self.start(state, batch)
+        for index in range(self.micro_batches):
+            batch = batch if index == 0 else next(batches)
+            carry = self.accumulate(state, carry, batch, jnp.int32(index))
+        return self.apply(state, carry)
+
+    def _start(self, state: TrainState, batch: Any) -> Carry:
+        """Returns empty sums."""
+        parts = jax.eval_shape(
+            self._loss, state.params, state.model_state, batch, jax.random.key(0)
+        )[1][1]
+        zero = jnp.zeros([], jnp.float32)
+        carry = Carry(
+            groups=self._groups.init(state.params),
+            model_state=state.model_state,
+            loss=zero,
+            parts={name: zero for name in parts},
+        )
+        return _lead(carry)
+
+    def _accumulate(
+        self, state: TrainState, carry: Carry, batch: Any, index: jax.Array
+    ) -> Carry:
+        """Adds one micro-batch to a replica's sums."""
+        carry = _unlead(carry)
+        replica = jax.lax.axis_index(DATA_AXIS)
+        replicas = jax.lax.axis_size(DATA_AXIS)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        key = jax.random.fold_in(key, index * replicas + replica)
+        (loss, (model_state, parts)), grads = self._grad(
+            state.params, carry.model_state, batch, key
+        )
+        return _lead(
+            Carry(
+                groups=self._groups.add(carry.groups, grads),
+                model_state=model_state,
+                loss=carry.loss + loss.astype(jnp.float32),
+                parts={
+                    name: carry.parts[name] + part.astype(jnp.float32)
+                    for name, part in parts.items()
+                },
+            )
+        )
+
+    def _apply(self, state: TrainState, carry: Carry) -> tuple[TrainState, dict]:
+        """Reduces the sums over the replicas and updates the state."""
+        carry = _unlead(carry)
+        grads, stats = self._groups.finish(carry.groups, axis_name=DATA_AXIS)
+        # One small reduction for everything that is logged.
+        loss, parts = jax.tree.map(
+            lambda total: jax.lax.pmean(total, DATA_AXIS) / self.micro_batches,
+            (carry.loss, carry.parts),
+        )
+        # Local BatchNorm leaves every replica with statistics of its own images.
+        model_state = jax.tree.map(
+            lambda leaf: jax.lax.pmean(leaf, DATA_AXIS), carry.model_state
+        )
+
+        squares = stats.sq_mean
+        finite = jnp.isfinite(loss)
+        for square in squares.values():
+            finite &= jnp.isfinite(square)
+
+        updates, opt_state = self._tx.update(
+            grads, state.opt_state, state.params, phi=stats.phi
+        )
+        params = optax.apply_updates(state.params, updates)
+        noise = self._noise_update(state.noise, stats)
+
+        def accept(new, old):
+            return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+
+        new_state = TrainState(
+            step=state.step + 1,
+            params=accept(params, state.params),
+            model_state=accept(model_state, state.model_state),
+            opt_state=accept(opt_state, state.opt_state),
+            noise=accept(noise, state.noise),
+            key=state.key,
+            skipped=jnp.where(finite, 0, state.skipped + 1),
+        )
+        metrics = {
+            "loss": loss,
+            "finite": finite,
+            "skipped": new_state.skipped,
+            "grad_norm": jnp.sqrt(sum(squares.values())),
+            **{f"loss/{name}": part for name, part in parts.items()},
+            **{f"grad_norm/{name}": jnp.sqrt(sq) for name, sq in squares.items()},
+        }
+        for field in ("phi", "mu"):
+            values = optax.tree.get(new_state.opt_state, field, None)
+            if isinstance(values, dict):
+                metrics |= {f"{field}/{name}": v for name, v in values.items()}
+        return new_state, metrics
+
+
+def _lead(tree: Any) -> Any:
+    """Gives every leaf the leading replica axis."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)
+
+
+def _unlead(tree: Any) -> Any:
+    """Takes the leading replica axis, one entry here, away."""
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def make_predict(predict: Callable, mesh: Mesh) -> Callable:
+    """Compiles ``predict(params, model_state, batch)`` over the mesh.
+
+    Every replica predicts its own rows of the batch; there are no collectives.
+    """
+    return jax.jit(
+        jax.shard_map(
+            predict,
+            mesh=mesh,
+            in_specs=(P(), P(), P(DATA_AXIS)),
+            out_specs=P(DATA_AXIS),
+            check_vma=False,
+        )
+    )

@@ -1,0 +1,47 @@
+"""RetinaNet ResNet-18 at batch 10240: the AGVM paper's Table 5.
+
+    python train.py --config configs/retinanet_10k.py --config.data.root=COCO_FOLDER
+
+The folder holds ``train2017/``, ``val2017/`` and ``annotations/`` of COCO 2017.
+
+Paper: RetinaNet ResNet-18, COCO 2017, AdamW, learning rate 0.0015, 24 epochs of 12
+steps, tau 5, AGVM.
+
+Any number of devices will do: the micro-batches make up the global batch. The rate is
+the paper's for this batch; for another batch size it follows by the square root.
+"""
+
+from configs import base
+
+
+def get_config():
+    config = base.get_config()
+    config.name = "retinanet_r18_agvm-adamw_bs10240"
+    config.batch_size = 10240
+    config.micro_batch_size = 16
+    config.epochs = 24.0
+    config.image_size = (832, 1344)
+
+    config.data.name = "coco"
+    config.data.num_threads = 16
+
+    config.model.backbone = "resnet18"
+    config.model.norm = "synced"
+    config.model.dtype = "bfloat16"
+
+    config.optim.name = "adamw"
+    config.optim.lr = 0.0015
+    config.optim.lr_batch = 10240
+    config.optim.lr_rule = "sqrt"
+    config.optim.weight_decay = 0.05
+    config.optim.warmup = "exponential"
+    config.optim.warmup_epochs = 2.0
+    config.optim.schedule = "step"
+    config.optim.decay_at = (16 / 24, 22 / 24)
+
+    config.agvm.tau = 5
+
+    config.train.log_every_steps = 1
+    config.train.eval_every_epochs = 4.0
+    config.train.checkpoint_every_epochs = 1.0
+    return config

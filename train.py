@@ -1,0 +1,269 @@
+"""Trains a detector: python train.py --config configs/quickstart.py
+
+Any key of configs/base.py can be set on the command line, for example
+--config.batch_size=64. The same command again goes on where it stopped.
+
+Exit codes: 0 finished, or stopped by a signal with everything saved; 1 training stopped
+because the loss was not finite; 2 something in the input was wrong, and one sentence
+says what.
+"""
+
+import math
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # keep start-up quiet
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from agvm_jax import report
+from agvm_jax.data.dataset import Dataset, open_dataset
+from agvm_jax.data.errors import DataError
+from agvm_jax.data.pipeline import eval_batches, train_batches
+from agvm_jax.evaluation.detection import DetectionEvaluator
+from agvm_jax.evaluation.evaluator import evaluate
+from agvm_jax.optim.modules import label_tree, module_names
+from agvm_jax.optim.noise import noise_init
+from agvm_jax.optim.recipes import build_optimizer, check_modulation
+from agvm_jax.training import mesh as mesh_lib
+from agvm_jax.training.batching import plan_batches
+from agvm_jax.training.checkpoint import CheckpointMismatch
+from agvm_jax.training.loop import Experiment, Outcome, noise_scales, train_and_evaluate
+from agvm_jax.training.metrics import open_log
+from agvm_jax.training.run_folder import open_run_folder
+from agvm_jax.training.state import create_state
+from agvm_jax.training.step import build_step, make_predict
+from agvm_jax.training.watch import TrainingStopped
+from models.build import build_detector
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", lock_config=True)
+flags.DEFINE_bool("traceback", False, "Show the traceback of an input error.")
+flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Call jax.distributed.initialize(): one process a host, found from the cluster's"
+    " environment (TPU pods, Slurm, Open MPI).",
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Reads the command line, trains, reports. Returns the exit code."""
+    try:
+        config = parse(arguments)
+        if FLAGS.distributed:
+            jax.distributed.initialize()
+        dataset = open_dataset(config.data)
+        experiment = build(config, dataset)
+    except (ValueError, flags.Error) as error:
+        return complain(error)
+    try:
+        outcome = train_and_evaluate(experiment)
+    except (DataError, CheckpointMismatch) as error:
+        return complain(error)
+    except TrainingStopped as error:
+        print(f"training stopped: {error}", file=sys.stderr)
+        return 1
+    if jax.process_index() == 0 and outcome.status != "interrupted":
+        finish(config, dataset, experiment, outcome)
+    return 0
+
+
+def parse(arguments: list[str]) -> ConfigDict:
+    """Returns the final config.
+
+    Raises:
+      ValueError: an unknown key or an unusable value; the message names it.
+    """
+    try:
+        FLAGS(arguments)
+        if FLAGS.config is None:
+            raise ValueError(
+                "there is no config: python train.py --config configs/quickstart.py"
+            )
+    except (AttributeError, KeyError, TypeError) as error:
+        # ml_collections tells of a mistyped key with an AttributeError and a hint.
+        raise ValueError(str(error).strip("'\"")) from error
+    except OSError as error:
+        raise ValueError(f"the config file cannot be read: {error}") from error
+    config = FLAGS.config.copy_and_resolve_references()
+    if len(config.image_size) == 1:
+        config.image_size = (config.image_size[0], config.image_size[0])
+    return config
+
+
+def build(config: ConfigDict, dataset: Dataset) -> Experiment:
+    """Turns a config into everything that the loop works with, and says what it chose.
+
+    What depends on other keys is derived here, after every override: steps from epochs,
+    the learning rate from the batch size, micro-batches from the devices.
+
+    Raises:
+      ValueError: something in the config does not fit together.
+    """
+    mesh = mesh_lib.data_mesh()
+    # As the paper counts: an epoch ends with the batch that holds its last image.
+    steps_per_epoch = math.ceil(len(dataset.train) / config.batch_size)
+    total_steps = config.steps or math.ceil(config.epochs * steps_per_epoch)
+    detector = build_detector(
+        config.model,
+        num_classes=len(dataset.class_names),
+        image_size=config.image_size,
+        axis_name=mesh_lib.DATA_AXIS,
+    )
+    params, _ = jax.eval_shape(detector.init, jax.random.key(config.seed))
+    labels = label_tree(params)
+    recipe = build_optimizer(
+        config.optim,
+        config.agvm,
+        batch_size=config.batch_size,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+    )
+    if recipe.required_norm not in (None, config.model.norm):
+        raise ValueError(
+            f"optim.name={config.optim.name} is defined with {recipe.required_norm}"
+            f" BatchNorm and the config has model.norm={config.model.norm}: use"
+            f" --config.model.norm={recipe.required_norm}."
+        )
+    check_modulation(recipe, params)
+    plan = plan_batches(
+        config.batch_size,
+        mesh.size,
+        config.micro_batch_size,
+        estimator=recipe.agvm.estimator if recipe.agvm else None,
+    )
+    folder = open_run_folder(
+        Path(config.workdir or Path("runs") / config.name / str(config.seed)),
+        config.to_dict(),
+    )
+    introduce(
+        **{
+            "data": f"{dataset.name}, {len(dataset.train)} images to train on and"
+            f" {len(dataset.val)} to validate, {len(dataset.class_names)} classes",
+            "model": f"{config.model.detector} {config.model.backbone},"
+            f" {sum(math.prod(p.shape) for p in jax.tree.leaves(params)) / 1e6:.2f} M"
+            f" parameters, {config.image_size[0]} x {config.image_size[1]} px",
+            "steps": f"{total_steps}, {steps_per_epoch} an epoch; {plan}",
+            "optimizer": "\n".join(recipe.reasons),
+            "run folder": str(folder),
+        }
+    )
+
+    processes = {
+        "process_index": jax.process_index(),
+        "process_count": jax.process_count(),
+    }
+    predict_on_mesh = make_predict(detector.predict, mesh)
+    evaluator = DetectionEvaluator(
+        dataset.val.ground_truth(), dataset.category_ids, dataset.class_names
+    )
+
+    def initial_state():
+        params, model_state = detector.init(jax.random.key(config.seed))
+        opt_state = recipe.tx.init(params)
+        noise = noise_init(module_names(labels))
+        state = create_state(params, model_state, opt_state, noise, config.seed)
+        return mesh_lib.put_replicated(mesh, state)
+
+    def stream(first):
+        return train_batches(
+            dataset.train,
+            image_size=config.image_size,
+            batch_size=plan.images_per_pass // jax.process_count(),
+            seed=config.seed,
+            data_config=config.data,
+            start_batch=first,
+            **processes,
+        )
+
+    def validation():
+        return eval_batches(
+            dataset.val,
+            image_size=config.image_size,
+            batch_size=config.eval.batch_size * jax.local_device_count(),
+            data_config=config.data,
+            **processes,
+        )
+
+    def predict(state, batch):
+        on_mesh = mesh_lib.put_batch(mesh, batch)
+        predictions = predict_on_mesh(state.params, state.model_state, on_mesh)
+        return mesh_lib.local_rows(predictions)
+
+    def evaluate_state(state):
+        return evaluate(lambda batch: predict(state, batch), validation(), evaluator)
+
+    return Experiment(
+        folder=folder,
+        mesh=mesh,
+        plan=plan,
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        initial_state=initial_state,
+        step=build_step(detector.loss, recipe, plan, mesh, labels),
+        schedule=recipe.schedule,
+        train_batches=stream,
+        eval_batches=validation,
+        predict=predict,
+        evaluate=evaluate_state,
+        evaluator=evaluator,
+        settings=config.train,
+    )
+
+
+def introduce(**facts: str) -> None:
+    """Prints what was derived from the config, so that nobody has to guess it."""
+    if jax.process_index() == 0:
+        for name, fact in facts.items():
+            print(f"{name:<12}" + fact.replace("\n", "\n" + " " * 12))
+        sys.stdout.flush()
+
+
+def finish(
+    config: ConfigDict, dataset: Dataset, experiment: Experiment, outcome: Outcome
+) -> None:
+    """Writes the report of a finished run."""
+    log = open_log(experiment.folder, active=True)
+    if outcome.status == "was finished":
+        log.info(
+            "\nthis run was finished before, at step %d; this is its evaluation."
+            " For another run: --config.seed=N or --config.name=NAME",
+            outcome.step,
+        )
+    report.write_evaluation(
+        experiment.folder, outcome.step, outcome.results, experiment.evaluator
+    )
+    report.write_pictures(
+        experiment.folder,
+        outcome.step,
+        (
+            (batch, experiment.predict(outcome.state, batch))
+            for batch in experiment.eval_batches()
+        ),
+        dataset.class_names,
+        config.eval.draw_images,
+    )
+    report.write_report(
+        experiment.folder,
+        step=outcome.step,
+        evaluator=experiment.evaluator,
+        scales=noise_scales(outcome.state),
+        batch_size=config.batch_size,
+        log=log,
+    )
+
+
+def complain(error: Exception) -> int:
+    """Says in one sentence what was wrong with the input."""
+    if FLAGS.is_parsed() and FLAGS.traceback:
+        raise error
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
