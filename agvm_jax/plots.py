@@ -70,9 +70,10 @@ def smooth(values: np.ndarray, width: int) -> np.ndarray:
     finite = np.isfinite(values)
     result = np.full(len(values), np.nan)
     kept = np.asarray(values, float)[finite]
-    if not kept.size:
+    if kept.size < 5:
+        result[finite] = kept
         return result
-    padded = np.pad(kept, 2, mode="edge")
+    padded = np.pad(kept, 2, mode="reflect")
     kept = np.median(np.lib.stride_tricks.sliding_window_view(padded, 5), axis=1)
     sums = np.concatenate([[0.0], np.cumsum(kept)])
     index = np.arange(len(kept))

@@ -1,6 +1,7 @@
 """The ground truth of an evaluation: a COCO dictionary, checked and put in columns."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,9 @@ def read_ground_truth(
     class_of = {c: k for k, c in enumerate(category_ids)}
     kept = []
     for annotation in dictionary["annotations"]:
+        for key in ("image_id", "category_id", "bbox"):
+            if key not in annotation:
+                raise ValueError(f"annotation {annotation.get('id')} has no {key!r}")
         if annotation["category_id"] not in listed or (
             annotation["image_id"] not in sizes
         ):
@@ -82,12 +86,12 @@ def read_ground_truth(
         if annotation["category_id"] in class_of:
             kept.append(annotation)
 
+    for a in kept:
+        if len(a["bbox"]) != 4 or not all(math.isfinite(x) for x in a["bbox"]):
+            raise ValueError(
+                f"annotation {a.get('id')}: bbox {a['bbox']} is not four finite numbers"
+            )
     boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(-1, 4)
-    if not np.isfinite(boxes).all():
-        bad = kept[int(np.argmin(np.isfinite(boxes).all(axis=1)))]
-        raise ValueError(
-            f"annotation {bad.get('id')}: bbox {bad['bbox']} is not finite"
-        )
     area = [a.get("area", b[2] * b[3]) for a, b in zip(kept, boxes, strict=True)]
     crowd = np.array([bool(a.get("iscrowd", 0)) for a in kept], bool)
     image_ids = np.array([a["image_id"] for a in kept], np.int64)

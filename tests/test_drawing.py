@@ -1,0 +1,164 @@
+"""Drawn boxes and contact sheets: what is where, in which colour, at which size."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agvm_jax.drawing import (
+    class_color,
+    draw_batch,
+    draw_detections,
+    save_contact_sheet,
+)
+from agvm_jax.structures import Batch, Predictions
+
+GREY = 90
+
+
+def grey(height, width):
+    return np.full((height, width, 3), GREY, np.uint8)
+
+
+def draw_one(image, box, label=0, score=0.5, **options):
+    return draw_detections(
+        image, np.array([box]), np.array([label]), np.array([score]), "abc", **options
+    )
+
+
+def test_a_box_is_outlined_in_its_class_colour_and_its_inside_is_left_alone():
+    image = grey(600, 800)
+    drawn = draw_one(image, [100, 200, 300, 400], label=1)
+    assert drawn.shape == image.shape
+    for x, y in ((100, 300), (300, 300), (200, 400), (300, 200)):
+        assert tuple(drawn[y, x]) == class_color(1)
+    np.testing.assert_array_equal(drawn[240:390, 110:290], GREY)
+    np.testing.assert_array_equal(image, GREY)  # the input is not drawn on
+
+
+def test_small_images_are_enlarged_with_their_boxes_and_large_ones_are_kept():
+    drawn = draw_one(grey(60, 120), [30, 15, 90, 45])
+    assert drawn.shape == (240, 480, 3)
+    for x, y in ((120, 120), (360, 120), (240, 180)):
+        assert tuple(drawn[y, x]) == class_color(0)
+    assert draw_one(grey(500, 700), [0, 0, 9, 9]).shape == (500, 700, 3)
+    assert draw_one(grey(4, 4), [0, 0, 2, 2], min_side=0).shape == (4, 4, 3)
+
+
+def test_the_label_stands_above_the_box_or_inside_where_there_is_no_room():
+    def label_rows(drawn):
+        filled = (drawn == class_color(0)).all(axis=-1).sum(axis=1)
+        return np.flatnonzero(filled > 25)
+
+    assert label_rows(draw_one(grey(480, 480), [100, 200, 110, 210])).max() < 205
+    at_top = label_rows(draw_one(grey(480, 480), [100, 0, 110, 200]))
+    assert at_top.min() >= 0
+    assert at_top.max() < 40
+
+
+def test_labels_of_boxes_in_one_place_do_not_hide_each_other():
+    count = 3
+    drawn = draw_detections(
+        grey(480, 480),
+        np.full((count, 4), [200, 200, 300, 300]),
+        np.arange(count),
+        np.array([0.9, 0.8, 0.7]),
+        ["one", "two", "three"],
+    )
+    alone = draw_one(grey(480, 480), [200, 200, 300, 300])
+    area = (alone == class_color(0)).all(axis=-1)[170:200].sum()
+    for k in range(count):
+        assert (drawn == class_color(k)).all(axis=-1).sum() > 0.8 * area
+
+
+def test_detections_below_the_threshold_are_not_drawn():
+    image = grey(480, 480)
+    drawn = draw_one(image, [10, 10, 99, 99], score=0.29, score_threshold=0.3)
+    np.testing.assert_array_equal(drawn, image)
+    drawn = draw_one(image, [10, 10, 99, 99], score=0.3, score_threshold=0.3)
+    assert (drawn != image).any()
+
+
+def test_ground_truth_is_dashed_white():
+    none = np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)
+    truth = np.array([[50, 60, 250, 160]])
+    drawn = draw_detections(grey(480, 480), *none, "abc", ground_truth=truth)
+    edge = drawn[60, 50:251, 0]
+    assert 0.5 < (edge == 255).mean() < 0.9
+    assert (drawn[61:159, 51:249] == GREY).all()
+
+
+def test_boxes_outside_the_picture_and_boxes_turned_over_do_no_harm():
+    for box in ([-50, -50, 9999, 9999], [700, 700, 800, 800], [90, 90, 10, 10]):
+        assert draw_one(grey(480, 480), box).shape == (480, 480, 3)
+
+
+def test_names_in_any_script_are_drawn():
+    drawn = draw_detections(
+        grey(480, 480), np.array([[9, 99, 60, 200]]), [0], [0.5], ["größe 猫"]
+    )
+    assert (drawn != GREY).any()
+
+
+def test_neighbouring_classes_have_colours_that_differ():
+    colors = np.array([class_color(k) for k in range(80)], float)
+    step = np.abs(np.diff(colors, axis=0)).sum(axis=1)
+    assert step.min() > 60
+    assert len({tuple(c) for c in colors.tolist()}) == 80
+
+
+def test_wrong_images_and_nameless_classes_are_refused():
+    with pytest.raises(ValueError, match=r"\(4, 4\) uint8"):
+        draw_one(np.zeros((4, 4), np.uint8), [0, 0, 1, 1])
+    with pytest.raises(ValueError, match="float64"):
+        draw_one(np.zeros((4, 4, 3)), [0, 0, 1, 1])
+    with pytest.raises(ValueError, match=r"classes 3\.\.3, but 3 names"):
+        draw_one(grey(4, 4), [0, 0, 1, 1], label=3)
+
+
+def test_a_batch_is_drawn_without_padding_rows_padding_pixels_or_crowds():
+    image = np.zeros((2, 500, 600, 3), np.uint8)
+    image[0, :480, :400] = GREY
+    truth = np.array([[50, 50, 150, 150], [200, 200, 300, 300], [9, 9, 20, 20]])
+    batch = Batch(
+        image,
+        np.array([[480, 400], [500, 600]]),
+        np.array([7, -1]),
+        np.stack([truth] * 2),
+        np.zeros((2, 3), int),
+        np.array([[True, True, False]] * 2),
+        np.array([[False, True, False]] * 2),
+    )
+    predictions = Predictions(
+        np.full((2, 2, 4), [60.0, 300, 160, 400]),
+        np.array([[0.9, 0.2]] * 2),
+        np.array([[2, 1]] * 2),
+        np.ones((2, 2), bool),
+    )
+    (drawn,) = draw_batch(batch, predictions, "abc")
+    assert drawn.shape == (480, 400, 3)
+    assert (drawn[50, 50:150] == 255).any()
+    assert (drawn[190:310, 190:310] == GREY).all()  # the crowd
+    assert tuple(drawn[350, 60]) == class_color(2)
+    assert not (drawn == class_color(1)).all(axis=-1).any()  # below the threshold
+
+
+def test_a_contact_sheet_holds_every_image_in_rows_under_its_title(tmp_path):
+    path = tmp_path / "größe.png"
+    images = [np.full((30 + k, 40, 3), 40 * k, np.uint8) for k in range(5)]
+    save_contact_sheet(images, path, ["a title that is too long"] * 5, cell=80)
+    sheet = np.asarray(Image.open(path))
+    assert sheet.shape[1] == 3 * (80 + 12) + 12  # three columns
+    for k in range(5):
+        row, column = divmod(k, 3)
+        y = 12 + 30 + row * ((sheet.shape[0] - 12) // 2) + 20
+        assert sheet[y, 12 + column * 92 + 40, 0] == 40 * k
+    title = sheet[12:38, 12:92]
+    assert (title < 128).any()
+    assert (sheet[12:38, 93:103] == 255).all()  # cut before the next column
+
+
+def test_a_contact_sheet_needs_images_and_a_title_for_each(tmp_path):
+    with pytest.raises(ValueError, match="at least one image"):
+        save_contact_sheet([], tmp_path / "a.png")
+    with pytest.raises(ValueError, match="1 titles for 2 images"):
+        save_contact_sheet([grey(4, 4)] * 2, tmp_path / "a.png", ["x"])

@@ -1,0 +1,119 @@
+"""Reading metrics.jsonl however it was left, and drawing it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from agvm_jax.plots import plot_run, read_metrics, smooth
+
+
+def write_run(path, steps=40, **extra):
+    with open(path, "w", encoding="utf-8") as file:
+        for step in range(steps):
+            line = {"step": step, "loss": 1 / (step + 1), "loss/box": 0.5, "lr": 0.1}
+            line |= {"phi/backbone": 0.3, "phi/fpn": 0.1, "mu/backbone": 1.0}
+            line |= {"mu/fpn": 1.0 + step / 100, "images_per_second": 80.0, **extra}
+            file.write(json.dumps(line) + "\n")
+            if step % 10 == 9:
+                file.write(json.dumps({"step": step, "eval/AP": step / 100}) + "\n")
+    return path
+
+
+def test_metrics_become_series_by_name(tmp_path):
+    metrics = read_metrics(write_run(tmp_path / "metrics.jsonl"))
+    np.testing.assert_array_equal(metrics["loss"].steps, np.arange(40))
+    np.testing.assert_allclose(metrics["loss"].values, 1 / np.arange(1, 41))
+    np.testing.assert_array_equal(metrics["eval/AP"].steps, [9, 19, 29, 39])
+    assert "step" not in metrics
+
+
+def test_nan_null_text_and_broken_lines_are_survived(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 0, "loss": NaN, "note": "hi", "done": true}\n'
+        "\n"
+        '{"step": 1, "loss": null, "lr": 0.5}\n'
+        "[1, 2]\n"
+        '{"loss": 9.0}\n'
+        '{"step": NaN, "loss": 9.0}\n'
+        '{"step": "three", "loss": 9.0}\n'
+        '{"step": 2, "loss": 0.25}\n'
+        '{"step": 3, "lo',
+        encoding="utf-8",
+    )
+    metrics = read_metrics(path)
+    assert set(metrics) == {"loss", "lr"}
+    np.testing.assert_array_equal(metrics["loss"].steps, [0, 1, 2])
+    np.testing.assert_array_equal(metrics["loss"].values, [np.nan, np.nan, 0.25])
+    np.testing.assert_array_equal(metrics["lr"].values, [0.5])
+
+
+def test_a_resumed_run_replaces_the_steps_that_it_repeats(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    before = [{"step": s, "loss": 1.0} for s in (0, 10, 20, 30)]
+    after = [{"step": s, "loss": 2.0} for s in (15, 25)]
+    path.write_text("\n".join(map(json.dumps, before + after)), encoding="utf-8")
+    series = read_metrics(path)["loss"]
+    np.testing.assert_array_equal(series.steps, [0, 10, 15, 25])
+    np.testing.assert_array_equal(series.values, [1.0, 1.0, 2.0, 2.0])
+
+
+def slow_smooth(values, width):
+    kept = [v for v in values if np.isfinite(v)]
+    mirrored = kept[2:0:-1] + kept + kept[-2:-4:-1]
+    medians = [sorted(mirrored[i : i + 5])[2] for i in range(len(kept))]
+    half = width // 2
+    means = iter(
+        np.mean(medians[max(i - half, 0) : i + half + 1]) for i in range(len(medians))
+    )
+    return [next(means) if np.isfinite(v) else np.nan for v in values]
+
+
+@pytest.mark.parametrize("width", [1, 5, 8])
+def test_smoothing_equals_its_definition_written_slowly(width):
+    values = np.random.default_rng(width).normal(size=30)
+    values[[3, 17]] = np.nan, np.inf
+    np.testing.assert_allclose(smooth(values, width), slow_smooth(values, width))
+
+
+def test_smoothing_ignores_one_wild_step_and_leaves_a_straight_line_alone():
+    line = np.linspace(1, 0, 50)
+    # A median of five mirrored values shifts only the two entries at each end.
+    np.testing.assert_allclose(smooth(line, 5)[4:-4], line[4:-4], atol=1e-12)
+    wild = line.copy()
+    wild[[0, 25]] = 1e6
+    assert smooth(wild, 5).max() < 1.1
+    assert np.isnan(smooth(np.full(9, np.nan), 5)).all()
+
+
+def test_every_panel_and_the_overview_are_drawn_as_png(tmp_path):
+    paths = plot_run(write_run(tmp_path / "metrics.jsonl"), tmp_path / "plots")
+    names = ["loss", "lr", "phi", "mu", "ap", "speed", "overview"]
+    assert paths == [tmp_path / "plots" / f"{name}.png" for name in names]
+    for path in paths:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("L"))
+        assert image.format == "PNG"
+        assert min(pixels.shape) > 300
+        assert (pixels < 128).any()
+
+
+def test_panels_without_a_number_are_not_drawn(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(
+        '{"step": 0, "loss": 1.0, "phi/fpn": null}\n{"step": 0, "eval/AP": -1.0}\n',
+        encoding="utf-8",
+    )
+    assert plot_run(path, tmp_path) == [tmp_path / "loss.png"]
+    path.write_text("", encoding="utf-8")
+    assert plot_run(path, tmp_path) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, 0.0, -1.0])
+def test_strange_values_draw_without_a_warning(tmp_path, value):
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"step": s, "loss": value if s else 1.0, "lr": value} for s in range(30)]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert tmp_path / "loss.png" in plot_run(path, tmp_path)
