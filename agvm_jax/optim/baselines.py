@@ -188,19 +188,21 @@ def scale_by_periodic_moments(
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
         betas = jnp.asarray([b1, b2], jnp.float32)
+        weight = 1 - betas**count  # what Adam divides by
         lost = betas * state.lost
-        # `x - 0.0` is x, so without decays these are Adam's divisors to the last bit.
-        weight_1 = 1 - b1**count - lost[0]
-        weight_2 = 1 - b2**count - lost[1]
+        # Without decays nothing is lost and the factor is 1.0: Adam to the last bit.
+        factor = weight / (weight - lost)
+        mu_hat = optax.tree.bias_correction(mu, b1, count)
+        nu_hat = optax.tree.bias_correction(nu, b2, count)
 
         def rescale(m, v):
-            m_hat = m / weight_1.astype(m.dtype)
-            v_hat = v / weight_2.astype(v.dtype)
-            return m_hat / (jnp.sqrt(v_hat) + eps)
+            m = m * factor[0].astype(m.dtype)
+            v = v * factor[1].astype(v.dtype)
+            return m / (jnp.sqrt(v) + eps)
 
-        scaled = jax.tree.map(rescale, mu, nu)
+        scaled = jax.tree.map(rescale, mu_hat, nu_hat)
         keep = jnp.where(count % period == 0, decay, 1.0)
-        lost = lost + (1 - keep) * jnp.stack([weight_1, weight_2])
+        lost = lost + (1 - keep) * (weight - lost)
         mu, nu = jax.tree.map(lambda x: x * keep.astype(x.dtype), (mu, nu))
         return scaled, PeriodicMomentsState(count, mu, nu, lost)
 

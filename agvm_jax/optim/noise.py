@@ -20,7 +20,7 @@ class GroupSquares(Protocol):
 
     mean_sq: module -> mean over the groups of ||g_r||^2.
     sq_mean: module -> ||mean of g_r||^2.
-    num_groups: R, the groups of equal size that were averaged.
+    num_groups: R, the groups of equal size that were compared; 2 or more.
     """
 
     mean_sq: Mapping[str, jax.Array]
@@ -58,37 +58,32 @@ def noise_init(names: Iterable[str]) -> NoiseState:
 
 
 def noise_update(
-    state: NoiseState, stats: GroupSquares, group_size: int, decay: float = 0.99
+    state: NoiseState, stats: GroupSquares, *, batch_size: int, decay: float = 0.99
 ) -> NoiseState:
-    """Take one measurement in; `group_size` is the number of images in a group.
+    """Take one measurement in; `batch_size` is the number of images in all the groups.
 
-    With R groups of b images, q the mean of ||g_r||^2 and G the mean gradient,
+    With R groups, q the mean of ||g_r||^2 and G the mean gradient of B images,
     V = (q - ||G||^2) / (R - 1) is an unbiased estimate of the variance of G. One
-    image's gradient has the variance R b V, and the true gradient the squared norm
+    image's gradient has the variance B V, and the true gradient the squared norm
     ||G||^2 - V. Either may be negative in a single step; their averages are what is
-    divided, never the average of a ratio.
+    divided, never the average of a ratio. It is the same for any number of groups, so
+    also for the two halves of the paper's estimator.
 
     A measurement with a number that is not finite is left out.
 
     Raises:
-      ValueError: for a group size below 1, a decay outside [0, 1), or one group only.
+      ValueError: for a batch size below 1 or a decay outside [0, 1).
     """
-    if group_size < 1:
-        raise ValueError(f"The group size is {group_size} images; it must be above 0.")
+    if batch_size < 1:
+        raise ValueError(f"The batch size is {batch_size} images; it must be above 0.")
     if not 0 <= decay < 1:
         raise ValueError(f"The noise scale's decay is {decay}; it must be in [0, 1).")
-    groups = stats.num_groups
-    if isinstance(groups, int) and groups < 2:
-        raise ValueError(
-            f"The noise scale was given {groups} group; it compares groups, so it "
-            "needs two replicas or micro-batches at least."
-        )
     noise, signal = {}, {}
     for name in state.noise:
         mean_sq = jnp.asarray(stats.mean_sq[name], jnp.float32)
         sq_mean = jnp.asarray(stats.sq_mean[name], jnp.float32)
-        variance = (mean_sq - sq_mean) / (groups - 1)
-        noise[name] = variance * (groups * group_size)
+        variance = (mean_sq - sq_mean) / (stats.num_groups - 1)
+        noise[name] = variance * batch_size
         signal[name] = sq_mean - variance
     finite = jnp.all(
         jnp.stack([jnp.isfinite(x) for x in (*noise.values(), *signal.values())])

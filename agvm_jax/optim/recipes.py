@@ -230,7 +230,7 @@ def check_modulation(
         raise ValueError(
             "AGVM is inert in this optimizer: the share of its modulation that reaches "
             f"the update is {listed} (1 is all of it). What follows agvm() divides by "
-            "the gradient's size, so the scale cancels. Write modulate(optimizer, ...), "
+            "the gradient's size and cancels the scale. Write modulate(optimizer, ...) "
             "or agvm_jax.chain(agvm(...), ...) instead of optax.chain(agvm(...), ...)."
         )
     return gain
