@@ -1,0 +1,127 @@
+"""From the section `model` of a config to a detector.
+
+All names that a config may use are in the two tables below; to add a backbone or a
+detector, add a line.
+"""
+
+import functools
+
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from .backbones.resnet import ResNet
+from .detectors.retinanet import RetinaNet
+from .fpn import FPN
+from .functional import Detector, make_detector
+from .heads.retina import RetinaHead
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+BACKBONES = {
+    "resnet18": functools.partial(ResNet, 18),
+    "resnet34": functools.partial(ResNet, 34),
+    "resnet50": functools.partial(ResNet, 50),
+}
+
+
+def build_backbone(
+    config: ConfigDict, *, axis_name: str | None, rngs: nnx.Rngs
+) -> nnx.Module:
+    """Build `config.backbone`."""
+    return look_up("model.backbone", config.backbone, BACKBONES)(
+        width=config.width,
+        norm=config.norm,
+        axis_name=axis_name,
+        dtype=look_up("model.dtype", config.dtype, DTYPES),
+        rngs=rngs,
+    )
+
+
+def build_retinanet(
+    config: ConfigDict, *, num_classes: int, axis_name: str | None, rngs: nnx.Rngs
+) -> RetinaNet:
+    """Build a RetinaNet with levels P3 to P7."""
+    dtype = look_up("model.dtype", config.dtype, DTYPES)
+    backbone = build_backbone(config, axis_name=axis_name, rngs=rngs)
+    fpn = FPN(
+        backbone.channels,
+        config.fpn_channels,
+        first_level=3,
+        extra=config.p6_from,
+        dtype=dtype,
+        rngs=rngs,
+    )
+    head = RetinaHead(
+        config.fpn_channels,
+        num_classes,
+        num_anchors=config.anchor_scales * len(config.anchor_ratios),
+        head_convs=config.head_convs,
+        dtype=dtype,
+        rngs=rngs,
+    )
+    return RetinaNet(
+        backbone,
+        fpn,
+        head,
+        anchor_sizes=config.anchor_sizes,
+        anchor_scales=config.anchor_scales,
+        anchor_ratios=config.anchor_ratios,
+        score_threshold=config.score_threshold,
+        nms_threshold=config.nms_threshold,
+        pre_nms_top_k=config.pre_nms_top_k,
+        max_detections=config.max_detections,
+        image_mean=config.image_mean,
+        image_std=config.image_std,
+    )
+
+
+DETECTORS = {"retinanet": build_retinanet}
+
+
+def build_detector(
+    config: ConfigDict,
+    *,
+    num_classes: int,
+    image_size: tuple[int, int],
+    axis_name: str | None = None,
+) -> Detector:
+    """Build the detector that `config` describes, as pure functions.
+
+    Args:
+      config: the section `model` of `configs/base.py`.
+      num_classes: K; class ids are 0..K-1.
+      image_size: (height, width) of the padded input. Any size will do: a side of n
+        pixels gives maps of ceil(n / 2^level). With sides that are multiples of
+        2^level the anchors stand exactly on the cells; otherwise their stride is
+        rounded down, as in torchvision.
+      axis_name: the mesh axis of the replicas, for synced BatchNorm; None outside of
+        any mesh.
+
+    Raises:
+      ValueError: a name is unknown or a value out of range.
+    """
+    if num_classes < 1:
+        raise ValueError(f"a detector needs at least one class, not {num_classes}")
+    if len(image_size) != 2 or min(image_size) < 32:
+        raise ValueError(
+            f"image_size {tuple(image_size)} is not a (height, width) of at least 32 "
+            "pixels, the stride of the backbone"
+        )
+    build = look_up("model.detector", config.detector, DETECTORS)
+
+    def construct(rngs):
+        return build(config, num_classes=num_classes, axis_name=axis_name, rngs=rngs)
+
+    return make_detector(construct)
+
+
+def look_up(key: str, name: str, table: dict):
+    """Return `table[name]`.
+
+    Raises:
+      ValueError: no such entry; the message names the config key and the known names.
+    """
+    if name not in table:
+        raise ValueError(f"{key}={name!r} is not known; choose one of {sorted(table)}")
+    return table[name]
