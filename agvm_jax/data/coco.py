@@ -1,0 +1,300 @@
+"""Read a COCO annotation file: any file gives Annotations or one DataError."""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from agvm_jax.data.annotations import Annotations
+from agvm_jax.data.errors import DataError
+
+_LARGEST = 2**63 - 1
+
+
+def read_coco(
+    path: str | pathlib.Path, categories: dict[int, str] | None = None
+) -> Annotations:
+    """Read the boxes of a COCO annotation file.
+
+    Lenient where files in the wild differ and the meaning is plain: `info`, `licenses`,
+    `iscrowd`, `area` and annotation ids may be missing, category ids may have holes,
+    sizes may be missing (0 then), boxes may reach outside. Strict where a guess could
+    train on nonsense.
+
+    Args:
+      path: the annotation file.
+      categories: id -> name of the training split. The file's own categories must be
+        among them, and classes are numbered by them; None: the file's own.
+
+    Raises:
+      DataError: naming the entry, what is wrong with it, and what to do.
+    """
+    path = pathlib.Path(path)
+    content = _load_json(path)
+    images = _entries(content, "images", path)
+    if not images:
+        raise DataError(f"{path} lists no images: an empty data set cannot be used.")
+    own = _read_categories(_entries(content, "categories", path), path)
+    if categories is None:
+        categories = own
+    for category_id, name in own.items():
+        if categories.get(category_id) != name:
+            raise DataError(
+                f"{path}: category {category_id} is {name!r} here but"
+                f" {categories.get(category_id, 'absent')!r} in the training split;"
+                " both files need the same categories."
+            )
+    image_columns = _read_images(images, path)
+    return Annotations(
+        **image_columns,
+        category_ids=tuple(sorted(categories)),
+        class_names=tuple(categories[i] for i in sorted(categories)),
+        **_read_objects(
+            _entries(content, "annotations", path),
+            image_columns["image_ids"],
+            sorted(categories),
+            path,
+        ),
+    )
+
+
+def _load_json(path: pathlib.Path) -> dict[str, Any]:
+    """The file's top-level object."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"There is no annotation file {path}; put it there or change the"
+            " annotation keys of config.data."
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"The annotation file {path} cannot be read: {error.strerror}."
+        ) from None
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path} is not valid JSON: line {error.lineno}, column {error.colno}:"
+            f" {error.msg}. Was it copied whole?"
+        ) from None
+    except (ValueError, RecursionError) as error:  # encoding, depth, digits of a number
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} cannot be read as JSON: {reason}.") from None
+    if not isinstance(content, dict):
+        raise DataError(
+            f"{path} holds a JSON {_kind(content)}, not an object with images,"
+            " annotations and categories: is it a COCO annotation file?"
+        )
+    return content
+
+
+def _entries(content: dict[str, Any], key: str, path: pathlib.Path) -> list[dict]:
+    """content[key], which must be a list of objects."""
+    if key not in content:
+        raise DataError(
+            f"{path} has no {key!r}: a COCO annotation file needs images, annotations"
+            " and categories."
+        )
+    entries = content[key]
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: {key!r} is a {_kind(entries)}, not a list.")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise DataError(
+                f"{path}: entry {number} of {key!r} is a {_kind(entry)}, not an object."
+            )
+    return entries
+
+
+def _read_categories(entries: list[dict], path: pathlib.Path) -> dict[int, str]:
+    """Category entries -> id -> name."""
+    categories: dict[int, str] = {}
+    for number, entry in enumerate(entries):
+        category_id = _whole(entry.get("id"), f"the id of category {number}", path)
+        name = entry.get("name")
+        if not isinstance(name, str) or not name or not _is_text(name):
+            raise DataError(f"{path}: category {category_id} has no name.")
+        if category_id in categories:
+            raise DataError(
+                f"{path}: two categories have the id {category_id}; ids must differ."
+            )
+        categories[category_id] = name
+    if not categories:
+        raise DataError(f"{path} lists no categories: there is nothing to detect.")
+    return categories
+
+
+def _read_images(entries: list[dict], path: pathlib.Path) -> dict[str, Any]:
+    """Image entries -> the image columns of Annotations."""
+    ids, names, sizes = [], [], []
+    seen: dict[int, str] = {}
+    for number, entry in enumerate(entries):
+        image_id = _whole(entry.get("id"), f"the id of image entry {number}", path)
+        name = entry.get("file_name")
+        _check_file_name(name, image_id, path)
+        if image_id in seen:
+            raise DataError(
+                f"{path}: {seen[image_id]!r} and {name!r} both have the image id"
+                f" {image_id}; ids must differ."
+            )
+        seen[image_id] = name
+        size = [
+            0
+            if entry.get(side) is None
+            else _whole(entry[side], f"the {side} of image {image_id}", path)
+            for side in ("height", "width")
+        ]
+        if max(size) > 2**31 - 1:
+            raise DataError(f"{path}: image {image_id} cannot be {size} pixels large.")
+        ids.append(image_id)
+        names.append(name)
+        sizes.append(size if min(size) > 0 else [0, 0])
+    return {
+        "image_ids": np.array(ids, np.int64),
+        "file_names": names,
+        "sizes": np.array(sizes, np.int64).reshape(-1, 2),
+    }
+
+
+def _check_file_name(name: Any, image_id: int, path: pathlib.Path) -> None:
+    """Refuse names that are no names, and names that leave the image folder."""
+    if not isinstance(name, str) or not name or "\0" in name or not _is_text(name):
+        raise DataError(f"{path}: image {image_id} has no usable file_name ({name!r}).")
+    # Both flavours on every system: a file that is harmless here may be opened
+    # on Windows tomorrow.
+    for flavour in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
+        pure = flavour(name)
+        if pure.anchor or ".." in pure.parts:
+            raise DataError(
+                f"{path}: image {image_id} is called {name!r}, which leads out of the"
+                " image folder; only names inside it are read."
+            )
+
+
+def _read_objects(
+    entries: list[dict],
+    image_ids: np.ndarray,
+    category_ids: list[int],
+    path: pathlib.Path,
+) -> dict[str, np.ndarray]:
+    """Annotation entries -> the object columns of Annotations."""
+    image_row = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
+    class_of = {category_id: k for k, category_id in enumerate(category_ids)}
+    ids, rows, classes, boxes, areas, crowd = [], [], [], [], [], []
+    for number, entry in enumerate(entries):
+        what = f"annotation {_short(entry.get('id', f'number {number}'))}"
+        image_id = _whole(entry.get("image_id"), f"the image_id of {what}", path)
+        category_id = _whole(
+            entry.get("category_id"), f"the category_id of {what}", path
+        )
+        if image_id not in image_row:
+            raise DataError(
+                f"{path}: {what} names image {image_id}, which is not among the images;"
+                " remove the annotation or add the image."
+            )
+        if category_id not in class_of:
+            raise DataError(
+                f"{path}: {what} names category {category_id}, which is not among the"
+                " categories; remove the annotation or add the category."
+            )
+        box = _read_box(entry, what, path)
+        area = entry.get("area")
+        if area is None:
+            area = max(box[2], 0.0) * max(box[3], 0.0)
+        iscrowd = entry.get("iscrowd")
+        if iscrowd not in (None, 0, 1):
+            raise DataError(
+                f"{path}: iscrowd of {what} is {_short(iscrowd)}, not 0 or 1."
+            )
+        ids.append(entry.get("id"))
+        rows.append(image_row[image_id])
+        classes.append(class_of[category_id])
+        boxes.append(box)
+        areas.append(_number(area, f"the area of {what}", path))
+        crowd.append(bool(iscrowd))
+    return {
+        "object_ids": _unique_ids(ids),
+        "object_image": np.array(rows, np.int64),
+        "object_class": np.array(classes, np.int32),
+        "boxes": np.array(boxes, np.float64).reshape(-1, 4),
+        "areas": np.array(areas, np.float64),
+        "crowd": np.array(crowd, bool),
+    }
+
+
+def _read_box(entry: dict, what: str, path: pathlib.Path) -> list[float]:
+    """The annotation's bbox, else the box around its polygons."""
+    box = entry.get("bbox")
+    if box is None:
+        polygons = entry.get("segmentation")
+        if not isinstance(polygons, list) or not polygons:
+            raise DataError(
+                f"{path}: {what} has neither a bbox nor polygons to take one from."
+            )
+        points = []
+        for polygon in polygons:
+            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+                raise DataError(
+                    f"{path}: a polygon of {what} is not a list of three or more"
+                    " x y pairs."
+                )
+            points += [_number(v, f"a polygon of {what}", path) for v in polygon]
+        xs, ys = points[::2], points[1::2]
+        return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    if not isinstance(box, list) or len(box) != 4:
+        raise DataError(
+            f"{path}: the bbox of {what} is {_short(box)}, not [x, y, width, height]."
+        )
+    return [_number(value, f"the bbox of {what}", path) for value in box]
+
+
+def _unique_ids(ids: list[Any]) -> np.ndarray:
+    """The annotations' own ids when they can serve, else 1..A.
+
+    COCO's evaluation looks annotations up by id and takes id 0 for "unmatched", so ids
+    that are missing, repeated or below 1 are replaced, all of them.
+    """
+    good = all(type(i) is int and 0 < i <= _LARGEST for i in ids)
+    if not good or len(set(ids)) != len(ids):
+        ids = range(1, len(ids) + 1)
+    return np.array(list(ids), np.int64)
+
+
+def _whole(value: Any, what: str, path: pathlib.Path) -> int:
+    """A whole number from 0 to 2**63 - 1; 3.0 counts, True does not."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int or not 0 <= value <= _LARGEST:
+        raise DataError(
+            f"{path}: {what} is {_short(value)}, not a whole number from 0 up."
+        )
+    return value
+
+
+def _number(value: Any, what: str, path: pathlib.Path) -> float:
+    """A finite number."""
+    if type(value) in (int, float) and -1e30 < value < 1e30 and math.isfinite(value):
+        return float(value)
+    raise DataError(f"{path}: {what} holds {_short(value)}, not a finite number.")
+
+
+def _is_text(name: str) -> bool:
+    """Whether a string can be encoded: JSON may hold halves of surrogate pairs."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _kind(value: Any) -> str:
+    """The JSON name of a value's type."""
+    names = {dict: "object", list: "list", str: "string", bool: "boolean"}
+    return names.get(type(value), "null" if value is None else "number")
+
+
+def _short(value: Any) -> str:
+    """repr, at most 40 characters."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."
