@@ -1,0 +1,121 @@
+"""Names the module that each parameter belongs to: the paper's backbone, FPN, heads."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+# How leaves get their label: top-level key, ordered patterns, or a function.
+Modules = Mapping[str, str | None] | Callable[[tuple, Any], str | None] | None
+
+# The label of a leaf that AGVM neither measures nor scales.
+FROZEN = "__frozen__"
+
+
+def label_tree(params: PyTree, modules: Modules = None) -> PyTree:
+    """Label every leaf of ``params`` with the module it belongs to.
+
+    Args:
+      params: any pytree: dicts, ``flax.nnx.State``, registered dataclasses, named
+        tuples, Equinox modules. Only paths, shapes and dtypes are looked at.
+      modules: how labels are found.
+
+        * ``None``: the top-level key of a leaf is its module.
+        * a mapping ``{pattern: label}``: the first pattern that ``re.search`` finds in
+          the leaf's path wins. A path is its keys joined by slashes, ``"fpn/p3/bias"``;
+          write ``"^fpn/"`` to match its beginning only.
+        * a function ``(path, leaf) -> label``, the path a tuple of strings.
+
+        A label of ``None`` leaves the leaf out: it is not measured and never scaled.
+
+    Returns:
+      A pytree shaped like ``params`` whose leaves are strings. Leaves that were left out,
+      and those that are not floating point (counters, random keys), are ``FROZEN``.
+
+    Raises:
+      ValueError: a leaf that no pattern catches, or a label that is not a string.
+
+    >>> params = {"backbone": {"w": 1.0}, "box_head": {"w": 1.0}, "cls_head": {"w": 1.0}}
+    >>> label_tree(params)["cls_head"]
+    {'w': 'cls_head'}
+    >>> label_tree(params, {"^backbone/": "backbone", "_head/": "head"})["cls_head"]
+    {'w': 'head'}
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
+    labels = [_label(_names(path), leaf, modules) for path, leaf in leaves]
+    return jax.tree_util.tree_unflatten(treedef, labels)
+
+
+def module_names(labels: PyTree) -> tuple[str, ...]:
+    """Return the modules that occur in ``labels``, sorted.
+
+    >>> module_names({"fpn": "fpn", "backbone": {"w": "backbone", "mean": FROZEN}})
+    ('backbone', 'fpn')
+    """
+    return tuple(sorted(set(jax.tree.leaves(labels)) - {FROZEN}))
+
+
+def leaf_labels(labels: PyTree, tree: PyTree) -> list[str]:
+    """Return the labels in the order of ``tree``'s leaves, or say that they do not fit."""
+    flat = jax.tree.leaves(labels)
+    if len(flat) != len(jax.tree.leaves(tree)):
+        raise ValueError(
+            f"the labels have {len(flat)} leaves but the gradients have "
+            f"{len(jax.tree.leaves(tree))}: make the labels from the same tree with "
+            "label_tree(params)"
+        )
+    return flat
+
+
+def leaf_paths(tree: PyTree) -> list[str]:
+    """Return the path of each leaf, its keys joined by slashes."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return ["/".join(_names(path)) for path, _ in leaves]
+
+
+def is_inexact(leaf: Any) -> bool:
+    """Whether a leaf can have a gradient: floating point or complex."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def _label(path: tuple[str, ...], leaf: Any, modules: Modules) -> str:
+    if not is_inexact(leaf):
+        return FROZEN
+    where = "/".join(path)
+    if modules is None:
+        label = path[0] if path else "params"  # a bare array is a module by itself
+    elif isinstance(modules, Mapping):
+        for pattern, label in modules.items():
+            if re.search(pattern, where):
+                break
+        else:
+            raise ValueError(
+                f"no pattern in modules catches the parameter {where!r}; patterns: "
+                f"{list(modules)}. Add one for it, or '.*' as the last, with the label "
+                "None to leave the parameter out"
+            )
+    else:
+        label = modules(path, leaf)
+    if label is None:
+        return FROZEN
+    if not isinstance(label, str):
+        raise ValueError(
+            f"modules gave {label!r} as the label of parameter {where!r}; a label is a "
+            "string, or None to leave the parameter out"
+        )
+    return label
+
+
+def _names(path: tuple) -> tuple[str, ...]:
+    return tuple(_name(key) for key in path)
+
+
+def _name(key: Any) -> str:
+    """Return a path key as a bare word: ``DictKey('fpn')``, ``.fpn``, ``[0]``."""
+    for attribute in ("key", "name", "idx"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    return str(key)

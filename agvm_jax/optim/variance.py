@@ -1,0 +1,264 @@
+"""Measures phi, each module's relative gradient variance, from groups of gradients."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from agvm_jax.optim.modules import (
+    FROZEN,
+    is_inexact,
+    leaf_labels,
+    leaf_paths,
+    module_names,
+)
+
+PyTree = Any
+ModuleScalars = dict[str, jax.Array]  # module -> () float32
+
+Estimator = Literal["halves", "replicas"]
+Split = Literal["interleaved", "contiguous"]
+
+
+class GroupStats(NamedTuple):
+    """What one measurement says about every module.
+
+    A group is a share of the batch with its own mean gradient ``g_r``; ``G`` is the mean
+    over the groups. With the estimator ``halves`` the groups are the two half batches.
+    """
+
+    phi: ModuleScalars  # 1 - cos between half batches, in [0, 2]; nan: no measurement
+    mean_sq: ModuleScalars  # mean over the groups of ||g_r||^2
+    sq_mean: ModuleScalars  # ||G||^2
+    num_groups: jax.Array  # () int32
+
+
+def module_vdot(a: PyTree, b: PyTree, labels: PyTree) -> ModuleScalars:
+    """Return each module's inner product of two gradients, summed in float32.
+
+    >>> grads = {"fpn": jnp.array([3.0, 4.0]), "rpn": jnp.array([1.0])}
+    >>> dots = module_vdot(grads, grads, {"fpn": "fpn", "rpn": "rpn"})
+    >>> {name: float(dot) for name, dot in dots.items()}
+    {'fpn': 25.0, 'rpn': 1.0}
+    """
+    totals = {name: jnp.zeros((), jnp.float32) for name in module_names(labels)}
+    flat = leaf_labels(labels, a)
+    for label, x, y in zip(flat, jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if label != FROZEN:
+            totals[label] += float32_vdot(x, y)
+    return totals
+
+
+def module_sq_norms(grads: PyTree, labels: PyTree) -> ModuleScalars:
+    """Return each module's squared gradient norm, summed in float32."""
+    return module_vdot(grads, grads, labels)
+
+
+def phi_from_halves(dot: jax.Array, sq_a: jax.Array, sq_b: jax.Array) -> jax.Array:
+    """Return phi = 1 - cos(a, b) of two half-batch gradients (AGVM, below eq. 3).
+
+    The learning rate in the paper's Phi cancels in every ratio and is left out.
+
+    Args:
+      dot: a . b, any shape.
+      sq_a: ||a||^2.
+      sq_b: ||b||^2.
+
+    Returns:
+      float32 in [0, 2], or nan, "no measurement", where a half is zero or not finite.
+
+    >>> float(phi_from_halves(jnp.array(0.0), jnp.array(1.0), jnp.array(4.0)))
+    1.0
+    """
+    # Two roots, not the root of a product: the product leaves float32's range first.
+    norms = jnp.sqrt(sq_a) * jnp.sqrt(sq_b)
+    known = (norms > 0) & jnp.isfinite(norms) & jnp.isfinite(dot)
+    cos = jnp.where(known, dot, 0.0) / jnp.where(known, norms, 1.0)
+    return jnp.where(known, jnp.clip(1.0 - cos, 0.0, 2.0), jnp.nan)
+
+
+def phi_from_replicas(
+    mean_sq: jax.Array, sq_mean: jax.Array, num_groups: int | jax.Array
+) -> jax.Array:
+    """Return phi from norms alone: the average over all equal splits of the groups.
+
+    With q the mean of ||g_r||^2 and G the mean gradient of R groups,
+    ``V = (q - ||G||^2) / (R - 1)`` is the variance of G, and over all splits in two equal
+    halves a . b averages to ``||G||^2 - V`` and (||a||^2 + ||b||^2) / 2 to
+    ``||G||^2 + V``. So ``phi = 1 - cos = 2 V / (||G||^2 + V)``. This form is ours; the
+    paper and the released code take one split.
+
+    Args:
+      mean_sq: q, any shape.
+      sq_mean: ||G||^2.
+      num_groups: R, at least 2.
+
+    Returns:
+      float32 in [0, 2], or nan, "no measurement", where all is zero or not finite.
+
+    >>> float(phi_from_replicas(jnp.array(1.0), jnp.array(0.5), 2))  # orthogonal
+    1.0
+    """
+    # Rounding can push equal gradients below zero variance.
+    variance = jnp.maximum(mean_sq - sq_mean, 0.0) / (num_groups - 1)
+    total = sq_mean + variance
+    known = (total > 0) & jnp.isfinite(total)
+    ratio = jnp.where(known, variance, 0.0) / jnp.where(known, total, 1.0)
+    return jnp.where(known, jnp.clip(2.0 * ratio, 0.0, 2.0), jnp.nan)
+
+
+def stats_from_halves(
+    dot: ModuleScalars, sq_a: ModuleScalars, sq_b: ModuleScalars
+) -> GroupStats:
+    """Return the statistics of two half-batch gradients from their three products."""
+    return GroupStats(
+        phi={m: phi_from_halves(dot[m], sq_a[m], sq_b[m]) for m in dot},
+        mean_sq={m: (sq_a[m] + sq_b[m]) / 2 for m in dot},
+        # ||(a + b) / 2||^2; rounding can push opposite halves below zero.
+        sq_mean={
+            m: jnp.maximum((sq_a[m] + sq_b[m]) / 4 + dot[m] / 2, 0.0) for m in dot
+        },
+        num_groups=jnp.asarray(2, jnp.int32),
+    )
+
+
+def stats_from_replicas(
+    mean_sq: ModuleScalars, sq_mean: ModuleScalars, num_groups: int
+) -> GroupStats:
+    """Return the statistics of ``num_groups`` groups from their norms."""
+    phi = {m: phi_from_replicas(mean_sq[m], sq_mean[m], num_groups) for m in mean_sq}
+    return GroupStats(phi, mean_sq, sq_mean, jnp.asarray(num_groups, jnp.int32))
+
+
+def stats_of_groups(
+    stacked_grads: PyTree,
+    labels: PyTree,
+    estimator: Estimator = "halves",
+    split: Split = "interleaved",
+) -> GroupStats:
+    """Return the statistics of gradients that carry a leading axis of groups.
+
+    The leading axis may be sharded over devices: under plain ``jit`` XLA then reduces
+    over it as it would for a mean.
+
+    Args:
+      stacked_grads: pytree whose leaves are (R, ...), R groups of equal size.
+      labels: pytree of str shaped like one group's gradients, from ``label_tree``.
+      estimator: "halves", the paper's one cosine, or "replicas", ours (see
+        ``phi_from_replicas``).
+      split: for halves: "interleaved", the paper's odd and even groups, or
+        "contiguous", the released code's first and second half.
+
+    Raises:
+      ValueError: one group only, leading axes that differ, or an odd R with halves.
+    """
+    num_groups = count_groups(stacked_grads)
+    check_groups(num_groups, estimator, split)
+    if estimator == "replicas":
+        mean = jax.tree.map(lambda g: _float32(g).mean(0), stacked_grads)
+        total = module_sq_norms(stacked_grads, labels)
+        mean_sq = {m: value / num_groups for m, value in total.items()}
+        return stats_from_replicas(mean_sq, module_sq_norms(mean, labels), num_groups)
+    a, b = halves_of_groups(stacked_grads, num_groups, split)
+    return stats_from_halves(
+        module_vdot(a, b, labels),
+        module_sq_norms(a, labels),
+        module_sq_norms(b, labels),
+    )
+
+
+def phi_of_groups(
+    stacked_grads: PyTree,
+    labels: PyTree,
+    estimator: Estimator = "halves",
+    split: Split = "interleaved",
+) -> ModuleScalars:
+    """Return phi of each module; arguments as in ``stats_of_groups``.
+
+    >>> grads = {"fpn": jnp.array([[1.0, 0.0], [0.0, 1.0]])}  # two orthogonal groups
+    >>> float(phi_of_groups(grads, {"fpn": "fpn"})["fpn"])
+    1.0
+    """
+    return stats_of_groups(stacked_grads, labels, estimator, split).phi
+
+
+def halves_of_groups(
+    stacked_grads: PyTree, num_groups: int, split: Split
+) -> tuple[PyTree, PyTree]:
+    """Return the float32 mean gradients of the two halves of the groups."""
+    half = half_of(jnp.arange(num_groups), num_groups, split)
+
+    def mean_of(which: int) -> PyTree:
+        # A masked sum, not a strided slice: it keeps a sharded leading axis in place.
+        def leaf(g: jax.Array) -> jax.Array:
+            mine = (half == which).reshape((num_groups,) + (1,) * (g.ndim - 1))
+            return jnp.where(mine, _float32(g), 0).sum(0) / (num_groups // 2)
+
+        return jax.tree.map(leaf, stacked_grads)
+
+    return mean_of(0), mean_of(1)
+
+
+def half_of(index: jax.Array, num_groups: int, split: Split) -> jax.Array:
+    """Return 0 or 1: the half that group ``index`` belongs to."""
+    if split == "interleaved":
+        return index % 2
+    return (index >= num_groups // 2).astype(jnp.int32)
+
+
+def count_groups(stacked_grads: PyTree) -> int:
+    """Return the length of the leading axis that all leaves share."""
+    sizes = {}
+    for path, leaf in zip(
+        leaf_paths(stacked_grads), jax.tree.leaves(stacked_grads), strict=True
+    ):
+        if jnp.ndim(leaf) == 0:
+            raise ValueError(f"gradient {path!r} has no leading axis of groups")
+        sizes.setdefault(jnp.shape(leaf)[0], path)
+    if len(sizes) != 1:
+        raise ValueError(
+            "gradients must share one leading axis of groups, found lengths "
+            f"{ {path: size for size, path in sizes.items()} }"
+        )
+    return next(iter(sizes))
+
+
+def check_groups(num_groups: int, estimator: str, split: str) -> None:
+    """Raise a ValueError where this many groups cannot be measured this way."""
+    check_estimator(estimator, split)
+    if num_groups < 2:
+        raise ValueError(
+            f"{num_groups} group of gradients has no variance to measure: use at least "
+            "two replicas, or two micro-batches with GroupPlan"
+        )
+    if estimator == "halves" and num_groups % 2:
+        raise ValueError(
+            f"estimator='halves' cannot split {num_groups} groups in two equal halves: "
+            "use estimator='replicas', which takes any number, or an even number of them"
+        )
+
+
+def check_estimator(estimator: str, split: str) -> None:
+    """Raise a ValueError for an estimator or split that does not exist."""
+    if estimator not in ("halves", "replicas"):
+        raise ValueError(
+            f"estimator={estimator!r} is unknown: use 'halves' (the paper) or 'replicas'"
+        )
+    if split not in ("interleaved", "contiguous"):
+        raise ValueError(
+            f"split={split!r} is unknown: use 'interleaved' (the paper) or 'contiguous' "
+            "(the released code)"
+        )
+
+
+def float32_vdot(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Return the real inner product of two arrays of any float dtype, in float32."""
+    if not is_inexact(x):
+        return jnp.zeros((), jnp.float32)
+    if jnp.iscomplexobj(x):
+        return float32_vdot(x.real, y.real) + float32_vdot(x.imag, y.imag)
+    return jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32))
+
+
+def _float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if is_inexact(x) else x
