@@ -35,7 +35,7 @@ from agvm_jax.training.loop import Experiment, Outcome, noise_scales, train_and_
 from agvm_jax.training.metrics import open_log
 from agvm_jax.training.run_folder import open_run_folder
 from agvm_jax.training.state import create_state
-from agvm_jax.training.step import build_step, make_predict
+from agvm_jax.training.step import TrainStep, make_predict
 from agvm_jax.training.watch import TrainingStopped
 from models.build import build_detector
 
@@ -204,7 +204,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         initial_state=initial_state,
-        step=build_step(detector.loss, recipe, plan, mesh, labels),
+        step=TrainStep(detector.loss, recipe, plan, mesh, labels),
         schedule=recipe.schedule,
         train_batches=stream,
         eval_batches=validation,

@@ -13,8 +13,8 @@ import jax
 from jax.experimental import multihost_utils
 
 # Keys that may change between two sittings of one run: they say where, how often and
-# how fast, but not what is computed. Micro-batching and the number of devices may change
-# too; the batches stay the same ones.
+# how fast, but not what is computed. Micro-batching and the number of devices may
+# change too; the batches stay the same ones.
 FREE_KEYS = (
     "workdir",
     "micro_batch_size",

@@ -26,7 +26,14 @@ import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from agvm_jax.optim import reduction
+from agvm_jax.optim.baselines import sam_value_and_grad
+from agvm_jax.optim.modulator import adam_weights
+from agvm_jax.optim.noise import noise_update
+from agvm_jax.optim.recipes import Recipe
+from agvm_jax.optim.reduction import mean_gradients, value_and_local_grad
+from agvm_jax.optim.streaming import GroupPlan
+from agvm_jax.optim.variance import module_sq_norms
+from agvm_jax.training.batching import BatchPlan
 from agvm_jax.training.mesh import DATA_AXIS
 from agvm_jax.training.state import TrainState
 
@@ -37,7 +44,7 @@ class Carry(NamedTuple):
     """What one replica has gathered so far in a step.
 
     Attributes:
-      groups: gradient sums and square sums (`reduction.GroupPlan`).
+      groups: gradient sums and square sums (`optim.streaming`).
       model_state: BatchNorm statistics after the micro-batches so far.
       loss: float32, sum of losses.
       parts: dict of float32, sums of the loss parts.
@@ -55,33 +62,41 @@ class TrainStep:
     Args:
       loss: ``(params, model_state, batch, key) -> (loss, (model_state, parts))``, the
         mean over the images of ``batch``.
-      tx: the optimizer; it is given the mean gradient and ``phi=``.
-      groups: how gradients are grouped and measured.
+      recipe: the optimizer; its ``tx`` is given the mean gradient, and phi when it
+        measures.
+      plan: how a batch is shared out.
       mesh: the data mesh.
-      micro_batches: micro-batches a step.
-      value_and_grad: replaces the plain local gradient, e.g. for SAM. Takes ``(loss,
-        axis_name)`` and returns a function with the signature of
-        `reduction.value_and_local_grad`'s result.
-      noise_update: ``(noise_state, stats) -> noise_state``.
+      labels: the module of every parameter (`optim.modules.label_tree`).
     """
 
     def __init__(
-        self,
-        *,
-        loss: LossFn,
-        tx: optax.GradientTransformationExtraArgs,
-        groups: reduction.GroupPlan,
-        mesh: Mesh,
-        micro_batches: int,
-        value_and_grad: Callable = reduction.value_and_local_grad,
-        noise_update: Callable = lambda noise, stats: noise,
+        self, loss: LossFn, recipe: Recipe, plan: BatchPlan, mesh: Mesh, labels: Any
     ):
-        self.micro_batches = micro_batches
-        self._groups = groups
-        self._tx = tx
-        self._noise_update = noise_update
-        self._grad = value_and_grad(loss, axis_name=DATA_AXIS)
         self._loss = loss
+        self._recipe = recipe
+        self._batch_size = plan.batch_size
+        self._labels = labels
+        self.micro_batches = plan.micro_batches
+        # Without AGVM the groups are still measured, for the noise scale, by the
+        # estimator that costs nothing; one group alone has nothing to be compared with.
+        self._groups = None
+        if plan.replicas * plan.micro_batches > 1:
+            self._groups = GroupPlan(
+                labels,
+                axis_name=DATA_AXIS,
+                replicas=plan.replicas,
+                micro_batches=plan.micro_batches,
+                estimator=recipe.agvm.estimator if recipe.agvm else "replicas",
+                split=recipe.agvm.split if recipe.agvm else "interleaved",
+            )
+        self._grad = value_and_local_grad(loss, axis_name=DATA_AXIS)
+        if recipe.sam:
+            self._grad = sam_value_and_grad(
+                self._grad,
+                recipe.sam.rho,
+                axis_name=DATA_AXIS,
+                synced=recipe.sam.synced,
+            )
 
         def shard(function, in_specs, out_specs):
             # Grouped reduce-scatters, which "halves" are made of, need check_vma=False;
@@ -104,7 +119,7 @@ class TrainStep:
 
         self.start = jax.jit(start)
         self.accumulate = jax.jit(accumulate, donate_argnums=1)
-        self.apply = jax.jit(apply, donate_argnums=(0, 1))
+        self.apply = jax.jit(apply, donate_argnums=0)
         self.single = jax.jit(single, donate_argnums=0)
 
     def __call__(
@@ -137,7 +152,11 @@ class TrainStep:
         )[1][1]
         zero = jnp.zeros([], jnp.float32)
         carry = Carry(
-            groups=self._groups.init(state.params),
+            groups=(
+                self._groups.init(state.params)
+                if self._groups
+                else jax.tree.map(jnp.zeros_like, state.params)
+            ),
             model_state=state.model_state,
             loss=zero,
             parts={name: zero for name in parts},
@@ -156,9 +175,13 @@ class TrainStep:
         (loss, (model_state, parts)), grads = self._grad(
             state.params, carry.model_state, batch, key
         )
+        if self._groups:
+            groups = self._groups.add(carry.groups, grads, self._weights(state))
+        else:
+            groups = grads
         return _lead(
             Carry(
-                groups=self._groups.add(carry.groups, grads),
+                groups=groups,
                 model_state=model_state,
                 loss=carry.loss + loss.astype(jnp.float32),
                 parts={
@@ -171,7 +194,14 @@ class TrainStep:
     def _apply(self, state: TrainState, carry: Carry) -> tuple[TrainState, dict]:
         """Reduces the sums over the replicas and updates the state."""
         carry = _unlead(carry)
-        grads, stats = self._groups.finish(carry.groups, axis_name=DATA_AXIS)
+        stats, noise, phi = None, state.noise, {}
+        if self._groups:
+            grads, stats = self._groups.finish(carry.groups, self._weights(state))
+            noise = noise_update(noise, stats, batch_size=self._batch_size)
+        else:
+            grads = mean_gradients(carry.groups, DATA_AXIS)
+        if self._recipe.measures:
+            phi = {"phi": stats.phi}
         # One small reduction for everything that is logged.
         loss, parts = jax.tree.map(
             lambda total: jax.lax.pmean(total, DATA_AXIS) / self.micro_batches,
@@ -182,16 +212,15 @@ class TrainStep:
             lambda leaf: jax.lax.pmean(leaf, DATA_AXIS), carry.model_state
         )
 
-        squares = stats.sq_mean
+        squares = module_sq_norms(grads, self._labels)
         finite = jnp.isfinite(loss)
         for square in squares.values():
             finite &= jnp.isfinite(square)
 
-        updates, opt_state = self._tx.update(
-            grads, state.opt_state, state.params, phi=stats.phi
+        updates, opt_state = self._recipe.tx.update(
+            grads, state.opt_state, state.params, **phi
         )
         params = optax.apply_updates(state.params, updates)
-        noise = self._noise_update(state.noise, stats)
 
         def accept(new, old):
             return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
@@ -213,11 +242,18 @@ class TrainStep:
             **{f"loss/{name}": part for name, part in parts.items()},
             **{f"grad_norm/{name}": jnp.sqrt(sq) for name, sq in squares.items()},
         }
-        for field in ("phi", "mu"):
-            values = optax.tree.get(new_state.opt_state, field, None)
-            if isinstance(values, dict):
-                metrics |= {f"{field}/{name}": v for name, v in values.items()}
+        if stats:
+            metrics |= {f"phi/{name}": value for name, value in stats.phi.items()}
+        if self._recipe.measures:
+            mu = optax.tree.get(new_state.opt_state, "AgvmState").mu
+            metrics |= {f"mu/{name}": value for name, value in mu.items()}
         return new_state, metrics
+
+    def _weights(self, state: TrainState) -> Any:
+        """Returns Adam's 1 / (sqrt(v) + eps) when the cosine is to be taken behind it."""
+        if self._recipe.agvm and self._recipe.agvm.precondition:
+            return adam_weights(state.opt_state)
+        return None
 
 
 def _lead(tree: Any) -> Any:
