@@ -10,27 +10,14 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
-from agvm_jax.optim import baselines, modulator, schedules
+from agvm_jax.optim import baselines, chaining, modulator, schedules
+from agvm_jax.optim.settings import Modulation, modulation_words, resolve_modulation
 
 Builder = Callable[[Any, optax.Schedule], optax.GradientTransformation]
-
-
-@dataclasses.dataclass(frozen=True)
-class Modulation:
-    """AGVM's settings as resolved for one run; see `agvm_jax.agvm` for each."""
-
-    anchor: str
-    estimator: str  # halves | replicas
-    split: str  # interleaved | contiguous; halves only
-    tau: int  # steps between measurements
-    alpha: float
-    start_step: int
-    clip: tuple[float, float]
-    eps: float
-    debias: bool
-    precondition: bool  # measure g / (sqrt(v) + eps) instead of g
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +44,15 @@ class Recipe:
     def measures(self) -> bool:
         """Whether the train step has to measure phi and hand it to `tx.update`."""
         return self.agvm is not None
+
+    def weights(self, opt_state: optax.OptState) -> Any:
+        """Return what `GroupPlan.add` and `finish` take as weights: mostly None.
+
+        With `agvm.precondition`, 1 / (sqrt(v) + eps) of the step before.
+        """
+        if self.agvm is None or not self.agvm.precondition:
+            return None
+        return modulator.adam_weights(opt_state)
 
 
 def _sgd(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -114,17 +110,6 @@ BUILDERS: Mapping[str, Builder] = {
     "pmd_lamb": _pmd_lamb,
     "sam": _sam,
     "megdet": _sgd,  # the method is synced norms and a warm-up around plain SGD
-}
-
-# For optim.lr = 0: (rate, its batch, rule, whose). RetinaNet, ImageNet-pretrained.
-USUAL_RATES: Mapping[str, tuple[float, int, str, str]] = {
-    "sgd": (0.01, 16, "sqrt_above", "RetinaNet, 0.000625 an image"),
-    "megdet": (0.01, 16, "sqrt_above", "RetinaNet, 0.000625 an image"),
-    "sam": (0.01, 16, "sqrt_above", "that of SGD"),
-    "adamw": (1e-4, 32, "sqrt", "fits the paper's 0.0015 at 10240 within 20 %"),
-    "lamb": (0.005, 512, "sqrt", "the LAMB paper's, ResNet-50 on ImageNet"),
-    "pmd_lamb": (0.005, 512, "sqrt", "that of LAMB"),
-    "lars": (10.0, 4096, "sqrt", "usual for ResNet-50 on ImageNet"),
 }
 
 
@@ -185,9 +170,15 @@ def build_optimizer(
 
     agvm = None
     if agvm_config.enabled:
-        agvm = _resolve(agvm_config, name, batch_size, total_steps, warmup_steps)
-        reasons.append(_agvm_words(agvm, agvm_config, name, batch_size, total_steps))
-        tx = modulator.modulate(
+        agvm = resolve_modulation(
+            agvm_config, name, batch_size=batch_size, warmup_steps=warmup_steps
+        )
+        reasons.append(
+            modulation_words(
+                agvm, agvm_config, name, batch_size=batch_size, total_steps=total_steps
+            )
+        )
+        tx = chaining.modulate(
             tx,
             modules=modules,
             anchor=agvm.anchor,
@@ -199,6 +190,7 @@ def build_optimizer(
             clip=agvm.clip,
             eps=agvm.eps,
             debias=agvm.debias,
+            precondition=agvm.precondition,
         )
     return Recipe(
         tx=optax.with_extra_args_support(tx),
@@ -212,7 +204,7 @@ def build_optimizer(
 
 
 def check_modulation(
-    tx: optax.GradientTransformation, params: optax.Params, least: float = 0.5
+    recipe: Recipe, params: optax.Params, least: float = 0.5
 ) -> dict[str, float]:
     """Refuse an optimizer in which AGVM has no effect; return the gain per module.
 
@@ -220,10 +212,24 @@ def check_modulation(
     none. Adam, LAMB and LARS divide by the gradient's own size, so that a scale put
     before them cancels; it has to come after.
 
+    Args:
+      recipe: what `build_optimizer` returned, or the same with another `tx`.
+      params: the parameters, or their shapes (`jax.eval_shape`).
+      least: the smallest gain that passes.
+
+    Returns:
+      The gain per module; empty if the recipe has no AGVM.
+
     Raises:
-      ValueError: if a module's gain is below `least`.
+      ValueError: if a module's gain is below `least`, or `tx` has no AGVM at all.
     """
-    gain = modulator.modulation_gain(tx, params)
+    if recipe.agvm is None:
+        return {}
+    # The gain is a matter of structure: two entries an axis show it as well as all.
+    small = jax.tree.map(
+        lambda leaf: jnp.ones([min(n, 2) for n in leaf.shape], leaf.dtype), params
+    )
+    gain = chaining.modulation_gain(recipe.tx, small)
     inert = {name: value for name, value in gain.items() if not value >= least}
     if inert:
         listed = ", ".join(f"{name} {value:.2f}" for name, value in inert.items())
@@ -249,7 +255,7 @@ def _schedule(
     ).split()
     view = SimpleNamespace(**{key: getattr(config, key) for key in keys})
     if view.lr == 0:
-        view.lr, view.lr_batch, view.lr_rule, whose = USUAL_RATES[config.name]
+        view.lr, view.lr_batch, view.lr_rule, whose = schedules.USUAL_RATES[config.name]
         reasons.append(
             f"optim.lr is 0: the usual rate for {config.name}, {view.lr:g} per "
             f"{view.lr_batch} ({whose})"
@@ -296,56 +302,3 @@ def _clipped(
         )
     reasons.append(f"gradients clipped to global norm {config.clip_norm:g}{where}")
     return optax.chain(clip, tx)
-
-
-def _resolve(
-    config: Any, name: str, batch_size: int, total_steps: int, warmup_steps: int
-) -> Modulation:
-    if config.precondition and name not in ("adamw", "lamb", "pmd_lamb"):
-        raise ValueError(
-            "agvm.precondition takes the cosine of Adam's rescaled gradient, and "
-            f"optim.name={name} keeps no second moment; set it to False."
-        )
-    tau = config.tau
-    if tau == 0:
-        tau = 5 if batch_size > 1024 else 10
-    start_step = config.start_step
-    if start_step == -1:
-        start_step = warmup_steps
-    if start_step < 0:
-        raise ValueError(
-            f"agvm.start_step is {config.start_step}; use -1 for the end of the "
-            "warm-up, or a step from 0 on."
-        )
-    return Modulation(
-        anchor=config.anchor,
-        estimator=config.estimator,
-        split=config.split,
-        tau=tau,
-        alpha=config.alpha,
-        start_step=start_step,
-        clip=tuple(config.clip),
-        eps=config.eps,
-        debias=config.debias,
-        precondition=config.precondition,
-    )
-
-
-def _agvm_words(
-    agvm: Modulation, config: Any, name: str, batch_size: int, total_steps: int
-) -> str:
-    tau = f"every {agvm.tau} steps"
-    if config.tau == 0:
-        side = "above" if batch_size > 1024 else "up to"
-        tau += f" (batch {side} 1024)"
-    start = f"from step {agvm.start_step}"
-    if config.start_step == -1:
-        start += " (end of warm-up)"
-    if agvm.start_step >= total_steps:
-        start += f", so never in this run of {total_steps}"
-    halves = f" ({agvm.split})" if agvm.estimator == "halves" else ""
-    scope = "" if name in ("sgd", "adamw") else "; agvm.enabled=False runs it alone"
-    return (
-        f"AGVM around {name}: phi by {agvm.estimator}{halves} {tau} {start}, "
-        f"alpha {agvm.alpha:g}, anchor {agvm.anchor}{scope}"
-    )

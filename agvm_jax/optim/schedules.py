@@ -17,6 +17,17 @@ BATCH_RULES = ("sqrt_above", "linear", "sqrt", "none")
 WARMUPS = ("exponential", "linear")
 DECAYS = ("constant", "step", "poly", "cosine")
 
+# For optim.lr = 0: (rate, its batch, rule, whose). RetinaNet, ImageNet-pretrained.
+USUAL_RATES = {
+    "sgd": (0.01, 16, "sqrt_above", "RetinaNet, 0.000625 an image"),
+    "megdet": (0.01, 16, "sqrt_above", "RetinaNet, 0.000625 an image"),
+    "sam": (0.01, 16, "sqrt_above", "that of SGD"),
+    "adamw": (1e-4, 32, "sqrt", "fits the paper's 0.0015 at 10240 within 20 %"),
+    "lamb": (0.005, 512, "sqrt", "the LAMB paper's, ResNet-50 on ImageNet"),
+    "pmd_lamb": (0.005, 512, "sqrt", "that of LAMB"),
+    "lars": (10.0, 4096, "sqrt", "usual for ResNet-50 on ImageNet"),
+}
+
 
 def _choose(what: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
