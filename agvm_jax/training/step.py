@@ -250,7 +250,7 @@ class TrainStep:
         return new_state, metrics
 
     def _weights(self, state: TrainState) -> Any:
-        """Returns Adam's 1 / (sqrt(v) + eps) when the cosine is to be taken behind it."""
+        """Returns Adam's 1 / (sqrt(v) + eps) when phi is to be taken behind it."""
         if self._recipe.agvm and self._recipe.agvm.precondition:
             return adam_weights(state.opt_state)
         return None

@@ -1,0 +1,179 @@
+"""One optimizer step: groups, reduction, update, and what happens to bad numbers."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from agvm_jax.optim.modules import label_tree
+from agvm_jax.optim.noise import noise_init
+from agvm_jax.optim.recipes import build_optimizer
+from agvm_jax.optim.variance import phi_of_groups
+from agvm_jax.training import mesh as mesh_lib
+from agvm_jax.training.batching import plan_batches
+from agvm_jax.training.state import create_state
+from agvm_jax.training.step import TrainStep
+from configs import base
+
+FEATURES = 6
+
+
+def loss(params, model_state, batch, key):
+    """Least squares with two modules, and a running mean as BatchNorm has."""
+    del key
+    hidden = jnp.tanh(batch["x"] @ params["backbone"]["w"])
+    error = hidden @ params["head"]["w"] - batch["y"]
+    value = jnp.mean(error**2)
+    model_state = {"mean": 0.9 * model_state["mean"] + 0.1 * batch["x"].mean(0)}
+    return value, (model_state, {"square": value})
+
+
+def make_params():
+    rng = np.random.default_rng(0)
+    return {
+        "backbone": {"w": jnp.asarray(rng.normal(size=(FEATURES, 4)), jnp.float32)},
+        "head": {"w": jnp.asarray(rng.normal(size=(4,)), jnp.float32)},
+    }
+
+
+def make_batch(rows=16, seed=1):
+    rng = np.random.default_rng(seed)
+    return {
+        "x": rng.normal(size=(rows, FEATURES)).astype(np.float32),
+        "y": rng.normal(size=(rows,)).astype(np.float32),
+    }
+
+
+def make_step(devices, micro_batch_size=0, batch_size=16, **overrides):
+    config = base.get_config()
+    config.optim.name = "sgd"
+    config.optim.lr = 0.1
+    config.optim.lr_rule = "none"
+    config.optim.warmup_steps = 0
+    config.optim.schedule = "constant"
+    config.agvm.start_step = 0
+    config.agvm.tau = 1
+    config.update_from_flattened_dict(overrides)
+    recipe = build_optimizer(
+        config.optim,
+        config.agvm,
+        batch_size=batch_size,
+        total_steps=10,
+        steps_per_epoch=10,
+    )
+    mesh = mesh_lib.data_mesh(jax.devices()[:devices])
+    estimator = config.agvm.estimator if config.agvm.enabled else None
+    plan = plan_batches(batch_size, devices, micro_batch_size, estimator=estimator)
+    params = make_params()
+    labels = label_tree(params)
+    state = create_state(
+        params,
+        {"mean": jnp.zeros(FEATURES)},
+        recipe.tx.init(params),
+        noise_init(("backbone", "head")),
+        seed=0,
+    )
+    step = TrainStep(loss, recipe, plan, mesh, labels)
+    return step, mesh_lib.put_replicated(mesh, state), plan, mesh
+
+
+def passes(batch, plan, mesh):
+    """Cuts a batch into micro-batches, image r of a pass going to replica r."""
+    size = plan.images_per_pass
+    for i in range(plan.micro_batches):
+        rows = jax.tree.map(lambda leaf, i=i: leaf[i * size : (i + 1) * size], batch)
+        yield mesh_lib.put_batch(mesh, rows)
+
+
+def run(step, state, plan, mesh, batch):
+    state, metrics = step(state, passes(batch, plan, mesh))
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+@pytest.mark.parametrize("devices, micro", [(1, 16), (1, 4), (2, 4), (8, 2), (4, 1)])
+def test_the_update_is_that_of_the_whole_batch_however_it_is_divided(devices, micro):
+    settings = {"agvm.enabled": False}
+    step, state, plan, mesh = make_step(devices, micro, **settings)
+    after, metrics = run(step, state, plan, mesh, make_batch())
+    params = make_params()
+    grads = jax.grad(lambda p: loss(p, {"mean": 0.0}, make_batch(), None)[0])(params)
+    expected = optax.apply_updates(
+        params, jax.tree.map(lambda g, p: -0.1 * (g + 1e-4 * p), grads, params)
+    )
+    chex.assert_trees_all_close(after.params, expected, atol=1e-5)
+    assert int(after.step) == 1
+    np.testing.assert_allclose(
+        metrics["grad_norm"], float(optax.tree.norm(grads)), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("estimator", ["halves", "replicas"])
+@pytest.mark.parametrize("devices, micro", [(1, 4), (4, 4), (2, 2)])
+def test_phi_is_that_of_the_groups(devices, micro, estimator):
+    settings = {"agvm.estimator": estimator}
+    step, state, plan, mesh = make_step(devices, micro, **settings)
+    _, metrics = run(step, state, plan, mesh, make_batch())
+    # The gradient of every (replica, micro-batch), replica by replica.
+    batch, size = make_batch(), plan.micro_batch_size
+    per_group = []
+    for replica in range(devices):
+        for index in range(plan.micro_batches):
+            start = index * plan.images_per_pass + replica * size
+            rows = jax.tree.map(lambda leaf, s=start: leaf[s : s + size], batch)
+            grad = jax.grad(lambda p, rows=rows: loss(p, {"mean": 0.0}, rows, None)[0])
+            per_group.append(grad(make_params()))
+    stacked = jax.tree.map(lambda *g: jnp.stack(g), *per_group)
+    if estimator == "halves" and devices > 1:  # halves are made of replicas
+        stacked = jax.tree.map(
+            lambda g: g.reshape(devices, -1, *g.shape[1:]).mean(1), stacked
+        )
+    phi = phi_of_groups(stacked, label_tree(make_params()), estimator)
+    for name in ("backbone", "head"):
+        np.testing.assert_allclose(metrics[f"phi/{name}"], phi[name], rtol=1e-4)
+        ratio = np.sqrt(np.clip((phi["backbone"] + 1e-6) / (phi[name] + 1e-6), 0.5, 10))
+        np.testing.assert_allclose(
+            metrics[f"mu/{name}"], 0.97 + 0.03 * ratio, rtol=1e-4
+        )
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
+    step, state, plan, mesh = make_step(4)
+    state, _ = step(state, passes(make_batch(), plan, mesh))
+    before = jax.device_get(state)
+    bad = make_batch(seed=2)
+    bad["y"][5] = np.nan
+    after, metrics = run(step, state, plan, mesh, bad)
+    assert not metrics["finite"] and metrics["skipped"] == 1
+    assert not np.isfinite(metrics["grad_norm/head"])
+    chex.assert_trees_all_equal(after.params, before.params)
+    chex.assert_trees_all_equal(after.opt_state, before.opt_state)
+    chex.assert_trees_all_equal(after.model_state, before.model_state)
+    chex.assert_trees_all_equal(after.noise, before.noise)
+    assert (int(after.step), int(after.skipped)) == (2, 1)
+    again = mesh_lib.put_replicated(mesh, after)
+    good, metrics = run(step, again, plan, mesh, make_batch(seed=3))
+    assert metrics["finite"] and int(good.skipped) == 0
+
+
+def test_running_statistics_of_the_replicas_are_averaged():
+    step, state, plan, mesh = make_step(8)
+    after, _ = run(step, state, plan, mesh, make_batch())
+    expected = 0.1 * make_batch()["x"].mean(0)
+    np.testing.assert_allclose(after.model_state["mean"], expected, atol=1e-6)
+
+
+def test_noise_scale_is_measured_without_agvm_too():
+    step, state, plan, mesh = make_step(8, **{"agvm.enabled": False})
+    after, metrics = run(step, state, plan, mesh, make_batch())
+    assert int(after.noise.count) == 1
+    assert "phi/head" in metrics and "mu/head" not in metrics
+
+
+def test_a_second_step_compiles_nothing():
+    step, state, plan, mesh = make_step(2, micro_batch_size=4)
+    state, _ = step(state, passes(make_batch(), plan, mesh))
+    sizes = [f._cache_size() for f in (step.start, step.accumulate, step.apply)]
+    state, _ = step(state, passes(make_batch(seed=2), plan, mesh))
+    assert [f._cache_size() for f in (step.start, step.accumulate, step.apply)] == sizes
