@@ -63,12 +63,12 @@ class DetectionEvaluator:
             ground_truth, self.category_ids, self.class_names
         )
         # Where each class stands in hotcoco's arrays, which are sorted by category id.
-        self._columns = np.argsort(np.argsort(self.category_ids))
+        self.columns = np.argsort(np.argsort(self.category_ids))
         self.reset()
 
     def reset(self) -> None:
         """Forget every detection; the ground truth stays."""
-        self._added: set[int] = set()
+        self.added: set[int] = set()
         self._rows: list[np.ndarray] = []
         self._result: hotcoco.COCOeval | None = None
         self.non_finite = 0  # detections dropped for a NaN or infinite box or score
@@ -76,7 +76,7 @@ class DetectionEvaluator:
     @property
     def num_images(self) -> int:
         """How many images have been added."""
-        return len(self._added)
+        return len(self.added)
 
     def add(self, batch: Batch, predictions: Predictions) -> None:
         """Take the detections of a batch; rows whose image id is -1 are skipped.
@@ -121,7 +121,7 @@ class DetectionEvaluator:
         finite = np.isfinite(rows).all(axis=1)
         self.non_finite += int(np.count_nonzero(~finite))
         self._rows.append(rows[finite])
-        self._added.update(ids.tolist())
+        self.added.update(ids.tolist())
         self._result = None
 
     def compute(self) -> dict[str, float]:
@@ -160,7 +160,7 @@ class DetectionEvaluator:
         return [
             (name, _mean(precision[:, :, k]), _mean(precision[at50, :, k]), count)
             for name, k, count in zip(
-                self.class_names, self._columns, counts, strict=True
+                self.class_names, self.columns, counts, strict=True
             )
         ]
 
@@ -181,9 +181,9 @@ class DetectionEvaluator:
             )
         missing = len(self.ground_truth.sizes) - self.num_images
         if missing:
-            lines += ["", f"{missing} images were not evaluated and count as empty."]
+            lines += ["", f"Images never evaluated, counted as empty: {missing}"]
         if self.non_finite:
-            lines += ["", f"{self.non_finite} detections were not finite: dropped."]
+            lines += ["", f"Detections dropped as not finite: {self.non_finite}"]
         return "\n".join(lines)
 
     def detections(self) -> list[dict[str, Any]]:
@@ -200,7 +200,7 @@ class DetectionEvaluator:
                 "bbox": row[1:5],
                 "score": row[5],
             }
-            for row in self._sorted_rows().tolist()
+            for row in self.rows().tolist()
         ]
 
     def state(self) -> bytes:
@@ -208,8 +208,8 @@ class DetectionEvaluator:
         buffer = io.BytesIO()
         np.savez(
             buffer,
-            added=np.array(sorted(self._added), np.int64),
-            rows=self._sorted_rows(),
+            added=np.array(sorted(self.added), np.int64),
+            rows=self.rows(),
             non_finite=np.int64(self.non_finite),
         )
         return buffer.getvalue()
@@ -227,14 +227,14 @@ class DetectionEvaluator:
         for state in states:
             with np.load(io.BytesIO(state)) as arrays:
                 self._check_new(arrays["added"].tolist())
-                self._added.update(arrays["added"].tolist())
+                self.added.update(arrays["added"].tolist())
                 self._rows.append(arrays["rows"])
                 self.non_finite += int(arrays["non_finite"])
 
     def result(self) -> hotcoco.COCOeval:
         """Return hotcoco's evaluation of what was added, for further diagnosis."""
         if self._result is None:
-            found = self.ground_truth.coco.load_res(self._sorted_rows())
+            found = self.ground_truth.coco.load_res(self.rows())
             result = hotcoco.COCOeval(self.ground_truth.coco, found, "bbox")
             result.params.max_dets = list(self.max_detections)
             result.evaluate()
@@ -242,12 +242,12 @@ class DetectionEvaluator:
             self._result = result
         return self._result
 
-    def _sorted_rows(self) -> np.ndarray:
+    def rows(self) -> np.ndarray:
         rows = np.concatenate(self._rows) if self._rows else np.empty((0, 7))
         return rows[np.argsort(rows[:, 0], kind="stable")]
 
     def _check_new(self, ids: list[int]) -> None:
-        seen = set(self._added)
+        seen = set(self.added)
         for image_id in ids:
             if image_id not in self.ground_truth.sizes:
                 raise ValueError(

@@ -18,7 +18,7 @@ class GroundTruth:
       sizes: image id -> (height, width) of the original picture.
       file_names: image id -> file name, "" where the dictionary has none.
       image_ids: (G,) int64, the image of each annotation.
-      boxes: (G, 4) float64, x1 y1 x2 y2 in original pixels.
+      boxes: (G, 4) float64, x y w h in original pixels, as COCO writes them.
       classes: (G,) int64, 0..K-1.
       crowd: (G,) bool.
     """
@@ -113,7 +113,7 @@ def read_ground_truth(
         sizes=sizes,
         file_names=file_names,
         image_ids=image_ids,
-        boxes=np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1),
+        boxes=boxes,
         classes=np.array([class_of[c] for c in categories.tolist()], np.int64),
         crowd=crowd,
     )

@@ -9,96 +9,13 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from random_sets import evaluator_of, make_batches, make_set
 
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.structures import Batch, Predictions
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl"]
 NAMES += ["AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-
-
-def make_set(rng, *, images=12, classes=4, max_objects=9, max_found=14, ties=False):
-    """A ground truth with crowds, empty images, all sizes, and detections around it.
-
-    The last class has no ground truth, and category ids have holes and are not sorted.
-    Returns the dictionary, the category ids, and each image's (boxes, scores, classes).
-    """
-    category_ids = rng.permutation(90)[:classes].tolist()
-    truth = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": c, "name": f"c{c}"} for c in category_ids],
-    }
-    found = {}
-    for image_id in (1000 + rng.permutation(images)).tolist():
-        height, width = rng.integers(150, 300, 2).tolist()
-        truth["images"].append({"id": image_id, "height": height, "width": width})
-        boxes, labels = [], []
-        for _ in range(rng.integers(0, max_objects) if image_id % 4 else 0):
-            side = rng.choice([8, 25, 60, 120]) * rng.uniform(0.8, 1.25, 2)
-            corner = rng.uniform(0, np.maximum([width, height] - side, 1))
-            label = int(rng.integers(classes - 1))
-            truth["annotations"].append(
-                {
-                    "id": len(truth["annotations"]) + 1,
-                    "image_id": image_id,
-                    "category_id": category_ids[label],
-                    "bbox": [*corner.tolist(), *side.tolist()],
-                    "area": float(side.prod() * rng.uniform(0.5, 1)),
-                    "iscrowd": int(rng.random() < 0.15),
-                }
-            )
-            boxes.append([*corner, *(corner + side)])
-            labels.append(label)
-        guesses, guessed = [], []
-        for _ in range(rng.integers(0, max_found) if image_id % 5 else 0):
-            if boxes and rng.random() < 0.8:
-                k = rng.integers(len(boxes))
-                guesses.append(boxes[k] + rng.normal(0, rng.choice([0, 1, 5]), 4))
-                right = rng.random() < 0.8
-                guessed.append(labels[k] if right else rng.integers(classes))
-            else:
-                guesses.append([*rng.uniform(0, 60, 2), *rng.uniform(61, 150, 2)])
-                guessed.append(rng.integers(classes))
-        scores = np.sort(rng.random(len(guesses)))[::-1]
-        if ties:
-            scores = np.round(scores * 4) / 4
-        found[image_id] = (
-            np.array(guesses).reshape(-1, 4),
-            scores,
-            np.array(guessed, np.int32),
-        )
-    return truth, category_ids, found
-
-
-def make_batches(truth, found, *, batch_size=5, slots=16, shrink=1):
-    """Batches and Predictions, float64 so that no rounding hides a difference."""
-    images = truth["images"]
-    for start in range(0, len(images), batch_size):
-        image_id = np.full(batch_size, -1)
-        size = np.full((batch_size, 2), 64)
-        boxes = np.zeros((batch_size, slots, 4))
-        scores = np.zeros((batch_size, slots))
-        classes = np.full((batch_size, slots), -1)
-        valid = np.zeros((batch_size, slots), bool)
-        for row, image in enumerate(images[start : start + batch_size]):
-            image_id[row] = image["id"]
-            size[row] = image["height"] * shrink, image["width"] * shrink
-            one_boxes, one_scores, one_classes = found[image["id"]]
-            count = len(one_boxes)
-            boxes[row, :count] = one_boxes * shrink
-            scores[row, :count] = one_scores
-            classes[row, :count] = one_classes
-            valid[row, :count] = True
-        yield (
-            Batch(None, size, image_id, None, None, None, None),
-            Predictions(boxes, scores, classes, valid),
-        )
-
-
-def evaluator_of(truth, category_ids, **options):
-    names = [f"c{c}" for c in category_ids]
-    return DetectionEvaluator(truth, category_ids, names, **options)
 
 
 def run_pycocotools(truth, detections, max_detections=(1, 10, 100)):
@@ -276,7 +193,7 @@ def test_images_that_were_never_added_count_as_empty():
     evaluator = DetectionEvaluator(truth, (1,), ("thing",))
     add_found(evaluator, [(0, 0, 50, 50)], [0.9])
     assert evaluator.compute()["AR100"] == 0.5
-    assert "1 images were not evaluated" in evaluator.table()
+    assert "counted as empty: 1" in evaluator.table()
 
 
 def test_shares_of_several_processes_merge_to_the_same_bits_in_any_order():
@@ -333,7 +250,7 @@ def test_detections_that_are_not_finite_are_dropped_and_counted():
     add_found(evaluator, bad, [0.99, 0.98, np.nan, 0.5])
     assert evaluator.compute()["AP"] == pytest.approx(1.0)
     assert evaluator.non_finite == 3
-    assert "3 detections were not finite" in evaluator.table()
+    assert "not finite: 3" in evaluator.table()
 
 
 def test_the_table_shows_percentages_and_dashes_where_nothing_is_defined():
