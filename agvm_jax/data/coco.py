@@ -1,7 +1,5 @@
 """Read a COCO annotation file: any file gives Annotations or one DataError."""
 
-import json
-import math
 import pathlib
 from typing import Any
 
@@ -9,8 +7,15 @@ import numpy as np
 
 from agvm_jax.data.annotations import Annotations
 from agvm_jax.data.errors import DataError
-
-_LARGEST = 2**63 - 1
+from agvm_jax.data.json_fields import (
+    LARGEST,
+    finite_number,
+    is_text,
+    load_json,
+    object_list,
+    short,
+    whole_number,
+)
 
 
 def read_coco(
@@ -32,11 +37,11 @@ def read_coco(
       DataError: naming the entry, what is wrong with it, and what to do.
     """
     path = pathlib.Path(path)
-    content = _load_json(path)
-    images = _entries(content, "images", path)
+    content = load_json(path)
+    images = object_list(content, "images", path)
     if not images:
         raise DataError(f"{path} lists no images: an empty data set cannot be used.")
-    own = _read_categories(_entries(content, "categories", path), path)
+    own = _read_categories(object_list(content, "categories", path), path)
     if categories is None:
         categories = own
     for category_id, name in own.items():
@@ -52,7 +57,7 @@ def read_coco(
         category_ids=tuple(sorted(categories)),
         class_names=tuple(categories[i] for i in sorted(categories)),
         **_read_objects(
-            _entries(content, "annotations", path),
+            object_list(content, "annotations", path),
             image_columns["image_ids"],
             sorted(categories),
             path,
@@ -60,60 +65,15 @@ def read_coco(
     )
 
 
-def _load_json(path: pathlib.Path) -> dict[str, Any]:
-    """The file's top-level object."""
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(
-            f"There is no annotation file {path}; put it there or change the"
-            " annotation keys of config.data."
-        ) from None
-    except OSError as error:
-        raise DataError(
-            f"The annotation file {path} cannot be read: {error.strerror}."
-        ) from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{path} is not valid JSON: line {error.lineno}, column {error.colno}:"
-            f" {error.msg}. Was it copied whole?"
-        ) from None
-    except (ValueError, RecursionError) as error:  # encoding, depth, digits of a number
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"{path} cannot be read as JSON: {reason}.") from None
-    if not isinstance(content, dict):
-        raise DataError(
-            f"{path} holds a JSON {_kind(content)}, not an object with images,"
-            " annotations and categories: is it a COCO annotation file?"
-        )
-    return content
-
-
-def _entries(content: dict[str, Any], key: str, path: pathlib.Path) -> list[dict]:
-    """content[key], which must be a list of objects."""
-    if key not in content:
-        raise DataError(
-            f"{path} has no {key!r}: a COCO annotation file needs images, annotations"
-            " and categories."
-        )
-    entries = content[key]
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: {key!r} is a {_kind(entries)}, not a list.")
-    for number, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise DataError(
-                f"{path}: entry {number} of {key!r} is a {_kind(entry)}, not an object."
-            )
-    return entries
-
-
 def _read_categories(entries: list[dict], path: pathlib.Path) -> dict[int, str]:
     """Category entries -> id -> name."""
     categories: dict[int, str] = {}
     for number, entry in enumerate(entries):
-        category_id = _whole(entry.get("id"), f"the id of category {number}", path)
+        category_id = whole_number(
+            entry.get("id"), f"the id of category {number}", path
+        )
         name = entry.get("name")
-        if not isinstance(name, str) or not name or not _is_text(name):
+        if not isinstance(name, str) or not name or not is_text(name):
             raise DataError(f"{path}: category {category_id} has no name.")
         if category_id in categories:
             raise DataError(
@@ -130,7 +90,9 @@ def _read_images(entries: list[dict], path: pathlib.Path) -> dict[str, Any]:
     ids, names, sizes = [], [], []
     seen: dict[int, str] = {}
     for number, entry in enumerate(entries):
-        image_id = _whole(entry.get("id"), f"the id of image entry {number}", path)
+        image_id = whole_number(
+            entry.get("id"), f"the id of image entry {number}", path
+        )
         name = entry.get("file_name")
         _check_file_name(name, image_id, path)
         if image_id in seen:
@@ -142,7 +104,7 @@ def _read_images(entries: list[dict], path: pathlib.Path) -> dict[str, Any]:
         size = [
             0
             if entry.get(side) is None
-            else _whole(entry[side], f"the {side} of image {image_id}", path)
+            else whole_number(entry[side], f"the {side} of image {image_id}", path)
             for side in ("height", "width")
         ]
         if max(size) > 2**31 - 1:
@@ -159,7 +121,7 @@ def _read_images(entries: list[dict], path: pathlib.Path) -> dict[str, Any]:
 
 def _check_file_name(name: Any, image_id: int, path: pathlib.Path) -> None:
     """Refuse names that are no names, and names that leave the image folder."""
-    if not isinstance(name, str) or not name or "\0" in name or not _is_text(name):
+    if not isinstance(name, str) or not name or "\0" in name or not is_text(name):
         raise DataError(f"{path}: image {image_id} has no usable file_name ({name!r}).")
     # Both flavours on every system: a file that is harmless here may be opened
     # on Windows tomorrow.
@@ -183,9 +145,9 @@ def _read_objects(
     class_of = {category_id: k for k, category_id in enumerate(category_ids)}
     ids, rows, classes, boxes, areas, crowd = [], [], [], [], [], []
     for number, entry in enumerate(entries):
-        what = f"annotation {_short(entry.get('id', f'number {number}'))}"
-        image_id = _whole(entry.get("image_id"), f"the image_id of {what}", path)
-        category_id = _whole(
+        what = f"annotation {short(entry.get('id', f'number {number}'))}"
+        image_id = whole_number(entry.get("image_id"), f"the image_id of {what}", path)
+        category_id = whole_number(
             entry.get("category_id"), f"the category_id of {what}", path
         )
         if image_id not in image_row:
@@ -205,13 +167,13 @@ def _read_objects(
         iscrowd = entry.get("iscrowd")
         if iscrowd not in (None, 0, 1):
             raise DataError(
-                f"{path}: iscrowd of {what} is {_short(iscrowd)}, not 0 or 1."
+                f"{path}: iscrowd of {what} is {short(iscrowd)}, not 0 or 1."
             )
         ids.append(entry.get("id"))
         rows.append(image_row[image_id])
         classes.append(class_of[category_id])
         boxes.append(box)
-        areas.append(_number(area, f"the area of {what}", path))
+        areas.append(finite_number(area, f"the area of {what}", path))
         crowd.append(bool(iscrowd))
     return {
         "object_ids": _unique_ids(ids),
@@ -239,14 +201,14 @@ def _read_box(entry: dict, what: str, path: pathlib.Path) -> list[float]:
                     f"{path}: a polygon of {what} is not a list of three or more"
                     " x y pairs."
                 )
-            points += [_number(v, f"a polygon of {what}", path) for v in polygon]
+            points += [finite_number(v, f"a polygon of {what}", path) for v in polygon]
         xs, ys = points[::2], points[1::2]
         return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
     if not isinstance(box, list) or len(box) != 4:
         raise DataError(
-            f"{path}: the bbox of {what} is {_short(box)}, not [x, y, width, height]."
+            f"{path}: the bbox of {what} is {short(box)}, not [x, y, width, height]."
         )
-    return [_number(value, f"the bbox of {what}", path) for value in box]
+    return [finite_number(value, f"the bbox of {what}", path) for value in box]
 
 
 def _unique_ids(ids: list[Any]) -> np.ndarray:
@@ -255,46 +217,7 @@ def _unique_ids(ids: list[Any]) -> np.ndarray:
     COCO's evaluation looks annotations up by id and takes id 0 for "unmatched", so ids
     that are missing, repeated or below 1 are replaced, all of them.
     """
-    good = all(type(i) is int and 0 < i <= _LARGEST for i in ids)
+    good = all(type(i) is int and 0 < i <= LARGEST for i in ids)
     if not good or len(set(ids)) != len(ids):
         ids = range(1, len(ids) + 1)
     return np.array(list(ids), np.int64)
-
-
-def _whole(value: Any, what: str, path: pathlib.Path) -> int:
-    """A whole number from 0 to 2**63 - 1; 3.0 counts, True does not."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if type(value) is not int or not 0 <= value <= _LARGEST:
-        raise DataError(
-            f"{path}: {what} is {_short(value)}, not a whole number from 0 up."
-        )
-    return value
-
-
-def _number(value: Any, what: str, path: pathlib.Path) -> float:
-    """A finite number."""
-    if type(value) in (int, float) and -1e30 < value < 1e30 and math.isfinite(value):
-        return float(value)
-    raise DataError(f"{path}: {what} holds {_short(value)}, not a finite number.")
-
-
-def _is_text(name: str) -> bool:
-    """Whether a string can be encoded: JSON may hold halves of surrogate pairs."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _kind(value: Any) -> str:
-    """The JSON name of a value's type."""
-    names = {dict: "object", list: "list", str: "string", bool: "boolean"}
-    return names.get(type(value), "null" if value is None else "number")
-
-
-def _short(value: Any) -> str:
-    """repr, at most 40 characters."""
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."

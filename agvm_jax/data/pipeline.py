@@ -7,7 +7,6 @@ of k takes positions i, i + k, i + 2k, ... So a run that stops can continue exac
 on another number of processes too.
 """
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,27 +14,13 @@ import cv2
 import grain
 import numpy as np
 
-from agvm_jax.data.errors import DataError, UnreadableImage
+from agvm_jax.data.decode import Size
+from agvm_jax.data.errors import DataError
 from agvm_jax.data.records import Source
-from agvm_jax.data.transforms import (
-    Size,
-    empty_row,
-    make_row,
-    random_placement,
-    still_placement,
-)
+from agvm_jax.data.rows import LoadedRow, load_evaluation_row, load_training_row
 from agvm_jax.structures import Batch
 
 _BUFFER_BYTES = 2**30  # pictures prepared ahead never take more than this
-
-
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-    """One row, and what happened on the way to it; counted when it is consumed."""
-
-    row: dict[str, np.ndarray]
-    over_cap: int  # objects dropped because of max_boxes
-    unreadable: tuple[tuple[str, str], ...]  # (file name, reason)
 
 
 def train_batches(
@@ -116,7 +101,7 @@ class _Counting:
         self._unreadable: dict[str, str] = {}  # file name -> reason
         self.counters = {"unreadable_images": 0, "boxes_over_cap": 0}
 
-    def _count(self, loaded: list[_Loaded]) -> None:
+    def _count(self, loaded: list[LoadedRow]) -> None:
         for one in loaded:
             self.counters["boxes_over_cap"] += one.over_cap
             self._unreadable.update(one.unreadable)
@@ -147,8 +132,8 @@ class TrainBatches(_Counting):
         _check_config(config)
         _use_one_thread_each()
 
-        def load(index: int, rng: np.random.Generator) -> _Loaded:
-            return _load_replacing(source, index, rng, frame, config)
+        def load(index: int, rng: np.random.Generator) -> LoadedRow:
+            return load_training_row(source, index, rng, frame, config)
 
         process_index, process_count = shard
         # random_map comes before the slice: its randomness is keyed by the global
@@ -190,8 +175,8 @@ class EvalBatches(_Counting):
         self._length = -(-len(source) // (rows * process_count))
         self._rows = rows
 
-        def load(index: int) -> _Loaded:
-            return _load_in_place(source, index, frame, config)
+        def load(index: int) -> LoadedRow:
+            return load_evaluation_row(source, index, frame, config)
 
         self._dataset = (
             grain.MapDataset.range(self._length * rows * process_count)
@@ -214,59 +199,7 @@ class EvalBatches(_Counting):
             iterator.close()
 
 
-def _load_replacing(
-    source: Source, index: int, rng: np.random.Generator, frame: Size, config: Any
-) -> _Loaded:
-    """A training row; an unreadable image is replaced by the next readable one.
-
-    After more failures in a row than the limit allows it gives up: the consumer's count
-    then exceeds the limit, and raises.
-    """
-    unreadable: list[tuple[str, str]] = []
-    for step in range(min(len(source), config.max_unreadable + 1)):
-        example = source[(index + step) % len(source)]
-        size = (example["height"], example["width"])
-        try:
-            placement = random_placement(
-                rng, _known(size), frame, config.flip, tuple(config.scale_range)
-            )
-            row, dropped = make_row(example, placement, frame, config.max_boxes, rng)
-        except UnreadableImage as error:
-            unreadable.append((example["file_name"], str(error)))
-        else:
-            return _Loaded(row, dropped, tuple(unreadable))
-    if len(unreadable) <= config.max_unreadable:  # a set smaller than the limit
-        raise DataError(
-            f"None of the {len(source)} images can be read: {unreadable[0][0]!r}"
-            f" {unreadable[0][1]}."
-        )
-    return _Loaded(empty_row(frame, config.max_boxes), 0, tuple(unreadable))
-
-
-def _load_in_place(source: Source, index: int, frame: Size, config: Any) -> _Loaded:
-    """An evaluation row; padding where there is no image or it is unreadable."""
-    if index >= len(source):
-        return _Loaded(empty_row(frame, config.max_boxes), 0, ())
-    example = source[index]
-    try:
-        placement = still_placement(
-            _known((example["height"], example["width"])), frame
-        )
-        row, dropped = make_row(example, placement, frame, config.max_boxes)
-    except UnreadableImage as error:
-        unreadable = ((example["file_name"], str(error)),)
-        return _Loaded(empty_row(frame, config.max_boxes), 0, unreadable)
-    return _Loaded(row, dropped, ())
-
-
-def _known(size: Size) -> Size:
-    """The size, unless preparation could not find it out."""
-    if min(size) < 1:
-        raise UnreadableImage("could not be decoded when the data set was prepared")
-    return size
-
-
-def _stack(loaded: list[_Loaded]) -> Batch:
+def _stack(loaded: list[LoadedRow]) -> Batch:
     """Rows -> Batch."""
     rows = [one.row for one in loaded]
     return Batch(**{key: np.stack([row[key] for row in rows]) for key in rows[0]})

@@ -1,0 +1,197 @@
+"""The builders: from the config to the origin of each split, by name."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from agvm_jax.data import shapes
+from agvm_jax.data.annotations import Annotations
+from agvm_jax.data.coco import read_coco
+from agvm_jax.data.decode import stored_size
+from agvm_jax.data.errors import DataError
+from agvm_jax.data.records import FORMAT, Origin
+
+# A builder takes the config and returns a maker of origins: (split, categories of the
+# training split or None) -> Origin.
+MakeOrigin = Callable[[str, dict[int, str] | None], Origin]
+
+
+@dataclasses.dataclass(frozen=True)
+class ShapesOrigin:
+    """A split of the generated set."""
+
+    split: str
+    seed: int
+    count: int
+    image_size: tuple[int, int]
+    max_objects: int
+    name: str = "shapes"
+
+    def fingerprint(self) -> str:
+        return _digest(FORMAT, shapes.VERSION, dataclasses.astuple(self))
+
+    def annotations(self) -> Annotations:
+        return shapes.shapes_annotations(
+            self.seed, self.split, self.count, self.image_size, self.max_objects
+        )
+
+    def image_sizes(self, annotations: Annotations) -> np.ndarray:
+        # JPEG of this noise takes well under two bytes a pixel.
+        return np.full(len(annotations), 2 * self.image_size[0] * self.image_size[1])
+
+    def image_bytes(self, annotations: Annotations, index: int) -> bytes:
+        return shapes.encode_drawing(
+            shapes.draw_shapes(
+                self.seed, self.split, index, self.image_size, self.max_objects
+            )
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoOrigin:
+    """A split that is a COCO annotation file and a folder of images."""
+
+    name: str
+    split: str
+    annotation_file: pathlib.Path
+    image_folder: pathlib.Path
+    categories: dict[int, str] | None = None
+
+    def fingerprint(self) -> str:
+        """Digest of the annotation file and of the images' names and sizes.
+
+        The place on disk is not in it: a data set that moves stays prepared. Nor are
+        times: copying a set must not double its cache.
+        """
+        try:
+            with open(self.annotation_file, "rb") as file:
+                annotations = hashlib.file_digest(file, "sha256").hexdigest()
+            with os.scandir(self.image_folder) as folder:
+                images = sorted(
+                    (entry.name, entry.stat().st_size)
+                    for entry in folder
+                    if entry.is_file()
+                )
+        except OSError as error:
+            raise DataError(
+                f"{error.filename} cannot be read: {error.strerror}; config.data says"
+                f" that {self.name!r} has it there."
+            ) from None
+        return _digest(
+            FORMAT, self.name, self.split, annotations, images, self.categories
+        )
+
+    def annotations(self) -> Annotations:
+        annotations = read_coco(self.annotation_file, self.categories)
+        # Files without sizes: the pictures know. One that cannot be decoded keeps
+        # (0, 0), loses its boxes, and is reported; the pipeline will skip it.
+        for index in np.flatnonzero((annotations.sizes == 0).any(axis=1)):
+            annotations.sizes[index] = stored_size(self.image_bytes(annotations, index))
+        return annotations
+
+    def image_sizes(self, annotations: Annotations) -> np.ndarray:
+        sizes, absent = [], []
+        for name in annotations.file_names:
+            path = self.image_folder / name
+            if os.path.isfile(path):  # False, not an error, for impossible names
+                sizes.append(path.stat().st_size)
+            else:
+                absent.append(name)
+        if absent:
+            raise DataError(
+                f"{len(absent)} of the {len(annotations)} images that"
+                f" {self.annotation_file} lists are not in {self.image_folder}:"
+                f" {', '.join(map(repr, absent[:10]))}{', ...' * (len(absent) > 10)};"
+                " add them or remove their entries."
+            )
+        return np.array(sizes)
+
+    def image_bytes(self, annotations: Annotations, index: int) -> bytes:
+        path = self.image_folder / annotations.file_names[index]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _shapes(data_config: Any) -> MakeOrigin:
+    """The generated set: nothing to download."""
+    config = data_config.shapes
+    counts = {"train": config.train_images, "val": config.val_images}
+    image_size = tuple(config.image_size)
+    for count in counts.values():
+        shapes.check_shapes(config.seed, count, image_size, config.max_objects)
+    return lambda split, categories: ShapesOrigin(
+        split, config.seed, counts[split], image_size, config.max_objects
+    )
+
+
+def _coco(data_config: Any) -> MakeOrigin:
+    """COCO 2017 as it comes out of its archives."""
+    layout = (
+        "put train2017/, val2017/ and annotations/instances_{train,val}2017.json of\n"
+        "https://cocodataset.org/#download there, or set --config.data.root=PATH"
+    )
+    return _coco_layout(
+        data_config,
+        {
+            split: (f"annotations/instances_{split}2017.json", f"{split}2017")
+            for split in ("train", "val")
+        },
+        layout,
+    )
+
+
+def _coco_folder(data_config: Any) -> MakeOrigin:
+    """Any COCO-format folder; the keys of the config say what is called what."""
+    return _coco_layout(
+        data_config,
+        {
+            "train": (data_config.train_annotations, data_config.train_images),
+            "val": (data_config.val_annotations, data_config.val_images),
+        },
+        "put it there, or set --config.data.root=PATH and the keys train_annotations,\n"
+        "val_annotations, train_images and val_images of config.data",
+    )
+
+
+def _coco_layout(
+    data_config: Any, layout: dict[str, tuple[str, str]], remedy: str
+) -> MakeOrigin:
+    """Check that the files are there before anything slow starts."""
+    if not data_config.root:
+        raise DataError(f"config.data.root is empty: {remedy}.")
+    root = pathlib.Path(data_config.root).expanduser()
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}: {remedy}.")
+    for annotations, images in layout.values():
+        if not (root / annotations).is_file():
+            raise DataError(
+                f"There is no annotation file {root / annotations}: {remedy}."
+            )
+        if not (root / images).is_dir():
+            raise DataError(f"There is no image folder {root / images}: {remedy}.")
+    return lambda split, categories: CocoOrigin(
+        data_config.name,
+        split,
+        root / layout[split][0],
+        root / layout[split][1],
+        categories,
+    )
+
+
+BUILDERS: dict[str, Callable[[Any], MakeOrigin]] = {
+    "shapes": _shapes,
+    "coco": _coco,
+    "coco_folder": _coco_folder,
+}
+
+
+def _digest(*parts: Any) -> str:
+    """Hex sha256 of the parts' repr."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

@@ -1,0 +1,131 @@
+"""From an example of a source to one padded row of a batch, whatever its state."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from agvm_jax.data.decode import Size, decode_image, jpeg_divisor
+from agvm_jax.data.errors import DataError, UnreadableImage
+from agvm_jax.data.records import Source
+from agvm_jax.data.transforms import Placement, random_placement, still_placement
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRow:
+    """One row, and what happened on the way to it; counted when it is consumed."""
+
+    row: dict[str, np.ndarray]
+    over_cap: int  # objects dropped because of max_boxes
+    unreadable: tuple[tuple[str, str], ...]  # (file name, reason)
+
+
+def load_training_row(
+    source: Source, index: int, rng: np.random.Generator, frame: Size, config: Any
+) -> LoadedRow:
+    """A training row; an unreadable image is replaced by the next readable one.
+
+    After more failures in a row than the limit allows it gives up: the consumer's count
+    then exceeds the limit, and raises.
+    """
+    unreadable: list[tuple[str, str]] = []
+    for step in range(min(len(source), config.max_unreadable + 1)):
+        example = source[(index + step) % len(source)]
+        size = (example["height"], example["width"])
+        try:
+            placement = random_placement(
+                rng, _known(size), frame, config.flip, tuple(config.scale_range)
+            )
+            row, dropped = make_row(example, placement, frame, config.max_boxes, rng)
+        except UnreadableImage as error:
+            unreadable.append((example["file_name"], str(error)))
+        else:
+            return LoadedRow(row, dropped, tuple(unreadable))
+    if len(unreadable) <= config.max_unreadable:  # a set smaller than the limit
+        raise DataError(
+            f"None of the {len(source)} images can be read: {unreadable[0][0]!r}"
+            f" {unreadable[0][1]}."
+        )
+    return LoadedRow(empty_row(frame, config.max_boxes), 0, tuple(unreadable))
+
+
+def load_evaluation_row(
+    source: Source, index: int, frame: Size, config: Any
+) -> LoadedRow:
+    """An evaluation row; padding where there is no image or it is unreadable."""
+    if index >= len(source):
+        return LoadedRow(empty_row(frame, config.max_boxes), 0, ())
+    example = source[index]
+    try:
+        placement = still_placement(
+            _known((example["height"], example["width"])), frame
+        )
+        row, dropped = make_row(example, placement, frame, config.max_boxes)
+    except UnreadableImage as error:
+        unreadable = ((example["file_name"], str(error)),)
+        return LoadedRow(empty_row(frame, config.max_boxes), 0, unreadable)
+    return LoadedRow(row, dropped, ())
+
+
+def _known(size: Size) -> Size:
+    """The size, unless preparation could not find it out."""
+    if min(size) < 1:
+        raise UnreadableImage("could not be decoded when the data set was prepared")
+    return size
+
+
+def make_row(
+    example: dict[str, Any],
+    placement: Placement,
+    frame: Size,
+    max_boxes: int,
+    rng: np.random.Generator | None = None,
+) -> tuple[dict[str, np.ndarray], int]:
+    """Decode, place and pad one example.
+
+    Args:
+      example: of `records.Source`.
+      placement: what to do with it.
+      frame: (H, W) of the result.
+      max_boxes: N. Of more objects than that, `rng` picks N at random, so that no
+        kind is always the one left out; without `rng` the first N stay.
+
+    Returns:
+      one row of Batch without the batch axis (image (H, W, 3), boxes (N, 4), ...), and
+      how many objects were dropped over the cap.
+
+    Raises:
+      UnreadableImage: with the reason.
+    """
+    data = example["image"]
+    divisor = jpeg_divisor(data, placement.size, placement.resized)
+    image = placement.image(decode_image(data, placement.size, divisor), frame, divisor)
+    boxes, keep = placement.boxes(example["boxes"])
+    chosen = np.flatnonzero(keep)
+    dropped = max(0, len(chosen) - max_boxes)
+    if dropped and rng is not None:
+        chosen = np.sort(rng.permutation(chosen)[:max_boxes])
+    chosen = chosen[:max_boxes]
+    row = empty_row(frame, max_boxes, image)
+    row["image_size"][:] = placement.window
+    row["image_id"] = np.array(example["image_id"], np.int64)
+    row["boxes"][: len(chosen)] = boxes[chosen]
+    row["classes"][: len(chosen)] = example["classes"][chosen]
+    row["crowd"][: len(chosen)] = example["crowd"][chosen]
+    row["valid"][: len(chosen)] = True
+    return row, dropped
+
+
+def empty_row(
+    frame: Size, max_boxes: int, image: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """A row of padding: image_id -1, black, no box valid."""
+    return {
+        "image": np.zeros((*frame, 3), np.uint8) if image is None else image,
+        "image_size": np.array(frame, np.int32),
+        "image_id": np.array(-1, np.int64),
+        "boxes": np.zeros((max_boxes, 4), np.float32),
+        "classes": np.zeros(max_boxes, np.int32),
+        "valid": np.zeros(max_boxes, bool),
+        "crowd": np.zeros(max_boxes, bool),
+    }

@@ -1,0 +1,21 @@
+"""Pieces of COCO folders that tests of the data wing are made from."""
+
+import cv2
+import numpy as np
+
+
+def noise_png(height, width, seed=0):
+    """An encoded picture of random pixels; 20 x 30 where no size is given."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (height or 20, width or 30, 3), np.uint8)
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def annotation(i, image_id, category_id, bbox, **more):
+    return {
+        "id": i,
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": bbox,
+        **more,
+    }

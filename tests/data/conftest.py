@@ -1,0 +1,63 @@
+"""A tiny COCO folder, and the config section that opens it."""
+
+import json
+
+import pytest
+from coco_files import annotation, noise_png
+
+from configs import base
+
+
+@pytest.fixture
+def data_config(tmp_path):
+    """Section `data`, with a cache of its own and little to prepare."""
+    config = base.get_config().data
+    config.cache_dir = str(tmp_path / "cache")
+    config.shapes.train_images = 10
+    config.shapes.val_images = 5
+    config.shapes.image_size = (64, 48)
+    config.num_threads = 2
+    return config
+
+
+@pytest.fixture
+def write_coco(tmp_path, data_config):
+    """A function that writes a COCO folder and returns the config to open it.
+
+    Images are PNG of random pixels, named as the entries say; `train` and `val` are
+    dictionaries in COCO's form. `skip` names images that are not written.
+    """
+
+    def write(train, val=None, skip=()):
+        root = tmp_path / "set"
+        for split, content in (("train", train), ("val", val or train)):
+            (root / split).mkdir(parents=True, exist_ok=True)
+            (root / f"instances_{split}.json").write_text(json.dumps(content))
+            for entry in content["images"]:
+                if entry["file_name"] in skip:
+                    continue
+                path = root / split / entry["file_name"]
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(noise_png(entry.get("height"), entry.get("width")))
+        data_config.name = "coco_folder"
+        data_config.root = str(root)
+        return data_config
+
+    return write
+
+
+@pytest.fixture
+def two_images():
+    """A COCO dictionary: two images, holes in the category ids, a crowd region."""
+    return {
+        "images": [
+            {"id": 7, "file_name": "a b.png", "height": 20, "width": 30},
+            {"id": 3, "file_name": "ünï/zwei.png", "height": 16, "width": 12},
+        ],
+        "annotations": [
+            annotation(11, 7, 90, [1, 2, 10, 5]),
+            annotation(12, 7, 4, [0, 0, 30, 20], iscrowd=1),
+            annotation(13, 3, 4, [2, 2, 4, 4]),
+        ],
+        "categories": [{"id": 90, "name": "zebra"}, {"id": 4, "name": "ape"}],
+    }

@@ -1,0 +1,171 @@
+"""open_dataset: what a config opens, and the sentence for what it cannot."""
+
+import copy
+import pathlib
+
+import numpy as np
+import pytest
+from coco_files import annotation, noise_png
+
+from agvm_jax.data.dataset import open_dataset
+from agvm_jax.data.errors import DataError
+
+
+def test_shapes_open_without_anything_on_disk(data_config):
+    dataset = open_dataset(data_config)
+    assert dataset.class_names == ("circle", "square", "triangle")
+    assert dataset.category_ids == (1, 2, 3)
+    assert (len(dataset.train), len(dataset.val)) == (10, 5)
+    assert dataset.train[0]["image"] != dataset.val[0]["image"]
+    assert dataset.report[0] == "shapes: 3 classes"
+    assert any("val: 5 images" in line for line in dataset.report)
+
+
+def test_ground_truth_and_records_tell_the_same_boxes(data_config):
+    source = open_dataset(data_config).val
+    truth = source.ground_truth()
+    assert [entry["id"] for entry in truth["images"]] == [1, 2, 3, 4, 5]
+    for index in range(5):
+        example = source[index]
+        boxes = [a["bbox"] for a in truth["annotations"] if a["image_id"] == index + 1]
+        boxes = np.array(boxes).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        np.testing.assert_array_equal(example["boxes"], boxes)
+
+
+def test_a_coco_folder_opens_with_odd_names_nested_folders_and_id_holes(
+    write_coco, two_images
+):
+    dataset = open_dataset(write_coco(two_images))
+    assert dataset.class_names == ("ape", "zebra") and dataset.category_ids == (4, 90)
+    example = dataset.train[1]
+    assert (example["file_name"], example["image_id"]) == ("ünï/zwei.png", 3)
+    assert example["image"] == noise_png(16, 12)
+    assert dataset.train[0]["crowd"].tolist() == [False, True]
+    assert "1 crowd regions" in "\n".join(dataset.report)
+
+
+def test_a_set_that_moves_stays_prepared_and_one_that_changes_does_not(
+    write_coco, two_images
+):
+    config = write_coco(two_images)
+    first = open_dataset(config).train.folder
+    root = pathlib.Path(config.root)
+    config.root = str(root.rename(root.with_name("moved")))
+    assert open_dataset(config).train.folder == first
+    two_images["annotations"][0]["bbox"] = [1, 2, 10, 6]
+    config = write_coco(two_images)
+    changed = open_dataset(config).train
+    assert changed.folder != first and changed[0]["boxes"][0, 3] == 8
+    (pathlib.Path(config.root) / "train" / "a b.png").write_bytes(noise_png(19, 30))
+    assert open_dataset(config).train.folder not in (first, changed.folder)
+
+
+def test_val_keeps_its_records_when_only_train_changes(write_coco, two_images):
+    before = open_dataset(write_coco(two_images, two_images)).val.folder
+    train = copy.deepcopy(two_images)
+    train["annotations"].pop()
+    assert open_dataset(write_coco(train, two_images)).val.folder == before
+
+
+def test_images_without_boxes_are_kept_as_negatives(write_coco, two_images):
+    two_images["annotations"] = []
+    dataset = open_dataset(write_coco(two_images))
+    assert len(dataset.train) == 2
+    assert dataset.train[0]["boxes"].shape == (0, 4)
+    assert "2 images without boxes" in "\n".join(dataset.report)
+    assert dataset.val.ground_truth()["annotations"] == []
+
+
+def test_sizes_that_the_file_leaves_out_come_from_the_pictures(write_coco, two_images):
+    for entry in two_images["images"]:
+        del entry["height"], entry["width"]
+    dataset = open_dataset(write_coco(two_images))  # pictures are 20 x 30 then
+    assert (dataset.train[0]["height"], dataset.train[0]["width"]) == (20, 30)
+    assert len(dataset.train[0]["boxes"]) == 2
+
+
+def test_an_undecodable_picture_of_unknown_size_is_reported(write_coco, two_images):
+    del two_images["images"][0]["height"]
+    config = write_coco(two_images)
+    (pathlib.Path(config.root) / "train" / "a b.png").write_bytes(b"no image")
+    dataset = open_dataset(config)
+    assert dataset.train.report.unreadable_images == 1
+    assert len(dataset.train[0]["boxes"]) == 0
+
+
+def test_absent_pictures_are_listed_up_to_ten(write_coco, two_images):
+    two_images["images"] += [
+        {"id": 100 + i, "file_name": f"gone{i}.png", "height": 9, "width": 9}
+        for i in range(12)
+    ]
+    config = write_coco(two_images, skip=[f"gone{i}.png" for i in range(12)])
+    with pytest.raises(DataError) as caught:
+        open_dataset(config)
+    message = str(caught.value)
+    assert "12 of the 14 images" in message and "'gone9.png', ..." in message
+    assert "gone10" not in message
+
+
+def test_a_name_that_leads_out_of_the_folder_is_never_opened(write_coco, two_images):
+    config = write_coco(two_images)
+    two_images["images"][0]["file_name"] = "../outside.png"
+    (pathlib.Path(config.root) / "outside.png").write_bytes(noise_png(20, 30))
+    with pytest.raises(DataError, match="leads out of the image folder"):
+        open_dataset(write_coco(two_images))
+
+
+def test_a_val_split_with_other_categories_is_refused(write_coco, two_images):
+    val = copy.deepcopy(two_images)
+    val["categories"][0]["name"] = "horse"
+    with pytest.raises(DataError, match="'horse' here but 'zebra'"):
+        open_dataset(write_coco(two_images, val))
+
+
+def test_val_may_lack_categories_and_keeps_the_training_classes(write_coco, two_images):
+    val = copy.deepcopy(two_images)
+    val["categories"] = val["categories"][:1]
+    val["annotations"] = [annotation(1, 7, 90, [1, 1, 5, 5])]
+    dataset = open_dataset(write_coco(two_images, val))
+    assert dataset.val[0]["classes"].tolist() == [1]
+    assert dataset.val.card.class_names == dataset.class_names
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"name": "imagenet"}, "'imagenet'; there are coco, coco_folder, shapes"),
+        ({"name": "coco"}, "root is empty: put train2017/"),
+        ({"name": "coco_folder"}, "root is empty: .*data.root=PATH"),
+        ({"name": "coco", "root": "/nowhere"}, "no folder /nowhere: put train2017/"),
+    ],
+)
+def test_a_config_that_names_nothing_says_what_to_put_where(
+    changes, words, data_config
+):
+    data_config.update(changes)
+    with pytest.raises(DataError, match=words):
+        open_dataset(data_config)
+
+
+def test_missing_files_of_a_folder_are_named(write_coco, two_images):
+    config = write_coco(two_images)
+    config.val_annotations = "other.json"
+    with pytest.raises(DataError, match="no annotation file .*other.json"):
+        open_dataset(config)
+    config.val_annotations, config.train_images = "instances_val.json", "pictures"
+    with pytest.raises(DataError, match="no image folder .*pictures"):
+        open_dataset(config)
+
+
+def test_the_coco_layout_is_that_of_its_archives(write_coco, two_images):
+    config = write_coco(two_images)
+    root = pathlib.Path(config.root)
+    (root / "annotations").mkdir()
+    for split in ("train", "val"):
+        (root / split).rename(root / f"{split}2017")
+        (root / f"instances_{split}.json").rename(
+            root / "annotations" / f"instances_{split}2017.json"
+        )
+    config.name = "coco"
+    assert len(open_dataset(config).train) == 2

@@ -1,0 +1,142 @@
+"""Decoding: every kind of image comes out as 8-bit RGB, or as one reason why not."""
+
+import base64
+import struct
+
+import cv2
+import numpy as np
+import pytest
+
+from agvm_jax.data.decode import decode_image, jpeg_divisor, stored_size
+from agvm_jax.data.errors import UnreadableImage
+
+# 16 x 8, Adobe CMYK, left half red, right half cyan.
+CMYK_JPEG = base64.b64decode(
+    "/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwACAQEBAQECAQEBAgICAgIEAwICAgIFBAQDBAYFBgYGBQYGBgcJ"
+    "CAYHCQcGBggLCAkKCgoKCgYICwwLCgwJCgoK/8AAFAgACAAQBEMRAE0RAFkRAEsRAP/EAB8AAAEFAQEB"
+    "AQEBAAAAAAAAAAABAgMEBQYHCAkKC//EALUQAAIBAwMCBAMFBQQEAAABfQECAwAEEQUSITFBBhNRYQci"
+    "cRQygZGhCCNCscEVUtHwJDNicoIJChYXGBkaJSYnKCkqNDU2Nzg5OkNERUZHSElKU1RVVldYWVpjZGVm"
+    "Z2hpanN0dXZ3eHl6g4SFhoeIiYqSk5SVlpeYmZqio6Slpqeoqaqys7S1tre4ubrCw8TFxsfIycrS09TV"
+    "1tfY2drh4uPk5ebn6Onq8fLz9PX29/j5+v/aAA4EQwBNAFkASwAAPwD9/K/n/r+f+v38r+AOv7/K/v8A"
+    "KK//2Q=="
+)
+
+
+def encode(pixels, extension=".png", *options):
+    return cv2.imencode(extension, pixels, list(options))[1].tobytes()
+
+
+def picture(height=40, width=60, seed=0):
+    """A smooth RGB picture, so that JPEG keeps it well."""
+    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def with_orientation(jpeg, orientation):
+    """The JPEG with an EXIF segment that says how to turn it."""
+    tiff = b"MM\x00\x2a\x00\x00\x00\x08\x00\x01" + struct.pack(
+        ">HHIHHI", 0x0112, 3, 1, orientation, 0, 0
+    )
+    body = b"Exif\x00\x00" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+
+
+def test_png_comes_out_pixel_by_pixel_in_rgb_order():
+    pixels = picture()
+    decoded = decode_image(encode(pixels[..., ::-1]), (40, 60))
+    np.testing.assert_array_equal(decoded, pixels)
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
+def test_the_usual_formats_are_read(extension):
+    pixels = picture()
+    decoded = decode_image(encode(pixels[..., ::-1], extension), (40, 60))
+    assert np.abs(decoded.astype(int) - pixels).mean() < 4
+
+
+def test_grey_sixteen_bit_and_alpha_become_eight_bit_rgb():
+    grey = picture()[..., 0]
+    for pixels in (
+        grey,
+        grey.astype(np.uint16) * 257,
+        np.dstack([grey, grey, grey, np.zeros_like(grey)]),
+    ):
+        decoded = decode_image(encode(pixels), (40, 60))
+        assert decoded.dtype == np.uint8 and decoded.shape == (40, 60, 3)
+        np.testing.assert_allclose(decoded[..., 1], grey, atol=1)
+
+
+def test_cmyk_becomes_the_colours_it_stands_for():
+    decoded = decode_image(CMYK_JPEG, (8, 16)).astype(int)
+    np.testing.assert_allclose(decoded[2:6, 2:6].mean((0, 1)), [255, 0, 0], atol=12)
+    np.testing.assert_allclose(decoded[2:6, 10:14].mean((0, 1)), [0, 255, 255], atol=12)
+
+
+def test_exif_rotation_is_ignored_when_the_stored_size_is_the_annotated_one():
+    jpeg = encode(picture(), ".jpg")
+    turned = with_orientation(jpeg, 6)
+    np.testing.assert_array_equal(
+        decode_image(turned, (40, 60)), decode_image(jpeg, (40, 60))
+    )
+
+
+def test_exif_rotation_is_obeyed_when_only_that_agrees_with_the_annotations():
+    jpeg = encode(picture(), ".jpg")
+    upright = decode_image(with_orientation(jpeg, 6), (60, 40))
+    expected = np.rot90(decode_image(jpeg, (40, 60)), k=-1)  # 6: a turn to the right
+    np.testing.assert_array_equal(upright, expected)
+
+
+def test_a_picture_of_another_size_than_annotated_is_unreadable():
+    with pytest.raises(UnreadableImage, match="60x40 where its annotations say 64x48"):
+        decode_image(encode(picture()), (48, 64))
+    with pytest.raises(UnreadableImage, match="is not 999x800"):
+        decode_image(encode(picture(), ".jpg"), (800, 999), 4)
+
+
+@pytest.mark.parametrize("divisor", [1, 2, 4, 8])
+def test_a_jpeg_is_decoded_as_small_as_the_target_allows(divisor):
+    pixels = picture(160, 240)
+    jpeg = encode(pixels[..., ::-1], ".jpg")
+    target = (160 // divisor, 240 // divisor)
+    assert jpeg_divisor(jpeg, (160, 240), target) == divisor
+    assert jpeg_divisor(jpeg, (160, 240), (target[0] + 1, 2)) == max(1, divisor // 2)
+    decoded = decode_image(jpeg, (160, 240), divisor)
+    slow = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(decoded.astype(int) - slow).mean() < 3
+
+
+def test_odd_sizes_are_rounded_up_when_decoded_small():
+    jpeg = encode(picture(163, 241), ".jpg")
+    assert decode_image(jpeg, (163, 241), 8).shape == (21, 31, 3)
+
+
+def test_only_jpeg_is_decoded_small():
+    assert jpeg_divisor(encode(picture()), (40, 60), (5, 5)) == 1
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.99])
+def test_truncated_images_are_unreadable_and_never_half_grey(extension, share):
+    data = encode(picture(300, 400), extension)
+    with pytest.raises(UnreadableImage, match="truncated"):
+        decode_image(data[: int(len(data) * share)], (300, 400))
+
+
+def test_bytes_after_the_end_of_a_jpeg_do_no_harm():
+    jpeg = encode(picture(), ".jpg")
+    np.testing.assert_array_equal(
+        decode_image(jpeg + b"appended by a camera" + bytes(100), (40, 60)),
+        decode_image(jpeg, (40, 60)),
+    )
+
+
+@pytest.mark.parametrize("data", [b"", b"no image", bytes(2000), b"\xff\xd8\xff\xd9"])
+def test_what_is_no_image_is_unreadable(data):
+    with pytest.raises(UnreadableImage):
+        decode_image(data, (40, 60))
+    assert stored_size(data) == (0, 0)
+
+
+def test_the_stored_size_is_that_of_the_pixels_as_stored():
+    assert stored_size(with_orientation(encode(picture(), ".jpg"), 6)) == (40, 60)
