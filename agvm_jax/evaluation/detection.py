@@ -1,9 +1,7 @@
 """COCO average precision of boxes, gathered batch by batch.
 
-hotcoco matches detections with ground truth; the numbers are read here, from its
-precision and recall arrays, which are pycocotools' own bit for bit (a test compares
-them). Nothing is evaluated until `compute` is called, and what is kept until then is
-seven numbers a detection.
+hotcoco matches detections with ground truth. Nothing is evaluated until `compute` is
+called; what is kept until then is seven numbers a detection.
 """
 
 import io
@@ -13,10 +11,14 @@ from typing import Any
 import hotcoco
 import numpy as np
 
+from agvm_jax.evaluation.coco_numbers import (
+    class_numbers,
+    format_numbers,
+    percent,
+    twelve_numbers,
+)
 from agvm_jax.evaluation.ground_truth import read_ground_truth
 from agvm_jax.structures import Batch, Predictions
-
-AREAS = ("all", "small", "medium", "large")  # hotcoco's order; < 32^2, < 96^2, the rest
 
 
 class DetectionEvaluator:
@@ -40,6 +42,8 @@ class DetectionEvaluator:
         a category that it does not list.
     """
 
+    _segmentations = False  # whether the ground truth's masks are wanted
+
     def __init__(
         self,
         ground_truth: Mapping[str, Any],
@@ -60,7 +64,7 @@ class DetectionEvaluator:
         if not self.category_ids or not self.max_detections:
             raise ValueError("category_ids and max_detections must not be empty")
         self.ground_truth = read_ground_truth(
-            ground_truth, self.category_ids, self.class_names
+            ground_truth, self.category_ids, self.class_names, self._segmentations
         )
         # Where each class stands in hotcoco's arrays, which are sorted by category id.
         self.columns = np.argsort(np.argsort(self.category_ids))
@@ -90,6 +94,12 @@ class DetectionEvaluator:
           ValueError: an image that the ground truth does not have, one that was added
             before, or a class outside 0..K-1. Nothing of the batch is kept then.
         """
+        self._add_boxes(batch, predictions)
+
+    def _add_boxes(
+        self, batch: Batch, predictions: Predictions
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the batch rows and the slots of what became detections, (n,) each."""
         image_ids = np.asarray(batch.image_id).astype(np.int64)
         real = np.flatnonzero(image_ids >= 0)
         ids = image_ids[real]
@@ -123,62 +133,37 @@ class DetectionEvaluator:
         self._rows.append(rows[finite])
         self.added.update(ids.tolist())
         self._result = None
+        return real[image[finite]], slot[finite]
 
     def compute(self) -> dict[str, float]:
-        """Return AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl.
-
-        Fractions in [0, 1], or -1 where there is nothing to find (no ground truth of
-        that size, or none at all). AP is the mean over IoU 0.50, 0.55 ... 0.95 and over
-        the classes that occur. The numbers in AR1, AR10, AR100 are `max_detections`.
-        """
-        arrays = self.result().eval
-        precision, recall = arrays["precision"], arrays["recall"]  # TRKAM and TKAM
-        thresholds = self.result().params.iou_thrs
-        numbers = {
-            "AP": _mean(precision[:, :, :, 0, -1]),
-            "AP50": _mean(precision[_index(thresholds, 0.50), :, :, 0, -1]),
-            "AP75": _mean(precision[_index(thresholds, 0.75), :, :, 0, -1]),
-        }
-        for i, area in enumerate(AREAS[1:], 1):
-            numbers[f"AP{area[0]}"] = _mean(precision[:, :, :, i, -1])
-        for i, most in enumerate(self.max_detections):
-            numbers[f"AR{most}"] = _mean(recall[:, :, 0, i])
-        for i, area in enumerate(AREAS[1:], 1):
-            numbers[f"AR{area[0]}"] = _mean(recall[:, :, i, -1])
-        return numbers
+        """Return the twelve numbers of `coco_numbers.twelve_numbers`."""
+        return twelve_numbers(self.result())
 
     def per_class(self) -> list[tuple[str, float, float, int]]:
         """Return (name, AP, AP50, number of ground truth boxes) for each class.
 
         Crowd regions are not counted; a class without ground truth has AP -1.
         """
-        result = self.result()
-        precision = result.eval["precision"][:, :, :, 0, -1]
-        at50 = _index(result.params.iou_thrs, 0.50)
         wanted = self.ground_truth.classes[~self.ground_truth.crowd]
         counts = np.bincount(wanted, minlength=len(self.class_names)).tolist()
+        scores = class_numbers(self.result(), self.columns)
         return [
-            (name, _mean(precision[:, :, k]), _mean(precision[at50, :, k]), count)
-            for name, k, count in zip(
-                self.class_names, self.columns, counts, strict=True
+            (name, ap, ap50, count)
+            for name, (ap, ap50), count in zip(
+                self.class_names, scores, counts, strict=True
             )
         ]
 
     def table(self) -> str:
         """Return the twelve numbers and the per-class table as text, in percent."""
-        numbers = self.compute()
         most = f"{self.max_detections[-1]} detections an image"
         lines = [f"Box average precision and recall, percent ({most})", ""]
-        for group in np.array_split(list(numbers), 2):
-            lines.append("".join(f"{name:>8}" for name in group))
-            lines.append("".join(f"{_percent(numbers[name]):>8}" for name in group))
-            lines.append("")
+        lines += format_numbers(twelve_numbers(self.result()))
         width = max(5, *(len(name) for name in self.class_names))
         lines.append(f"{'class':<{width}}{'AP':>8}{'AP50':>8}{'boxes':>8}")
         for name, ap, ap50, count in self.per_class():
-            lines.append(
-                f"{name:<{width}}{_percent(ap):>8}{_percent(ap50):>8}{count:>8}"
-            )
+            scores = f"{percent(ap):>8}{percent(ap50):>8}"
+            lines.append(f"{name:<{width}}{scores}{count:>8}")
         missing = len(self.ground_truth.sizes) - self.num_images
         if missing:
             lines += ["", f"Images never evaluated, counted as empty: {missing}"]
@@ -206,12 +191,7 @@ class DetectionEvaluator:
     def state(self) -> bytes:
         """Return what was added, as bytes to send to another process for `merge`."""
         buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            added=np.array(sorted(self.added), np.int64),
-            rows=self.rows(),
-            non_finite=np.int64(self.non_finite),
-        )
+        np.savez(buffer, **self._arrays())
         return buffer.getvalue()
 
     def merge(self, states: Iterable[bytes]) -> None:
@@ -227,24 +207,48 @@ class DetectionEvaluator:
         for state in states:
             with np.load(io.BytesIO(state)) as arrays:
                 self._check_new(arrays["added"].tolist())
-                self.added.update(arrays["added"].tolist())
-                self._rows.append(arrays["rows"])
-                self.non_finite += int(arrays["non_finite"])
+                self._take_arrays(arrays)
 
     def result(self) -> hotcoco.COCOeval:
         """Return hotcoco's evaluation of what was added, for further diagnosis."""
         if self._result is None:
             found = self.ground_truth.coco.load_res(self.rows())
-            result = hotcoco.COCOeval(self.ground_truth.coco, found, "bbox")
-            result.params.max_dets = list(self.max_detections)
-            result.evaluate()
-            result.accumulate()
-            self._result = result
+            self._result = self._evaluate(found, "bbox")
         return self._result
 
+    def _evaluate(self, found: hotcoco.COCO, kind: str) -> hotcoco.COCOeval:
+        result = hotcoco.COCOeval(self.ground_truth.coco, found, kind)
+        result.params.max_dets = list(self.max_detections)
+        result.evaluate()
+        result.accumulate()
+        return result
+
     def rows(self) -> np.ndarray:
-        rows = np.concatenate(self._rows) if self._rows else np.empty((0, 7))
-        return rows[np.argsort(rows[:, 0], kind="stable")]
+        """Return the detections, (N, 7): image id, x, y, w, h, score, category id.
+
+        Sorted by image id, so that the order in which batches came has no effect.
+        """
+        return self._unsorted_rows()[self._order()]
+
+    def _unsorted_rows(self) -> np.ndarray:
+        return np.concatenate(self._rows) if self._rows else np.empty((0, 7))
+
+    def _order(self) -> np.ndarray:
+        return np.argsort(self._unsorted_rows()[:, 0], kind="stable")
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """What `state` holds."""
+        return {
+            "added": np.array(sorted(self.added), np.int64),
+            "rows": self.rows(),
+            "non_finite": np.array(self.non_finite),
+        }
+
+    def _take_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Add what another process's `_arrays` holds."""
+        self.added.update(arrays["added"].tolist())
+        self._rows.append(arrays["rows"])
+        self.non_finite += int(arrays["non_finite"])
 
     def _check_new(self, ids: list[int]) -> None:
         seen = set(self.added)
@@ -260,17 +264,3 @@ class DetectionEvaluator:
                     "evaluations, and give rows that only fill a batch image_id -1"
                 )
             seen.add(image_id)
-
-
-def _mean(values: np.ndarray) -> float:
-    """Mean over the defined entries, -1 if there are none."""
-    defined = values[values > -1]
-    return float(np.mean(defined)) if defined.size else -1.0
-
-
-def _index(thresholds: Sequence[float], value: float) -> int:
-    return int(np.argmin(np.abs(np.asarray(thresholds) - value)))
-
-
-def _percent(value: float) -> str:
-    return "-" if value < 0 else f"{100 * value:.1f}"

@@ -36,8 +36,9 @@ def read_ground_truth(
     dictionary: Mapping[str, Any],
     category_ids: Sequence[int],
     class_names: Sequence[str],
+    segmentations: bool = False,
 ) -> GroundTruth:
-    """Check a COCO dictionary and index it.
+    """Check a COCO dictionary and index it, with its masks if `segmentations`.
 
     Annotations are numbered anew, 1..G in their own order: pycocotools takes an
     annotation with id 0 for unmatched, and data sets exist that repeat ids. A missing
@@ -107,6 +108,7 @@ def read_ground_truth(
         boxes,
         area=np.array(area, np.float64),
         iscrowd=crowd.astype(np.int64),
+        segmentation=[_segmentation(a, sizes) for a in kept] if segmentations else None,
     )
     return GroundTruth(
         coco=coco,
@@ -117,3 +119,26 @@ def read_ground_truth(
         classes=np.array([class_of[c] for c in categories.tolist()], np.int64),
         crowd=crowd,
     )
+
+
+def _segmentation(annotation: Mapping[str, Any], sizes: Mapping[int, tuple]) -> Any:
+    """The annotation's polygons or RLE, checked; hotcoco reads both."""
+    name = f"annotation {annotation.get('id')}"
+    segmentation = annotation.get("segmentation")
+    size = list(sizes[annotation["image_id"]])
+    if isinstance(segmentation, Mapping):
+        if list(segmentation.get("size", ())) != size or "counts" not in segmentation:
+            raise ValueError(
+                f"{name}: an RLE of size {segmentation.get('size')}, but its image has "
+                f"height and width {size}"
+            )
+        return dict(segmentation)
+    if not segmentation:
+        raise ValueError(f"{name} has no segmentation, which mask AP needs")
+    for polygon in segmentation:
+        if len(polygon) < 6 or len(polygon) % 2:
+            raise ValueError(
+                f"{name}: a polygon of {len(polygon)} numbers; three points or more "
+                "are needed, x and y of each"
+            )
+    return segmentation

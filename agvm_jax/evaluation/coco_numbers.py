@@ -1,0 +1,71 @@
+"""The numbers that COCO reports, read from hotcoco's precision and recall arrays.
+
+The arrays are pycocotools' own bit for bit (a test compares them): precision is
+(T, R, K, A, M) and recall (T, K, A, M) over T overlaps, R recalls, K classes by rising
+category id, A areas and M numbers of detections; -1 stands where nothing is defined.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import hotcoco
+import numpy as np
+
+AREAS = ("all", "small", "medium", "large")  # sides < 32, < 96, the rest
+
+
+def twelve_numbers(result: hotcoco.COCOeval) -> dict[str, float]:
+    """Return AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl.
+
+    Fractions in [0, 1], or -1 where there is nothing to find: no ground truth of that
+    size, or none at all. AP is the mean over overlaps 0.50, 0.55 ... 0.95 and over the
+    classes that occur. The numbers in AR1, AR10, AR100 are the result's `max_dets`; all
+    that is not AR1 or AR10 is at the last of them.
+    """
+    precision, recall = result.eval["precision"], result.eval["recall"]
+    numbers = {
+        "AP": _mean(precision[:, :, :, 0, -1]),
+        "AP50": _mean(precision[_at(result, 0.50), :, :, 0, -1]),
+        "AP75": _mean(precision[_at(result, 0.75), :, :, 0, -1]),
+    }
+    for i, area in enumerate(AREAS[1:], 1):
+        numbers[f"AP{area[0]}"] = _mean(precision[:, :, :, i, -1])
+    for i, most in enumerate(result.params.max_dets):
+        numbers[f"AR{most}"] = _mean(recall[:, :, 0, i])
+    for i, area in enumerate(AREAS[1:], 1):
+        numbers[f"AR{area[0]}"] = _mean(recall[:, :, i, -1])
+    return numbers
+
+
+def class_numbers(
+    result: hotcoco.COCOeval, columns: Sequence[int]
+) -> list[tuple[float, float]]:
+    """Return (AP, AP50) of each class; `columns` says where it stands in the arrays."""
+    precision = result.eval["precision"][:, :, :, 0, -1]
+    at50 = precision[_at(result, 0.50)]
+    return [(_mean(precision[:, :, k]), _mean(at50[:, k])) for k in columns]
+
+
+def format_numbers(numbers: Mapping[str, float]) -> list[str]:
+    """Lines of a table in percent: the APs, then the ARs; "-" for undefined."""
+    lines = []
+    for kind in ("AP", "AR"):
+        names = [name for name in numbers if kind in name]
+        lines.append("".join(f"{name:>8}" for name in names))
+        lines.append("".join(f"{percent(numbers[name]):>8}" for name in names))
+        lines.append("")
+    return lines
+
+
+def percent(value: float) -> str:
+    """Format a fraction; "-" for the -1 that stands for "not defined"."""
+    return "-" if value < 0 else f"{100 * value:.1f}"
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean over the defined entries, -1 if there are none."""
+    defined = values[values > -1]
+    return float(np.mean(defined)) if defined.size else -1.0
+
+
+def _at(result: hotcoco.COCOeval, overlap: float) -> int:
+    return int(np.argmin(np.abs(np.asarray(result.params.iou_thrs) - overlap)))

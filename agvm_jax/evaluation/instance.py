@@ -1,0 +1,125 @@
+"""COCO average precision of instance masks, beside that of their boxes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import hotcoco
+import numpy as np
+
+from agvm_jax.evaluation.coco_numbers import (
+    class_numbers,
+    format_numbers,
+    percent,
+    twelve_numbers,
+)
+from agvm_jax.evaluation.detection import DetectionEvaluator
+from agvm_jax.evaluation.masks import encode_mask, paste_mask
+from agvm_jax.structures import Batch, Predictions
+
+
+class InstanceEvaluator(DetectionEvaluator):
+    """Box and mask AP and AR.
+
+    Takes what `DetectionEvaluator` takes; the ground truth's annotations need a
+    `segmentation`: polygons, or run lengths. Predictions need `masks`, probabilities
+    over each box. They are pasted into the original picture when they are added and
+    kept as run lengths, a few hundred bytes each. A detection's area is its mask's.
+
+    `compute` returns the box numbers under their usual names and the mask numbers as
+    mask_AP, mask_AP50 and so on. `result`, `per_class` and the diagnosis built on them
+    are about boxes; `mask_result` and `mask_per_class` about masks.
+    """
+
+    _segmentations = True
+
+    def reset(self) -> None:
+        super().reset()
+        self._counts: list[bytes] = []
+        self._mask_result: hotcoco.COCOeval | None = None
+
+    def add(self, batch: Batch, predictions: Predictions) -> None:
+        """Take the detections of a batch, as `DetectionEvaluator.add` does.
+
+        Raises:
+          ValueError: there are no masks, or what `DetectionEvaluator.add` raises.
+        """
+        if predictions.masks is None:
+            raise ValueError("the predictions have no masks, which mask AP needs")
+        rows, slots = self._add_boxes(batch, predictions)
+        self._mask_result = None
+        masks = np.asarray(predictions.masks)
+        for row, slot, (image_id, x, y, w, h) in zip(
+            rows, slots, self._rows[-1][:, :5].tolist(), strict=True
+        ):
+            size = self.ground_truth.sizes[int(image_id)]
+            box = np.array([x, y, x + w, y + h])
+            self._counts.append(encode_mask(paste_mask(masks[row, slot], box, *size)))
+
+    def compute(self) -> dict[str, float]:
+        """Return box AP, AP50 ... and mask_AP, mask_AP50 ...: twice twelve numbers."""
+        masks = twelve_numbers(self.mask_result())
+        return super().compute() | {f"mask_{k}": v for k, v in masks.items()}
+
+    def mask_per_class(self) -> list[tuple[str, float, float, int]]:
+        """Return (name, mask AP, mask AP50, number of ground truth) for each class."""
+        scores = class_numbers(self.mask_result(), self.columns)
+        return [
+            (name, *score, count)
+            for (name, _, _, count), score in zip(self.per_class(), scores, strict=True)
+        ]
+
+    def table(self) -> str:
+        """Return the table of boxes and below it that of masks."""
+        lines = ["Mask average precision and recall, percent", ""]
+        lines += format_numbers(twelve_numbers(self.mask_result()))
+        width = max(5, *(len(name) for name in self.class_names))
+        lines.append(f"{'class':<{width}}{'AP':>8}{'AP50':>8}{'masks':>8}")
+        for name, ap, ap50, count in self.mask_per_class():
+            scores = f"{percent(ap):>8}{percent(ap50):>8}"
+            lines.append(f"{name:<{width}}{scores}{count:>8}")
+        return super().table() + "\n\n" + "\n".join(lines)
+
+    def detections(self) -> list[dict[str, Any]]:
+        """Return the COCO results list; each entry has `bbox` and `segmentation`.
+
+        pycocotools takes a detection's area from `bbox` where there is one: drop it
+        from the list to evaluate masks there with the same sizes as here.
+        """
+        return [
+            one | {"segmentation": rle}
+            for one, rle in zip(super().detections(), self._rles(), strict=True)
+        ]
+
+    def mask_result(self) -> hotcoco.COCOeval:
+        """Return hotcoco's evaluation of the masks."""
+        if self._mask_result is None:
+            rles = self._rles()
+            coco = self.ground_truth.coco
+            found = coco.load_res(self.rows(), segmentation=rles)
+            if rles:
+                areas = hotcoco.mask.area(rles).astype(np.float64)
+                found.update_anns(ids=np.arange(1, len(rles) + 1), area=areas)
+            self._mask_result = self._evaluate(found, "segm")
+        return self._mask_result
+
+    def _rles(self) -> list[dict[str, Any]]:
+        sizes = self.ground_truth.sizes
+        ids = self.rows()[:, 0].astype(np.int64).tolist()
+        return [
+            {"size": list(sizes[image_id]), "counts": self._counts[k].decode("ascii")}
+            for image_id, k in zip(ids, self._order().tolist(), strict=True)
+        ]
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        counts = [self._counts[k] for k in self._order()]
+        return super()._arrays() | {
+            "counts": np.frombuffer(b"".join(counts), np.uint8),
+            "lengths": np.array([len(one) for one in counts], np.int64),
+        }
+
+    def _take_arrays(self, arrays: Mapping[str, np.ndarray]) -> None:
+        super()._take_arrays(arrays)
+        text = arrays["counts"].tobytes()
+        ends = np.cumsum(arrays["lengths"]).tolist()
+        starts = [0, *ends[:-1]]
+        self._counts += [text[a:b] for a, b in zip(starts, ends, strict=False)]

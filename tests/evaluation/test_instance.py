@@ -1,0 +1,228 @@
+"""Mask AP against pycocotools, and by hand."""
+
+import contextlib
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as pycocotools_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from agvm_jax.evaluation.instance import InstanceEvaluator
+from agvm_jax.evaluation.masks import encode_mask, paste_mask
+from agvm_jax.structures import Batch, Predictions
+
+SIDE = 14  # of a predicted mask
+
+
+def make_truth(rng, images=6):
+    """Polygons, and run lengths for crowds; some images are empty."""
+    truth = {"images": [], "annotations": [], "categories": [{"id": 4}, {"id": 2}]}
+    for image_id in range(1, images + 1):
+        height, width = rng.integers(60, 120, 2).tolist()
+        truth["images"].append({"id": image_id, "height": height, "width": width})
+        for _ in range(0 if image_id == 2 else rng.integers(1, 6)):
+            center = rng.uniform(20, 45, 2)
+            angles = np.sort(rng.uniform(0, 2 * np.pi, 7))
+            radius = rng.uniform(6, 20, 7)
+            points = center + radius[:, None] * np.stack(
+                [np.cos(angles), np.sin(angles)], 1
+            )
+            crowd = rng.random() < 0.2
+            segmentation = [points.ravel().tolist()]
+            rle = pycocotools_mask.merge(
+                pycocotools_mask.frPyObjects(segmentation, height, width)
+            )
+            area = float(pycocotools_mask.area(rle))
+            box = pycocotools_mask.toBbox(rle).tolist()
+            if crowd:
+                segmentation = {
+                    "size": [height, width],
+                    "counts": rle["counts"].decode("ascii"),
+                }
+            truth["annotations"].append(
+                {
+                    "id": len(truth["annotations"]) + 1,
+                    "image_id": image_id,
+                    "category_id": int(rng.choice([4, 2])),
+                    "bbox": box,
+                    "area": area,
+                    "iscrowd": int(crowd),
+                    "segmentation": segmentation,
+                }
+            )
+    return truth
+
+
+def make_batches(rng, truth, slots=12, batch_size=4):
+    """Detections near the objects with round masks, and some at random."""
+    yy, xx = np.mgrid[:SIDE, :SIDE] + 0.5
+    disk = 1.0 - np.hypot(yy - SIDE / 2, xx - SIDE / 2) / SIDE
+    images = truth["images"]
+    for start in range(0, len(images), batch_size):
+        image_id = np.full(batch_size, -1)
+        size = np.ones((batch_size, 2), int)
+        boxes = np.zeros((batch_size, slots, 4))
+        for row, image in enumerate(images[start : start + batch_size]):
+            image_id[row] = image["id"]
+            size[row] = image["height"], image["width"]
+            near = [
+                a["bbox"] for a in truth["annotations"] if a["image_id"] == image["id"]
+            ]
+            for slot in range(slots):
+                x, y, w, h = near[slot % len(near)] if near else (5, 5, 20, 20)
+                boxes[row, slot] = [x, y, x + w, y + h]
+        boxes += rng.normal(0, 2, boxes.shape)
+        shape = (batch_size, slots)
+        masks = np.clip(disk + 0.1 * rng.normal(size=(*shape, SIDE, SIDE)), 0, 1)
+        masks[:, 3] = 0.1  # nothing reaches a half: an empty mask
+        scores = np.sort(np.round(rng.random(shape), 1), axis=1)[:, ::-1]
+        yield (
+            Batch(None, size, image_id, *[None] * 4),
+            Predictions(
+                boxes, scores, rng.integers(0, 2, shape), rng.random(shape) < 0.8, masks
+            ),
+        )
+
+
+def run_pycocotools(truth, detections):
+    with contextlib.redirect_stdout(io.StringIO()):
+        index = COCO()
+        index.dataset = copy.deepcopy({"info": {}, **truth})
+        index.createIndex()
+        result = COCOeval(index, index.loadRes(copy.deepcopy(detections)), "segm")
+        result.evaluate()
+        result.accumulate()
+        result.summarize()
+    return result
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mask_numbers_and_arrays_are_those_of_pycocotools(seed):
+    rng = np.random.default_rng(seed)
+    truth = make_truth(rng)
+    evaluator = InstanceEvaluator(truth, (4, 2), ("four", "two"))
+    for batch, predictions in make_batches(rng, truth):
+        evaluator.add(batch, predictions)
+    detections = json.loads(json.dumps(evaluator.detections()))
+    for one in detections:
+        del one["bbox"]  # so that areas are those of the masks
+    theirs = run_pycocotools(truth, detections)
+    numbers = evaluator.compute()
+    ours = [value for name, value in numbers.items() if name.startswith("mask_")]
+    np.testing.assert_array_equal(ours, theirs.stats)
+    for name in ("precision", "recall", "scores"):
+        np.testing.assert_array_equal(
+            evaluator.mask_result().eval[name], theirs.eval[name]
+        )
+    assert 0.05 < numbers["mask_AP50"] < 0.95
+    assert numbers["mask_AP"] != numbers["AP"]
+
+
+def square_truth():
+    square = [10, 10, 30, 10, 30, 30, 10, 30]
+    return {
+        "images": [{"id": 1, "height": 40, "width": 40}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [10, 10, 20, 20],
+                "segmentation": [square],
+            }
+        ],
+        "categories": [{"id": 1}],
+    }
+
+
+def add_square(evaluator, mask):
+    evaluator.add(
+        Batch(None, np.array([[80, 80]]), np.array([1]), *[None] * 4),
+        Predictions(
+            np.array([[[20.0, 20, 60, 60]]]),  # the input was twice the original
+            np.array([[0.9]]),
+            np.array([[0]]),
+            np.array([[True]]),
+            np.asarray(mask, np.float32)[None, None],
+        ),
+    )
+
+
+def test_a_right_box_with_half_a_mask_scores_one_for_boxes_and_less_for_masks():
+    evaluator = InstanceEvaluator(square_truth(), (1,), ("square",))
+    add_square(evaluator, np.ones((10, 10)))
+    assert evaluator.compute()["AP"] == pytest.approx(1.0)
+    assert evaluator.compute()["mask_AP"] == pytest.approx(1.0)
+    evaluator.reset()
+    mask = np.zeros((10, 10))
+    mask[:, :6] = 1  # 12 of 20 columns: an overlap of 0.6
+    add_square(evaluator, mask)
+    assert evaluator.compute()["AP"] == pytest.approx(1.0)
+    assert evaluator.compute()["mask_AP"] == pytest.approx(0.3)
+    assert evaluator.per_class() == [
+        ("square", pytest.approx(1.0), pytest.approx(1), 1)
+    ]
+    assert evaluator.mask_per_class()[0][1] == pytest.approx(0.3)
+    rows = [line.split() for line in evaluator.table().splitlines()]
+    assert ["square", "100.0", "100.0", "1"] in rows
+    assert ["square", "30.0", "100.0", "1"] in rows
+
+
+def test_saved_masks_are_those_that_were_pasted():
+    evaluator = InstanceEvaluator(square_truth(), (1,), ("square",))
+    mask = np.random.default_rng(0).random((10, 10)).astype(np.float32)
+    add_square(evaluator, mask)
+    (one,) = evaluator.detections()
+    pasted = paste_mask(mask, np.array([10, 10, 30, 30]), 40, 40)
+    expected = {"size": [40, 40], "counts": encode_mask(pasted).decode()}
+    assert one["segmentation"] == expected
+
+
+def test_shares_of_two_processes_merge_to_the_same_bits():
+    rng = np.random.default_rng(8)
+    truth = make_truth(rng, images=8)
+    batches = list(make_batches(rng, truth, batch_size=2))
+    whole, *parts = (
+        InstanceEvaluator(truth, (4, 2), ("four", "two")) for _ in range(3)
+    )
+    for k, (batch, predictions) in enumerate(batches):
+        whole.add(batch, predictions)
+        parts[k % 2].add(batch, predictions)
+    merged = parts[0]
+    merged.merge([part.state() for part in reversed(parts)])
+    assert merged.compute() == whole.compute()
+    assert merged.detections() == whole.detections()
+    assert merged.state() == whole.state()
+    merged.reset()
+    assert merged.compute()["mask_AP"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        (None, "annotation 1 has no segmentation"),
+        ([], "annotation 1 has no segmentation"),
+        ([[1, 2, 3, 4]], "a polygon of 4 numbers"),
+        ([[1, 2, 3, 4, 5, 6, 7]], "a polygon of 7 numbers"),
+        ({"size": [40, 41], "counts": "x"}, r"RLE of size \[40, 41\]"),
+        ({"size": [40, 40]}, "annotation 1: an RLE"),
+    ],
+)
+def test_a_broken_segmentation_is_one_sentence(segmentation, message):
+    truth = square_truth()
+    truth["annotations"][0]["segmentation"] = segmentation
+    with pytest.raises(ValueError, match=message):
+        InstanceEvaluator(truth, (1,), ("square",))
+
+
+def test_predictions_without_masks_are_refused():
+    evaluator = InstanceEvaluator(square_truth(), (1,), ("square",))
+    empty = Predictions(
+        np.zeros((1, 1, 4)), np.zeros((1, 1)), np.zeros((1, 1)), np.zeros((1, 1), bool)
+    )
+    with pytest.raises(ValueError, match="no masks"):
+        evaluator.add(Batch(None, np.ones((1, 2)), np.ones(1), *[None] * 4), empty)
