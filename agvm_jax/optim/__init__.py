@@ -1,8 +1,9 @@
 """AGVM as an Optax transform, and what measures and averages gradients for it."""
 
 from agvm_jax.optim.baselines import lamb, lars, pmd_lamb, sam_value_and_grad
-from agvm_jax.optim.chaining import chain, modulate, modulation_gain
-from agvm_jax.optim.modulator import AgvmState, adam_weights, agvm
+from agvm_jax.optim.chaining import chain, modulate
+from agvm_jax.optim.gain import modulation_gain
+from agvm_jax.optim.modulator import AgvmState, agvm
 from agvm_jax.optim.modules import FROZEN, label_tree, module_names
 from agvm_jax.optim.noise import (
     NoiseState,
@@ -11,6 +12,7 @@ from agvm_jax.optim.noise import (
     noise_update,
     useful_batch_sentence,
 )
+from agvm_jax.optim.preconditioning import adam_weights
 from agvm_jax.optim.recipes import Recipe, build_optimizer, check_modulation
 from agvm_jax.optim.reduction import (
     mean_and_phi,
@@ -19,7 +21,7 @@ from agvm_jax.optim.reduction import (
     value_and_local_grad,
 )
 from agvm_jax.optim.schedules import batch_size_factor, learning_rate_schedule
-from agvm_jax.optim.streaming import GroupAccumulator, GroupPlan
+from agvm_jax.optim.streaming import GroupAccumulator, GroupPlan, split_batch
 from agvm_jax.optim.variance import (
     GroupStats,
     module_sq_norms,
@@ -62,6 +64,7 @@ __all__ = [
     "phi_from_halves",
     "phi_from_replicas",
     "phi_of_groups",
+    "split_batch",
     "pmd_lamb",
     "sam_value_and_grad",
     "stats_of_groups",

@@ -32,16 +32,16 @@ def label_tree(params: PyTree, modules: Modules = None) -> PyTree:
         A label of ``None`` leaves the leaf out: it is not measured and never scaled.
 
     Returns:
-      A pytree shaped like ``params`` whose leaves are strings. Leaves that were left out,
-      and those that are not floating point (counters, random keys), are ``FROZEN``.
+      A pytree shaped like ``params`` whose leaves are strings. Leaves that were left
+      out, and those that are not floating point (counters, keys), are ``FROZEN``.
 
     Raises:
       ValueError: a leaf that no pattern catches, or a label that is not a string.
 
-    >>> params = {"backbone": {"w": 1.0}, "box_head": {"w": 1.0}, "cls_head": {"w": 1.0}}
-    >>> label_tree(params)["cls_head"]
-    {'w': 'cls_head'}
-    >>> label_tree(params, {"^backbone/": "backbone", "_head/": "head"})["cls_head"]
+    >>> params = {"backbone": {"w": 1.0}, "box_head": {"w": 1.0}}
+    >>> label_tree(params)["box_head"]
+    {'w': 'box_head'}
+    >>> label_tree(params, {"^backbone/": "backbone", "_head/": "head"})["box_head"]
     {'w': 'head'}
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
@@ -59,7 +59,11 @@ def module_names(labels: PyTree) -> tuple[str, ...]:
 
 
 def leaf_labels(labels: PyTree, tree: PyTree) -> list[str]:
-    """Return the labels in the order of ``tree``'s leaves, or say that they do not fit."""
+    """Return the labels in the order of ``tree``'s leaves.
+
+    Raises:
+      ValueError: labels and tree have a different number of leaves.
+    """
     flat = jax.tree.leaves(labels)
     if len(flat) != len(jax.tree.leaves(tree)):
         raise ValueError(
@@ -76,6 +80,15 @@ def leaf_paths(tree: PyTree) -> list[str]:
     return ["/".join(_names(path)) for path, _ in leaves]
 
 
+def map_floats(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """Map ``fn`` over the leaves that can have a gradient; others stay as they are."""
+    return jax.tree.map(
+        lambda leaf, *others: fn(leaf, *others) if is_inexact(leaf) else leaf,
+        tree,
+        *rest,
+    )
+
+
 def is_inexact(leaf: Any) -> bool:
     """Whether a leaf can have a gradient: floating point or complex."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
@@ -88,15 +101,7 @@ def _label(path: tuple[str, ...], leaf: Any, modules: Modules) -> str:
     if modules is None:
         label = path[0] if path else "params"  # a bare array is a module by itself
     elif isinstance(modules, Mapping):
-        for pattern, label in modules.items():
-            if re.search(pattern, where):
-                break
-        else:
-            raise ValueError(
-                f"no pattern in modules catches the parameter {where!r}; patterns: "
-                f"{list(modules)}. Add one for it, or '.*' as the last, with the label "
-                "None to leave the parameter out"
-            )
+        label = _first_match(where, modules)
     else:
         label = modules(path, leaf)
     if label is None:
@@ -107,6 +112,17 @@ def _label(path: tuple[str, ...], leaf: Any, modules: Modules) -> str:
             "string, or None to leave the parameter out"
         )
     return label
+
+
+def _first_match(where: str, patterns: Mapping[str, str | None]) -> str | None:
+    for pattern, label in patterns.items():
+        if re.search(pattern, where):
+            return label
+    raise ValueError(
+        f"no pattern in modules catches the parameter {where!r}; patterns: "
+        f"{list(patterns)}. Add one for it, or '.*' as the last, with the label None "
+        "to leave the parameter out"
+    )
 
 
 def _names(path: tuple) -> tuple[str, ...]:

@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from agvm_jax.optim import baselines, chaining, modulator, schedules
+from agvm_jax.optim import baselines, chaining, schedules
+from agvm_jax.optim.gain import modulation_gain
+from agvm_jax.optim.preconditioning import adam_weights
 from agvm_jax.optim.settings import Modulation, modulation_words, resolve_modulation
 
 Builder = Callable[[Any, optax.Schedule], optax.GradientTransformation]
@@ -52,7 +54,7 @@ class Recipe:
         """
         if self.agvm is None or not self.agvm.precondition:
             return None
-        return modulator.adam_weights(opt_state)
+        return adam_weights(opt_state)
 
 
 def _sgd(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -229,7 +231,7 @@ def check_modulation(
     small = jax.tree.map(
         lambda leaf: jnp.ones([min(n, 2) for n in leaf.shape], leaf.dtype), params
     )
-    gain = chaining.modulation_gain(recipe.tx, small)
+    gain = modulation_gain(recipe.tx, small)
     inert = {name: value for name, value in gain.items() if not value >= least}
     if inert:
         listed = ", ".join(f"{name} {value:.2f}" for name, value in inert.items())

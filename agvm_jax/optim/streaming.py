@@ -6,22 +6,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from agvm_jax.optim.modules import is_inexact, module_names
+from agvm_jax.optim.modules import is_inexact, map_floats, module_names
 from agvm_jax.optim.reduction import (
-    AxisName,
-    as_varying,
-    axis_size,
     mean_and_phi,
     mean_gradients,
     psum_scalars,
     weighted,
 )
+from agvm_jax.optim.replicas import AxisName, as_varying, axis_size
 from agvm_jax.optim.variance import (
     Estimator,
     GroupStats,
     ModuleScalars,
     Split,
     check_groups,
+    count_groups,
     half_of,
     module_sq_norms,
     module_vdot,
@@ -44,13 +43,13 @@ class GroupAccumulator(NamedTuple):
 class GroupPlan:
     """How replicas and micro-batches make up the groups of a measurement.
 
-    ``init``, ``add`` once for each micro-batch, ``finish``; the accumulator is a pytree of
-    constant shapes, fit to be the carry of ``jax.lax.scan``.
+    ``init``, ``add`` once for each micro-batch, ``finish``; the accumulator is a pytree
+    of constant shapes, fit to be the carry of ``jax.lax.scan``.
 
-    With ``replicas`` every micro-batch of every replica is a group and the only addition
-    to plain accumulation is one scalar a module. With ``halves`` the halves are made of
-    replicas when their number is even, which costs no memory; else of micro-batches, and
-    then two gradient sums are kept instead of one.
+    With ``replicas`` every micro-batch of every replica is a group and the only
+    addition to plain accumulation is one scalar a module. With ``halves`` the halves
+    are made of replicas when their number is even, which costs no memory; else of
+    micro-batches, and then two gradient sums are kept instead of one.
 
     Attributes:
       labels: pytree of str shaped like the gradients, from ``label_tree``.
@@ -83,8 +82,8 @@ class GroupPlan:
     def __post_init__(self) -> None:
         if self.replicas < 1 or self.micro_batches < 1:
             raise ValueError(
-                f"replicas={self.replicas}, micro_batches={self.micro_batches}: both must "
-                "be at least 1"
+                f"replicas={self.replicas}, micro_batches={self.micro_batches}: both "
+                "must be at least 1"
             )
         if self.replicas > 1 and self.axis_name is None:
             raise ValueError(
@@ -144,11 +143,12 @@ class GroupPlan:
         sums, sum_sq, count = accumulator
         if self.halves_of_micro_batches:
             half = half_of(count, self.micro_batches, self.split)
-            sums = jax.tree.map(
+            # In place, one of the two: the other is not even read.
+            sums = map_floats(
                 lambda s, g: s.at[half].add(g.astype(s.dtype)), sums, grads
             )
         else:
-            sums = jax.tree.map(lambda s, g: s + g.astype(s.dtype), sums, grads)
+            sums = map_floats(lambda s, g: s + g.astype(s.dtype), sums, grads)
         if self.estimator == "replicas":
             norms = module_sq_norms(weighted(weights, grads), self.labels)
             sum_sq = {m: sum_sq[m] + norms[m] for m in sum_sq}
@@ -168,7 +168,7 @@ class GroupPlan:
         per_replica = 1.0 / self.micro_batches
         if self.halves_of_micro_batches:
             return self._finish_two_sums(sums, weights)
-        local = jax.tree.map(lambda s: _scale(s, per_replica), sums)
+        local = map_floats(lambda s: s * per_replica, sums)
         if self.estimator == "halves":
             return mean_and_phi(
                 local, self.axis_name, self.labels, "halves", self.split, weights
@@ -185,12 +185,12 @@ class GroupPlan:
         self, sums: PyTree, weights: PyTree | None
     ) -> tuple[PyTree, GroupStats]:
         """Halves made of micro-batches; over an odd number of replicas both travel."""
-        halves = jax.tree.map(lambda s: _scale(s, 2.0 / self.micro_batches), sums)
+        halves = map_floats(lambda s: s * (2.0 / self.micro_batches), sums)
         if self.axis_name is not None:
             halves = mean_gradients(halves, self.axis_name)
-        mean = jax.tree.map(lambda s: _scale(s[0] + s[1], 0.5), halves)
-        a = weighted(weights, jax.tree.map(lambda s: s[0], halves))
-        b = weighted(weights, jax.tree.map(lambda s: s[1], halves))
+        a, b = (jax.tree.map(lambda s, k=k: s[k], halves) for k in (0, 1))
+        mean = map_floats(lambda x, y: (x + y) / 2, a, b)
+        a, b = weighted(weights, a), weighted(weights, b)
         return mean, stats_from_halves(
             module_vdot(a, b, self.labels),
             module_sq_norms(a, self.labels),
@@ -206,10 +206,25 @@ class GroupPlan:
         count = accumulator.count
         if not isinstance(count, jax.core.Tracer) and count != self.micro_batches:
             raise ValueError(
-                f"GroupPlan was made for {self.micro_batches} micro-batches but {count} "
-                "were added: groups must be of equal size"
+                f"GroupPlan was made for {self.micro_batches} micro-batches but "
+                f"{count} were added: groups must be of equal size"
             )
 
 
-def _scale(x: jax.Array, factor: float) -> jax.Array:
-    return (x * factor).astype(x.dtype) if is_inexact(x) else x
+def split_batch(batch: PyTree, num_groups: int) -> PyTree:
+    """Reshape a batch, leaves (B, ...), to (num_groups, B / num_groups, ...).
+
+    Raises:
+      ValueError: the groups would not be of equal size.
+
+    >>> split_batch(jnp.arange(6), 3).tolist()
+    [[0, 1], [2, 3], [4, 5]]
+    """
+    size = count_groups(batch)
+    if num_groups < 1 or size % num_groups:
+        raise ValueError(
+            f"a batch of {size} does not make {num_groups} groups of equal size"
+        )
+    return jax.tree.map(
+        lambda x: x.reshape(num_groups, size // num_groups, *x.shape[1:]), batch
+    )

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from agvm_jax.optim.modules import (
     FROZEN,
-    is_inexact,
     leaf_labels,
     leaf_paths,
+    map_floats,
     module_names,
 )
 
@@ -23,8 +23,9 @@ Split = Literal["interleaved", "contiguous"]
 class GroupStats(NamedTuple):
     """What one measurement says about every module.
 
-    A group is a share of the batch with its own mean gradient ``g_r``; ``G`` is the mean
-    over the groups. With the estimator ``halves`` the groups are the two half batches.
+    A group is a share of the batch with its own mean gradient ``g_r``; ``G`` is the
+    mean over the groups. With the estimator ``halves`` the groups are the two half
+    batches.
     """
 
     phi: ModuleScalars  # 1 - cos between half batches, in [0, 2]; nan: no measurement
@@ -45,7 +46,7 @@ def module_vdot(a: PyTree, b: PyTree, labels: PyTree) -> ModuleScalars:
     flat = leaf_labels(labels, a)
     for label, x, y in zip(flat, jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         if label != FROZEN:
-            totals[label] += float32_vdot(x, y)
+            totals[label] += float32_vdot(jnp.asarray(x), jnp.asarray(y))
     return totals
 
 
@@ -83,8 +84,8 @@ def phi_from_replicas(
     """Return phi from norms alone: the average over all equal splits of the groups.
 
     With q the mean of ||g_r||^2 and G the mean gradient of R groups,
-    ``V = (q - ||G||^2) / (R - 1)`` is the variance of G, and over all splits in two equal
-    halves a . b averages to ``||G||^2 - V`` and (||a||^2 + ||b||^2) / 2 to
+    ``V = (q - ||G||^2) / (R - 1)`` is the variance of G, and over all splits in two
+    equal halves a . b averages to ``||G||^2 - V`` and (||a||^2 + ||b||^2) / 2 to
     ``||G||^2 + V``. So ``phi = 1 - cos = 2 V / (||G||^2 + V)``. This form is ours; the
     paper and the released code take one split.
 
@@ -155,7 +156,7 @@ def stats_of_groups(
     num_groups = count_groups(stacked_grads)
     check_groups(num_groups, estimator, split)
     if estimator == "replicas":
-        mean = jax.tree.map(lambda g: _float32(g).mean(0), stacked_grads)
+        mean = map_floats(lambda g: wide(g).mean(0), stacked_grads)
         total = module_sq_norms(stacked_grads, labels)
         mean_sq = {m: value / num_groups for m, value in total.items()}
         return stats_from_replicas(mean_sq, module_sq_norms(mean, labels), num_groups)
@@ -192,9 +193,9 @@ def halves_of_groups(
         # A masked sum, not a strided slice: it keeps a sharded leading axis in place.
         def leaf(g: jax.Array) -> jax.Array:
             mine = (half == which).reshape((num_groups,) + (1,) * (g.ndim - 1))
-            return jnp.where(mine, _float32(g), 0).sum(0) / (num_groups // 2)
+            return jnp.where(mine, wide(g), 0).sum(0) / (num_groups // 2)
 
-        return jax.tree.map(leaf, stacked_grads)
+        return map_floats(leaf, stacked_grads)
 
     return mean_of(0), mean_of(1)
 
@@ -234,7 +235,7 @@ def check_groups(num_groups: int, estimator: str, split: str) -> None:
     if estimator == "halves" and num_groups % 2:
         raise ValueError(
             f"estimator='halves' cannot split {num_groups} groups in two equal halves: "
-            "use estimator='replicas', which takes any number, or an even number of them"
+            "use estimator='replicas', which takes any number, or an even number"
         )
 
 
@@ -242,23 +243,23 @@ def check_estimator(estimator: str, split: str) -> None:
     """Raise a ValueError for an estimator or split that does not exist."""
     if estimator not in ("halves", "replicas"):
         raise ValueError(
-            f"estimator={estimator!r} is unknown: use 'halves' (the paper) or 'replicas'"
+            f"estimator={estimator!r} is unknown: use 'halves' (the paper) or "
+            "'replicas'"
         )
     if split not in ("interleaved", "contiguous"):
         raise ValueError(
-            f"split={split!r} is unknown: use 'interleaved' (the paper) or 'contiguous' "
-            "(the released code)"
+            f"split={split!r} is unknown: use 'interleaved' (the paper) or "
+            "'contiguous' (the released code)"
         )
 
 
 def float32_vdot(x: jax.Array, y: jax.Array) -> jax.Array:
     """Return the real inner product of two arrays of any float dtype, in float32."""
-    if not is_inexact(x):
-        return jnp.zeros((), jnp.float32)
     if jnp.iscomplexobj(x):
         return float32_vdot(x.real, y.real) + float32_vdot(x.imag, y.imag)
     return jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32))
 
 
-def _float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if is_inexact(x) else x
+def wide(x: jax.Array) -> jax.Array:
+    """Return x in float32, or in its own dtype where that is wider."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -27,8 +27,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from agvm_jax.optim.baselines import sam_value_and_grad
-from agvm_jax.optim.modulator import adam_weights
 from agvm_jax.optim.noise import noise_update
+from agvm_jax.optim.preconditioning import adam_weights
 from agvm_jax.optim.recipes import Recipe
 from agvm_jax.optim.reduction import mean_gradients, value_and_local_grad
 from agvm_jax.optim.streaming import GroupPlan
