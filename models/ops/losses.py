@@ -89,7 +89,9 @@ def smooth_l1(
     """
     if beta < 0.0:
         raise ValueError(f"beta is {beta}: it must not be negative")
-    distance = jnp.abs(predictions.astype(jnp.float32) - targets.astype(jnp.float32))
+    difference = predictions.astype(jnp.float32) - targets.astype(jnp.float32)
+    # Not jnp.abs: at 0 its slope is 1 in some versions of JAX; a hit should rest.
+    distance = difference * jnp.sign(difference)
     if beta == 0.0:
         return distance
     return jnp.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta)

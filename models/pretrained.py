@@ -1,0 +1,129 @@
+"""Weights made elsewhere, under our names.
+
+A table of rules says where each of torchvision's tensors belongs in our trees. Loading
+is checked both ways: every tensor is used, every parameter and statistic is set, every
+shape agrees; what does not is listed in one error.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+Tree = dict[str, Any]
+
+# torchvision's module name -> ours; the last part of the name is translated below.
+# Its published detectors still carry names from before version 0.13: there the ".0" is
+# missing, and the convolutions of a tower are counted with the ReLUs between them.
+RETINANET_RULES = (
+    (r"backbone\.body\.(conv\d|bn\d)", r"backbone/\1"),
+    (r"backbone\.body\.(layer\d)\.(\d+)\.(conv\d|bn\d)", r"backbone/\1/\2/\3"),
+    (
+        r"backbone\.body\.(layer\d)\.(\d+)\.downsample\.0",
+        r"backbone/\1/\2/shortcut/conv",
+    ),
+    (r"backbone\.body\.(layer\d)\.(\d+)\.downsample\.1", r"backbone/\1/\2/shortcut/bn"),
+    (r"backbone\.fpn\.inner_blocks\.(\d+)(?:\.0)?", r"fpn/lateral/\1"),
+    (r"backbone\.fpn\.layer_blocks\.(\d+)(?:\.0)?", r"fpn/output/\1"),
+    (r"backbone\.fpn\.extra_blocks\.(p6|p7)", r"fpn/\1"),
+    (r"head\.classification_head\.conv\.(\d+)\.0", r"head/class_tower/\1"),
+    (r"head\.regression_head\.conv\.(\d+)\.0", r"head/box_tower/\1"),
+    *(
+        (rf"head\.{theirs}_head\.conv\.{2 * index}", f"head/{ours}_tower/{index}")
+        for theirs, ours in (("classification", "class"), ("regression", "box"))
+        for index in range(4)
+    ),
+    (r"head\.classification_head\.cls_logits", r"head/class_logits"),
+    (r"head\.regression_head\.bbox_reg", r"head/box_deltas"),
+)
+
+# Counters that torch's BatchNorm keeps for a mode we do not have.
+_UNUSED = re.compile(r".*\.num_batches_tracked")
+
+
+# What a tensor is called by torch and, if it differs, by us.
+_LEAVES = {"weight": "scale", "running_mean": "mean", "running_var": "var"}
+
+
+def our_path(
+    name: str, ndim: int, rules: tuple[tuple[str, str], ...] = RETINANET_RULES
+) -> str | None:
+    """Return where a torchvision tensor of `ndim` dimensions belongs, or None.
+
+    >>> our_path("backbone.body.layer2.0.downsample.1.running_var", 1)
+    'backbone/layer2/0/shortcut/bn/var'
+    >>> our_path("backbone.body.conv1.weight", 4)
+    'backbone/conv1/kernel'
+    """
+    module, _, leaf = name.rpartition(".")
+    leaf = "kernel" if (leaf, ndim) == ("weight", 4) else _LEAVES.get(leaf, leaf)
+    for pattern, path in rules:
+        found = re.fullmatch(pattern, module)
+        if found:
+            return f"{found.expand(path)}/{leaf}"
+    return None
+
+
+def from_torchvision(
+    tensors: Mapping[str, Any],
+    params: Tree,
+    model_state: Tree,
+    rules: tuple[tuple[str, str], ...] = RETINANET_RULES,
+) -> tuple[Tree, Tree]:
+    """Return trees like `params` and `model_state` filled from torchvision's tensors.
+
+    Args:
+      tensors: a state dict; the values are anything that `numpy.asarray` takes.
+      params: the shapes wanted; arrays, or what `jax.eval_shape` of `init` returns.
+      model_state: the same of the running statistics (with frozen BatchNorm its scales
+        and biases are here too).
+      rules: which module goes where.
+
+    Returns:
+      params and model_state, of NumPy float32 arrays.
+
+    Raises:
+      ValueError: lists each tensor without a place, each place without a tensor and
+        each pair whose shapes differ.
+    """
+    wanted = {
+        "/".join(key.key for key in path): leaf.shape
+        for tree in (params, model_state)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    filled, problems = {}, []
+    for name, tensor in tensors.items():
+        if _UNUSED.fullmatch(name):
+            continue
+        array = np.asarray(tensor, np.float32)
+        path = our_path(name, array.ndim, rules)
+        if array.ndim == 4:
+            array = array.transpose(2, 3, 1, 0)  # OIHW to HWIO
+        if path not in wanted:
+            problems.append(f"{name} {array.shape} has no place in the model")
+        elif path in filled:
+            problems.append(f"{name} is a second tensor for {path}")
+        elif array.shape != wanted[path]:
+            problems.append(
+                f"{name} is {array.shape} in our layout, {path} is {wanted[path]}"
+            )
+            filled[path] = array
+        else:
+            filled[path] = array
+    problems += [
+        f"nothing sets {path} {wanted[path]}" for path in wanted if path not in filled
+    ]
+    if problems:
+        raise ValueError(
+            f"the weights do not fit the model ({len(problems)} differences):\n  "
+            + "\n  ".join(problems)
+        )
+
+    def fill(tree):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: filled["/".join(key.key for key in path)], tree
+        )
+
+    return fill(params), fill(model_state)

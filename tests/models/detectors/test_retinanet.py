@@ -1,0 +1,261 @@
+"""RetinaNet as a whole, on a backbone of three layers so that it compiles quickly."""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from agvm_jax.structures import Batch
+from models.detectors.retinanet import RetinaNet
+from models.fpn import FPN
+from models.functional import make_detector
+from models.heads.retina import RetinaHead
+from models.layers import Conv
+from models.ops.boxes import clip, decode
+
+K, HEIGHT, WIDTH = 3, 64, 96
+ANCHORS = {
+    "anchor_sizes": (12.0, 24.0, 48.0, 96.0, 192.0),
+    "anchor_scales": 2,
+    "anchor_ratios": (0.5, 1.0),
+}
+LIMITS = {
+    "score_threshold": 0.35,
+    "nms_threshold": 0.3,
+    "pre_nms_top_k": 40,
+    "max_detections": 25,
+}
+
+
+class ThreeLayers(nnx.Module):
+    """C3, C4, C5 by one strided convolution each."""
+
+    channels = {"c3": 4, "c4": 4, "c5": 4}
+
+    def __init__(self, dtype, rngs):
+        make = functools.partial(Conv, dtype=dtype, rngs=rngs)
+        self.c3, self.c4, self.c5 = (
+            make(3, 4, 3, stride=8),
+            make(4, 4, 3, stride=2),
+            make(4, 4, 3, stride=2),
+        )
+
+    def __call__(self, images, *, train):
+        del train
+        c3 = jax.nn.relu(self.c3(images))
+        c4 = jax.nn.relu(self.c4(c3))
+        return {"c3": c3, "c4": c4, "c5": jax.nn.relu(self.c5(c4))}
+
+
+def construct(rngs, dtype=jnp.float32, **changes):
+    backbone = ThreeLayers(dtype, rngs)
+    fpn = FPN(backbone.channels, 8, dtype=dtype, rngs=rngs)
+    head = RetinaHead(8, K, num_anchors=4, head_convs=1, dtype=dtype, rngs=rngs)
+    constants = {"image_mean": (110.0,) * 3, "image_std": (60.0,) * 3}
+    return RetinaNet(backbone, fpn, head, **(ANCHORS | LIMITS | constants | changes))
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return make_detector(construct)
+
+
+@pytest.fixture(scope="module")
+def weights(detector):
+    params, model_state = detector.init(jax.random.key(0))
+    # An untrained head says 0.01 everywhere; spread its scores over the threshold.
+    last = params["head"]["class_logits"]
+    last["kernel"] = 100 * last["kernel"]
+    last["bias"] = jnp.full_like(last["bias"], -1.0)
+    params["head"]["box_deltas"]["kernel"] *= 30
+    return params, model_state
+
+
+def make_batch(boxes=((10, 10, 40, 50), (50, 5, 80, 30)), count=2):
+    rng = np.random.default_rng(0)
+    rows = np.zeros((count, 2, 4), np.float32)
+    for row, box in enumerate(boxes):
+        rows[:, row] = box
+    image_size = np.array([[HEIGHT, WIDTH], [HEIGHT - 14, WIDTH - 30]], np.int32)
+    return Batch(
+        image=jnp.asarray(rng.integers(0, 256, (count, HEIGHT, WIDTH, 3)), jnp.uint8),
+        image_size=jnp.asarray(image_size),
+        image_id=jnp.arange(count),
+        boxes=jnp.asarray(rows),
+        classes=jnp.asarray(rng.integers(0, K, (count, 2)), jnp.int32),
+        valid=jnp.asarray(np.tile(np.arange(2) < len(boxes), (count, 1))),
+        crowd=jnp.zeros((count, 2), bool),
+    )
+
+
+@pytest.fixture(scope="module")
+def step(detector, weights):
+    """Loss, parts and gradient of a batch."""
+    run = jax.jit(jax.value_and_grad(detector.loss, has_aux=True))
+
+    def evaluate(batch):
+        (loss, (_, parts)), gradient = run(*weights, batch, jax.random.key(0))
+        return loss, parts, gradient
+
+    return evaluate
+
+
+@pytest.fixture(scope="module")
+def predict_and_outputs(detector, weights):
+    @jax.jit
+    def run(params, model_state, batch):
+        module = detector.bind(params, model_state)
+        return module.predict(batch), module.outputs(batch, train=False)
+
+    return lambda batch: run(*weights, batch)
+
+
+@pytest.fixture(scope="module")
+def predict(predict_and_outputs):
+    return lambda batch: predict_and_outputs(batch)[0]
+
+
+def test_its_parameters_are_the_papers_three_modules(weights):
+    assert set(weights[0]) == {"backbone", "fpn", "head"}
+
+
+def test_the_loss_is_the_sum_of_its_parts_and_reaches_every_parameter(step):
+    loss, parts, gradient = step(make_batch())
+    np.testing.assert_allclose(loss, parts["classification"] + parts["box"], rtol=1e-6)
+    assert parts["box"] > 0
+    chex.assert_tree_all_finite(gradient)
+    assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [(), ((5, 5, 5.25, 5.5),), ((5, 5, 5, 5),), ((500, 500, 520, 530),)],
+    ids=["none", "smaller than a pixel", "without area", "outside the picture"],
+)
+def test_a_batch_of_poor_boxes_has_finite_loss_and_gradient(step, boxes):
+    chex.assert_tree_all_finite(step(make_batch(boxes)))
+
+
+def test_no_boxes_in_any_image_leave_no_box_loss(step):
+    _, parts, gradient = step(make_batch(()))
+    assert parts["box"] == 0
+    assert not gradient["head"]["box_deltas"]["kernel"].any()
+
+
+def slow_overlap(a, b):
+    side = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    shared = np.prod(np.maximum(side, 0))
+    total = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared
+    return shared / total if total > 0 else 0.0
+
+
+def slow_detections(logits, deltas, anchors, image_size):
+    """One image's (box, score, class), best first, by sorting and loops."""
+    candidates = []
+    for level_logits, level_deltas, level_anchors in zip(
+        logits, deltas, anchors, strict=True
+    ):
+        boxes = np.asarray(clip(decode(level_deltas, level_anchors), image_size))
+        scores = np.asarray(jax.nn.sigmoid(level_logits)).reshape(-1)
+        for index in np.argsort(-scores, kind="stable")[: LIMITS["pre_nms_top_k"]]:
+            if scores[index] > LIMITS["score_threshold"]:
+                candidates.append((boxes[index // K], scores[index], index % K))
+    candidates.sort(key=lambda candidate: -candidate[1])
+    kept = []
+    for box, score, label in candidates:
+        rivals = [other for other, _, its in kept if its == label]
+        if all(slow_overlap(box, r) <= LIMITS["nms_threshold"] for r in rivals):
+            kept.append((box, score, label))
+    return kept[: LIMITS["max_detections"]], len(candidates)
+
+
+def test_detections_are_those_of_sorting_and_loops(detector, weights, predict):
+    batch = make_batch()
+    module = detector.bind(*weights)
+    logits, deltas, anchors = jax.jit(lambda batch: module.outputs(batch, train=False))(
+        batch
+    )
+    found = predict(batch)
+    for image in range(2):
+        expected, num_candidates = slow_detections(
+            [level[image] for level in logits],
+            [level[image] for level in deltas],
+            anchors,
+            batch.image_size[image],
+        )
+        # Something was dropped by each of the limits.
+        assert 0 < len(expected) < num_candidates < 5 * LIMITS["pre_nms_top_k"]
+        count = int(found.valid[image].sum())
+        assert count == len(expected)
+        boxes, scores, labels = zip(*expected, strict=True)
+        np.testing.assert_array_equal(found.classes[image, :count], labels)
+        np.testing.assert_allclose(found.scores[image, :count], scores, rtol=1e-5)
+        np.testing.assert_allclose(found.boxes[image, :count], boxes, atol=1e-3)
+
+
+def test_predictions_keep_the_contract(predict):
+    batch = make_batch()
+    found = predict(batch)
+    limit = LIMITS["max_detections"]
+    chex.assert_shape(found.boxes, (2, limit, 4))
+    chex.assert_type(
+        [found.boxes, found.scores, found.classes, found.valid],
+        [jnp.float32, jnp.float32, jnp.int32, bool],
+    )
+    assert (jnp.diff(found.scores, axis=1) <= 0).all()
+    assert ((found.scores == 0) == ~found.valid).all()
+    assert ((found.classes == -1) == ~found.valid).all()
+    height, width = batch.image_size[1].tolist()
+    assert (found.boxes[1, :, 2] <= width).all()
+    assert (found.boxes[1, :, 3] <= height).all()
+    assert (found.boxes >= 0).all()
+
+
+def test_predictions_do_not_look_at_the_annotations(predict):
+    batch = make_batch()
+    blind = dataclasses.replace(
+        batch,
+        boxes=batch.boxes + 7,
+        classes=batch.classes * 0,
+        valid=~batch.valid,
+        crowd=~batch.crowd,
+    )
+    chex.assert_trees_all_equal(predict(batch), predict(blind))
+
+
+def test_what_lies_outside_the_picture_is_not_looked_at(predict):
+    batch = make_batch()
+    height, width = batch.image_size[1].tolist()
+    image = batch.image.at[1, height:].set(255).at[1, :, width:].set(255)
+    other = dataclasses.replace(batch, image=image)
+    chex.assert_trees_all_equal(predict(batch), predict(other))
+
+
+def test_bfloat16_compute_keeps_loss_and_detections_in_float32(weights, step):
+    half = make_detector(functools.partial(construct, dtype=jnp.bfloat16))
+    batch = make_batch()
+    loss, (_, parts) = jax.jit(half.loss)(*weights, batch, jax.random.key(0))
+    assert loss.dtype == jnp.float32
+    np.testing.assert_allclose(loss, step(batch)[0], rtol=0.02)
+    chex.assert_trees_all_equal_dtypes(parts, {"box": loss, "classification": loss})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"anchor_sizes": (32.0, 64.0)}, "the levels p3, p4, p5, p6, p7"),
+        ({"anchor_scales": 3}, "the head was built for 4 anchors"),
+        ({"score_threshold": 1.5}, "score_threshold is 1.5"),
+        ({"nms_threshold": -1.0}, "nms_threshold is -1.0"),
+        ({"pre_nms_top_k": 0}, "pre_nms_top_k 0"),
+        ({"max_detections": 0}, "max_detections 0"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_detector(functools.partial(construct, **changes))

@@ -1,0 +1,18 @@
+"""The examples in the docstrings of the detectors' functions do what they say."""
+
+import doctest
+
+import pytest
+
+from models.ops import anchors, boxes, images, losses, matching, nms, topk
+
+
+@pytest.mark.parametrize(
+    "module",
+    [anchors, boxes, images, losses, matching, nms, topk],
+    ids=lambda module: module.__name__,
+)
+def test_the_examples_run(module):
+    result = doctest.testmod(module)
+    assert result.attempted > 0
+    assert result.failed == 0
