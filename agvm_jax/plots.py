@@ -1,9 +1,10 @@
 """Curves of a training run, drawn from its metrics.jsonl."""
 
+import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,9 @@ MODULE_COLORS = {
     "box_head": "#D55E00",
     "mask_head": "#CC79A7",
     "semantic_head": "#E69F00",
+    "all": "#888888",
 }
+SHORT = 60  # entries up to which a curve is drawn as it is, without smoothing
 
 
 class Series(NamedTuple):
@@ -32,6 +35,76 @@ class Series(NamedTuple):
 
     steps: np.ndarray
     values: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+    """What one figure shows.
+
+    Attributes:
+      title, unit: above the figure and beside its y axis.
+      names: metrics that it shows, in this order.
+      prefix: also every metric of this kind, `prefix/<label>`, in the alphabet's order.
+      factor: by which values are multiplied.
+      lowest: values below it are gaps (-1 stands for "nothing to find" in an AP).
+      smoothed: the raw values are drawn faint, under their moving average.
+      points: each entry is marked.
+      log: logarithmic y axis; values that are not positive are gaps.
+      reference: a dashed line at this value, or None.
+    """
+
+    title: str
+    unit: str
+    names: Sequence[str] = ()
+    prefix: str | None = None
+    factor: float = 1.0
+    lowest: float = -math.inf
+    smoothed: bool = True
+    points: bool = False
+    log: bool = False
+    reference: float | None = None
+
+    def labels(self, metrics: Mapping[str, Series]) -> dict[str, Series]:
+        """Return label -> series for the metrics that have a value to show."""
+        wanted = list(self.names)
+        if self.prefix is not None:
+            start = self.prefix + "/"
+            wanted += sorted(name for name in metrics if name.startswith(start))
+        found = {}
+        for name in wanted:
+            if name in metrics:
+                steps, values = metrics[name]
+                bound = max(self.lowest, 1e-300) if self.log else self.lowest
+                good = (values >= bound) & (np.abs(values) < 1e38)  # not NaN either
+                if good.any():
+                    label = name.partition("/")[2] or name
+                    shown = np.where(good, values, np.nan) * self.factor
+                    found[label] = Series(steps, shown)
+        return found
+
+
+PANELS = {
+    "loss": Panel("Training loss", "loss", ("loss",), "loss"),
+    "lr": Panel("Learning rate", "learning rate", ("lr",), smoothed=False),
+    "phi": Panel("Relative gradient variance", "phi = 1 − cosine", prefix="phi"),
+    # mu is a moving average already.
+    "mu": Panel(
+        "Modulation of the learning rate", "mu, factor on the rate", prefix="mu",
+        smoothed=False, reference=1.0,
+    ),
+    "ap": Panel(
+        "Validation", "average precision, percent",
+        ("eval/AP", "eval/AP50", "eval/AP75", "eval/mask_AP", "eval/mask_AP50"),
+        factor=100.0, lowest=0.0, smoothed=False, points=True,
+    ),
+    "noise_scale": Panel(
+        "Gradient noise scale", "images", prefix="noise_scale", log=True
+    ),
+    "grad_norm": Panel(
+        "Gradient norm", "norm", ("grad_norm",), "grad_norm", log=True
+    ),
+    "speed": Panel("Training speed", "images per second", ("images_per_second",)),
+}  # fmt: skip
 
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, Series]:
@@ -88,157 +161,89 @@ def plot_run(
 ) -> list[Path]:
     """Draw a run's curves as PNG files and return their paths.
 
-    loss, learning rate, phi and mu of each module, AP, images per second; a figure
-    whose metrics are absent is not drawn. `overview.png` holds them all.
+    One file a panel of `PANELS`, named as it is; a panel without a value to show is not
+    drawn. `overview.png` holds all of them.
     """
     metrics = read_metrics(metrics_path)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    panels = {name: draw for name, draw in PANELS.items() if _keys(metrics, name)}
+    panels = {n: panel for n, panel in PANELS.items() if panel.labels(metrics)}
+    last = max((series.steps[-1] for series in metrics.values()), default=0)
     paths = []
-    for name, draw in panels.items():
+    for name, panel in panels.items():
         figure = Figure(figsize=(8, 4.5), layout="constrained")
-        draw(figure.add_subplot(), metrics)
+        draw_panel(figure.add_subplot(), panel, metrics, last)
         paths.append(_save(figure, out_dir / f"{name}.png"))
     if len(panels) > 1:
-        columns = 2 if len(panels) < 5 else 3
+        columns = 2 if len(panels) < 5 else 3 if len(panels) < 7 else 4
         rows = math.ceil(len(panels) / columns)
-        figure = Figure(figsize=(6 * columns, 3.8 * rows), layout="constrained")
-        for k, draw in enumerate(panels.values(), 1):
-            draw(figure.add_subplot(rows, columns, k), metrics)
+        figure = Figure(figsize=(5.4 * columns, 3.8 * rows), layout="constrained")
+        for k, panel in enumerate(panels.values(), 1):
+            draw_panel(figure.add_subplot(rows, columns, k), panel, metrics, last)
         paths.append(_save(figure, out_dir / "overview.png"))
     return paths
 
 
-def _draw_loss(axes: Axes, metrics: Mapping[str, Series]) -> None:
-    names = _keys(metrics, "loss")
-    _dress(axes, "Training loss", "loss")
-    for k, name in enumerate(names):
-        if name == "loss":
-            _curve(axes, metrics[name], "#222222", "total")
-        else:
-            part = name.removeprefix("loss/")
-            _curve(axes, metrics[name], COLORS[k % len(COLORS)], part)
-    _legend(axes)
-    axes.set_ylim(*_robust_limits([metrics[name] for name in names]))
-
-
-def _draw_lr(axes: Axes, metrics: Mapping[str, Series]) -> None:
-    _dress(axes, "Learning rate", "learning rate")
-    _curve(axes, metrics["lr"], COLORS[0], "lr", smoothed=False)
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-
-
-def _draw_phi(axes: Axes, metrics: Mapping[str, Series]) -> None:
-    _dress(axes, "Relative gradient variance of each module", "phi = 1 − cosine")
-    for k, name in enumerate(_keys(metrics, "phi")):
-        _curve(axes, metrics[name], _module_color(name, k), name.removeprefix("phi/"))
-    axes.set_ylim(bottom=0)
-    _legend(axes)
-
-
-def _draw_mu(axes: Axes, metrics: Mapping[str, Series]) -> None:
-    _dress(axes, "Modulation of each module's learning rate", "mu, factor on the rate")
-    axes.axhline(1.0, color="#888888", linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-    for k, name in enumerate(_keys(metrics, "mu")):
-        # mu is a moving average already.
-        color, label = _module_color(name, k), name.removeprefix("mu/")
-        _curve(axes, metrics[name], color, label, smoothed=False)
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0.9), max(high, 1.1))
-    _legend(axes)
-
-
-def _draw_ap(axes: Axes, metrics: Mapping[str, Series]) -> None:
-    _dress(axes, "Average precision on the validation set", "AP, percent")
-    for k, name in enumerate(_keys(metrics, "ap")):
-        series = metrics[name]
-        percent = np.where(series.values < 0, np.nan, 100 * series.values)
-        axes.plot(
-            series.steps, percent, color=COLORS[k % len(COLORS)], marker="o",
-            markersize=4, linewidth=1.8, label=name.removeprefix("eval/"),
-        )  # fmt: skip
-    axes.set_ylim(0, 100)
-    _legend(axes)
-
-
-def _draw_speed(axes: Axes, metrics: Mapping[str, Series]) -> None:
-    _dress(axes, "Training speed", "images per second")
-    _curve(axes, metrics["images_per_second"], COLORS[2], "images/s")
-    axes.set_ylim(bottom=0)
-
-
-PANELS: dict[str, Callable[[Axes, Mapping[str, Series]], None]] = {
-    "loss": _draw_loss,
-    "lr": _draw_lr,
-    "phi": _draw_phi,
-    "mu": _draw_mu,
-    "ap": _draw_ap,
-    "speed": _draw_speed,
-}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _keys(metrics: Mapping[str, Series], panel: str) -> list[str]:
-    """The metrics a panel shows; those without one finite value are left out."""
-    wanted: Sequence[str]
-    lowest = -math.inf
-    if panel == "ap":
-        wanted = [f"eval/{name}" for name in ("AP", "AP50", "AP75")]
-        lowest = 0.0  # -1 stands for "nothing to find"
-    elif panel == "speed":
-        wanted = ["images_per_second"]
-    else:
-        wanted = [panel, *sorted(n for n in metrics if n.startswith(panel + "/"))]
-    return [
-        n
-        for n in wanted
-        if n in metrics
-        and (np.isfinite(metrics[n].values) & (metrics[n].values >= lowest)).any()
-    ]
-
-
-def _curve(
-    axes: Axes, series: Series, color: str, label: str, smoothed: bool = True
+def draw_panel(
+    axes: Axes, panel: Panel, metrics: Mapping[str, Series], last_step: float
 ) -> None:
-    """The raw values, faint, with their moving average over them."""
-    values = np.where(np.isfinite(series.values), series.values, np.nan)
-    many = len(values) > 20
-    marker = {"marker": "o", "markersize": 3} if len(values) < 3 else {}
-    if smoothed and many:
-        axes.plot(series.steps, values, color=color, alpha=0.22, linewidth=0.8)
+    """Draw one panel; the x axis goes from 0 to `last_step` in all of them."""
+    axes.set_title(panel.title, fontsize=12, fontweight="bold", loc="left")
+    axes.set_xlabel("step")
+    axes.set_ylabel(panel.unit)
+    axes.grid(color="#E4E4E4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if panel.reference is not None:
+        axes.axhline(
+            panel.reference, color="#888888", linewidth=1, linestyle=(0, (4, 3))
+        )
+    shown = panel.labels(metrics)
+    for k, (label, series) in enumerate(shown.items()):
+        total = label in panel.names and panel.prefix is not None
+        color = MODULE_COLORS.get(label, COLORS[k % len(COLORS)])
+        if total:
+            color = MODULE_COLORS["all" if "backbone" in shown else "backbone"]
+        _curve(axes, panel, series, color, "total" if total else label)
+    axes.set_xlim(0, max(last_step, 1) * 1.02)
+    _set_height(axes, panel, list(shown.values()))
+    if len(shown) > 1 or panel.points:
+        axes.legend(frameon=False, fontsize=9, loc="best")
+
+
+def _curve(axes: Axes, panel: Panel, series: Series, color: str, label: str) -> None:
+    steps, values = series
+    style = {"color": color, "linewidth": 1.7, "label": label}
+    if panel.points or np.isfinite(values).sum() < 3:
+        style |= {"marker": "o", "markersize": 4, "clip_on": False}
+    if panel.smoothed and len(values) > SHORT:
+        axes.plot(steps, values, color=color, alpha=0.22, linewidth=0.8)
         values = smooth(values, width=max(5, len(values) // 40))
-    axes.plot(series.steps, values, color=color, linewidth=1.6, label=label, **marker)
+    axes.plot(steps, values, **style)
 
 
-def _robust_limits(series: Sequence[Series]) -> tuple[float, float]:
-    """From 0 to above every curve but for its wildest hundredth of values."""
+def _set_height(axes: Axes, panel: Panel, series: Sequence[Series]) -> None:
+    """From 0 to above the curves, but for their wildest hundredth of values."""
+    if panel.log:
+        axes.set_yscale("log")
+        return
+    if panel.reference is not None:
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, 0.9 * panel.reference), max(high, 1.1 * panel.reference))
+        return
     top = 0.0
     for one in series:
         values = one.values[np.isfinite(one.values)]
         top = max(top, min(values.max(), 1.5 * np.quantile(values, 0.99)))
-    return 0.0, 1.05 * top or 1.0
+    if panel.factor == 100.0:
+        axes.set_ylim(0, min(100.0, max(10.0, 1.25 * top)))
+    else:
+        axes.set_ylim(0, 1.05 * top if top > 1e-30 else 1.0)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
 
 
-def _module_color(name: str, index: int) -> str:
-    return MODULE_COLORS.get(name.partition("/")[2], COLORS[index % len(COLORS)])
-
-
-def _dress(axes: Axes, title: str, unit: str) -> None:
-    axes.set_title(title, fontsize=12, fontweight="bold", loc="left")
-    axes.set_xlabel("step")
-    axes.set_ylabel(unit)
-    axes.grid(color="#E4E4E4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize=9, loc="best")
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _save(figure: Figure, path: Path) -> Path:

@@ -4,17 +4,27 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
-from agvm_jax.plots import plot_run, read_metrics, smooth
+from agvm_jax.plots import (
+    PANELS,
+    SHORT,
+    Series,
+    draw_panel,
+    plot_run,
+    read_metrics,
+    smooth,
+)
 
 
-def write_run(path, steps=40, **extra):
+def write_run(path, steps=40):
     with open(path, "w", encoding="utf-8") as file:
         for step in range(steps):
             line = {"step": step, "loss": 1 / (step + 1), "loss/box": 0.5, "lr": 0.1}
             line |= {"phi/backbone": 0.3, "phi/fpn": 0.1, "mu/backbone": 1.0}
-            line |= {"mu/fpn": 1.0 + step / 100, "images_per_second": 80.0, **extra}
+            line |= {"mu/fpn": 1.0 + step / 100, "images_per_second": 80.0}
+            line |= {"grad_norm": 2.0, "grad_norm/fpn": 1.0, "noise_scale/all": 64.0}
             file.write(json.dumps(line) + "\n")
             if step % 10 == 9:
                 file.write(json.dumps({"step": step, "eval/AP": step / 100}) + "\n")
@@ -90,7 +100,8 @@ def test_smoothing_ignores_one_wild_step_and_leaves_a_straight_line_alone():
 
 def test_every_panel_and_the_overview_are_drawn_as_png(tmp_path):
     paths = plot_run(write_run(tmp_path / "metrics.jsonl"), tmp_path / "plots")
-    names = ["loss", "lr", "phi", "mu", "ap", "speed", "overview"]
+    names = ["loss", "lr", "phi", "mu", "ap", "noise_scale", "grad_norm", "speed"]
+    names.append("overview")
     assert paths == [tmp_path / "plots" / f"{name}.png" for name in names]
     for path in paths:
         with Image.open(path) as image:
@@ -111,9 +122,52 @@ def test_panels_without_a_number_are_not_drawn(tmp_path):
     assert plot_run(path, tmp_path) == []
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300, 0.0, -1.0])
+def test_a_panel_shows_its_metrics_in_its_unit_with_gaps_where_nothing_is_defined():
+    steps = np.arange(3)
+    metrics = {
+        "loss": Series(steps, np.array([3.0, np.nan, 1.0])),
+        "loss/b": Series(steps, np.array([1.0, 1.0, np.inf])),
+        "loss/a": Series(steps, np.full(3, np.nan)),
+        "eval/AP": Series(steps, np.array([-1.0, 0.0, 0.5])),
+        "noise_scale/fpn": Series(steps, np.array([-4.0, 0.0, 8.0])),
+    }
+    loss = PANELS["loss"].labels(metrics)
+    assert list(loss) == ["loss", "b"]
+    np.testing.assert_array_equal(loss["b"].values, [1.0, 1.0, np.nan])
+    ap = PANELS["ap"].labels(metrics)["AP"].values
+    np.testing.assert_array_equal(ap, [np.nan, 0.0, 50.0])
+    noise = PANELS["noise_scale"].labels(metrics)["fpn"].values
+    np.testing.assert_array_equal(noise, [np.nan, np.nan, 8.0])
+    assert PANELS["mu"].labels(metrics) == {}
+
+
+def test_mu_has_its_reference_line_at_one_inside_the_picture():
+    axes = Figure().add_subplot()
+    metrics = {"mu/fpn": Series(np.arange(30), np.linspace(2, 3, 30))}
+    draw_panel(axes, PANELS["mu"], metrics, last_step=29)
+    dashed = [line for line in axes.lines if set(line.get_ydata()) == {1.0}]
+    assert len(dashed) == 1
+    low, high = axes.get_ylim()
+    assert low < 1 < 3 <= high
+
+
+def test_long_curves_are_smoothed_over_the_raw_ones_and_short_ones_are_not():
+    values = np.random.default_rng(0).normal(5, 1, 200)
+    for count, lines in ((SHORT, 1), (200, 2)):
+        axes = Figure().add_subplot()
+        series = Series(np.arange(count), values[:count])
+        draw_panel(axes, PANELS["speed"], {"images_per_second": series}, count)
+        assert len(axes.lines) == lines
+        np.testing.assert_array_equal(axes.lines[0].get_ydata(), series.values)
+    assert np.std(axes.lines[1].get_ydata()) < 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300, 9e37, 1e-38, 0.0, -1.0])
 def test_strange_values_draw_without_a_warning(tmp_path, value):
     path = tmp_path / "metrics.jsonl"
-    lines = [{"step": s, "loss": value if s else 1.0, "lr": value} for s in range(30)]
+    lines = [
+        {"step": s, "loss": value if s else 1.0, "lr": value, "grad_norm": value}
+        for s in range(70)
+    ]
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     assert tmp_path / "loss.png" in plot_run(path, tmp_path)
