@@ -74,7 +74,7 @@ class Panel:
         for name in wanted:
             if name in metrics:
                 steps, values = metrics[name]
-                bound = max(self.lowest, 1e-300) if self.log else self.lowest
+                bound = max(self.lowest, 1e-30) if self.log else self.lowest
                 good = (values >= bound) & (np.abs(values) < 1e38)  # not NaN either
                 if good.any():
                     label = name.partition("/")[2] or name
@@ -194,6 +194,8 @@ def draw_panel(
     axes.grid(color="#E4E4E4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+    if panel.log:
+        axes.set_yscale("log")
     if panel.reference is not None:
         axes.axhline(
             panel.reference, color="#888888", linewidth=1, linestyle=(0, (4, 3))
@@ -225,7 +227,6 @@ def _curve(axes: Axes, panel: Panel, series: Series, color: str, label: str) -> 
 def _set_height(axes: Axes, panel: Panel, series: Sequence[Series]) -> None:
     """From 0 to above the curves, but for their wildest hundredth of values."""
     if panel.log:
-        axes.set_yscale("log")
         return
     if panel.reference is not None:
         low, high = axes.get_ylim()
