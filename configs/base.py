@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     data.val_images = "val"
     data.cache_dir = "~/.cache/agvm_jax"  # where prepared ArrayRecord files live
     data.max_boxes = 100  # objects an image keeps; what is dropped is counted
+    data.mask_size = 0  # side of each object's mask, cropped to its box; 0: no masks
     data.flip = 0.5  # probability of a horizontal flip in training
     data.scale_range = (1.0, 1.0)  # random scale of the picture before padding
     data.num_threads = 4  # reading threads a process

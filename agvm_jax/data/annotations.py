@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from agvm_jax.data.masks import Segmentation, bitmap, windows
+
 # COCO writes boxes with two decimals: an edge this far outside the picture is
 # rounding, and is clipped without being counted.
 _ROUNDING = 0.02
@@ -23,6 +25,8 @@ class Report:
       zero_area_boxes: boxes dropped because they had no area as they were given.
       outside_boxes: boxes dropped because nothing of them lies in the picture.
       most_boxes: the largest number of kept boxes in one picture.
+      masks: kept boxes that have a mask.
+      short_polygons: polygons dropped because they had fewer than three points.
       unreadable_images: pictures without a stated size that could not be decoded.
     """
 
@@ -34,13 +38,15 @@ class Report:
     zero_area_boxes: int
     outside_boxes: int
     most_boxes: int
+    masks: int
+    short_polygons: int
     unreadable_images: int
 
     def lines(self) -> list[str]:
         """The report for people: the contents first, then only what was mended."""
         lines = [
             f"{self.images} images, {self.boxes} boxes, at most {self.most_boxes}"
-            " in one image"
+            " in one image" + (f", {self.masks} masks" if self.masks else "")
         ]
         for count, text in (
             (self.crowd_boxes, "crowd regions (ignored, never a target)"),
@@ -48,6 +54,7 @@ class Report:
             (self.clipped_boxes, "boxes clipped to their image"),
             (self.zero_area_boxes, "boxes without area dropped"),
             (self.outside_boxes, "boxes wholly outside their image dropped"),
+            (self.short_polygons, "polygons of fewer than three points dropped"),
             (self.unreadable_images, "images of unknown size that cannot be decoded"),
         ):
             if count:
@@ -73,6 +80,8 @@ class Annotations:
       boxes: (A, 4) float64, x y width height as they were given.
       areas: (A,) float64.
       crowd: (A,) bool.
+      segmentations: A masks, each polygons, run lengths or None.
+      short_polygons: polygons that were left out of them.
     """
 
     image_ids: np.ndarray
@@ -86,6 +95,8 @@ class Annotations:
     boxes: np.ndarray
     areas: np.ndarray
     crowd: np.ndarray
+    segmentations: list[Segmentation]
+    short_polygons: int = 0
     # Derived: objects sorted by image, and where each image's run starts.
     _order: np.ndarray = dataclasses.field(init=False, repr=False)
     _starts: np.ndarray = dataclasses.field(init=False, repr=False)
@@ -108,17 +119,29 @@ class Annotations:
           boxes (n, 4) float32 x1 y1 x2 y2, classes (n,) int32, crowd (n,) bool and
           area (n,) float32, in the order of the annotation file.
         """
-        rows = self._order[self._starts[index] : self._starts[index + 1]]
-        height, width = self.sizes[index]
-        boxes = _clipped_corners(self.boxes[rows], height, width)
-        keep = _has_area(boxes)
-        rows = rows[keep]
+        rows, boxes = self._kept(index)
         return {
-            "boxes": boxes[keep],
+            "boxes": boxes,
             "classes": self.object_class[rows],
             "crowd": self.crowd[rows],
             "area": self.areas[rows].astype(np.float32),
         }
+
+    def bitmaps(self, index: int) -> list[np.ndarray]:
+        """The masks of the same objects, each as the bitmap of its box; see `masks`."""
+        rows, boxes = self._kept(index)
+        return [
+            bitmap(self.segmentations[row], window)
+            for row, window in zip(rows.tolist(), windows(boxes), strict=True)
+        ]
+
+    def _kept(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of image `index` that have area in it, and their clipped boxes."""
+        rows = self._order[self._starts[index] : self._starts[index + 1]]
+        height, width = self.sizes[index]
+        boxes = _clipped_corners(self.boxes[rows], height, width)
+        keep = _has_area(boxes)
+        return rows[keep], boxes[keep]
 
     def report(self) -> Report:
         """Count what `objects` keeps, clips and drops over the whole split."""
@@ -128,6 +151,7 @@ class Annotations:
         empty = (self.boxes[:, 2:] <= 0).any(axis=1)
         x, y, w, h = self.boxes.T
         overhang = np.max([-x, -y, x + w - width, y + h - height], axis=0, initial=0.0)
+        masked = np.array([s is not None for s in self.segmentations], bool)
         each_image = np.bincount(self.object_image[keep], minlength=len(self))
         return Report(
             images=len(self),
@@ -138,6 +162,8 @@ class Annotations:
             zero_area_boxes=int((~keep & empty).sum()),
             outside_boxes=int((~keep & ~empty).sum()),
             most_boxes=int(each_image.max(initial=0)),
+            masks=int((keep & masked).sum()),
+            short_polygons=self.short_polygons,
             unreadable_images=int((self.sizes == 0).any(axis=1).sum()),
         )
 
@@ -162,13 +188,15 @@ class Annotations:
                     "area": area,
                     "iscrowd": crowd,
                 }
-                for i, image_id, k, box, area, crowd in zip(
+                | _segmentation_entry(segmentation)
+                for i, image_id, k, box, area, crowd, segmentation in zip(
                     self.object_ids.tolist(),
                     self.image_ids[self.object_image].tolist(),
                     self.object_class.tolist(),
                     self.boxes.tolist(),
                     self.areas.tolist(),
                     self.crowd.astype(int).tolist(),
+                    self.segmentations,
                     strict=True,
                 )
             ],
@@ -177,6 +205,15 @@ class Annotations:
                 for i, name in zip(self.category_ids, self.class_names, strict=True)
             ],
         }
+
+
+def _segmentation_entry(segmentation: Segmentation) -> dict[str, Any]:
+    """The annotation's key for its mask, if it has one."""
+    if segmentation is None:
+        return {}
+    if isinstance(segmentation, list):
+        segmentation = [polygon.tolist() for polygon in segmentation]
+    return {"segmentation": segmentation}
 
 
 def _clipped_corners(boxes: np.ndarray, height, width) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from agvm_jax.data.annotations import Annotations
+from agvm_jax.data.coco_masks import read_segmentation
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.json_fields import (
     LARGEST,
@@ -16,12 +17,13 @@ from agvm_jax.data.json_fields import (
     short,
     whole_number,
 )
+from agvm_jax.data.masks import Segmentation, run_lengths_to_mask
 
 
 def read_coco(
     path: str | pathlib.Path, categories: dict[int, str] | None = None
 ) -> Annotations:
-    """Read the boxes of a COCO annotation file.
+    """Read the boxes and masks of a COCO annotation file.
 
     Lenient where files in the wild differ and the meaning is plain: `info`, `licenses`,
     `iscrowd`, `area` and annotation ids may be missing, category ids may have holes,
@@ -52,13 +54,20 @@ def read_coco(
                 " both files need the same categories."
             )
     image_columns = _read_images(images, path)
+    sizes = dict(
+        zip(
+            image_columns["image_ids"].tolist(),
+            image_columns["sizes"].tolist(),
+            strict=True,
+        )
+    )
     return Annotations(
         **image_columns,
         category_ids=tuple(sorted(categories)),
         class_names=tuple(categories[i] for i in sorted(categories)),
         **_read_objects(
             object_list(content, "annotations", path),
-            image_columns["image_ids"],
+            sizes,
             sorted(categories),
             path,
         ),
@@ -136,14 +145,16 @@ def _check_file_name(name: Any, image_id: int, path: pathlib.Path) -> None:
 
 def _read_objects(
     entries: list[dict],
-    image_ids: np.ndarray,
+    sizes: dict[int, list[int]],
     category_ids: list[int],
     path: pathlib.Path,
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     """Annotation entries -> the object columns of Annotations."""
-    image_row = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
+    image_row = {image_id: row for row, image_id in enumerate(sizes)}
     class_of = {category_id: k for k, category_id in enumerate(category_ids)}
     ids, rows, classes, boxes, areas, crowd = [], [], [], [], [], []
+    segmentations: list[Segmentation] = []
+    short_polygons = 0
     for number, entry in enumerate(entries):
         what = f"annotation {short(entry.get('id', f'number {number}'))}"
         image_id = whole_number(entry.get("image_id"), f"the image_id of {what}", path)
@@ -160,7 +171,10 @@ def _read_objects(
                 f"{path}: {what} names category {category_id}, which is not among the"
                 " categories; remove the annotation or add the category."
             )
-        box = _read_box(entry, what, path)
+        segmentation, dropped = read_segmentation(entry, sizes[image_id], what, path)
+        segmentations.append(segmentation)
+        short_polygons += dropped
+        box = _read_box(entry, segmentation, what, path)
         area = entry.get("area")
         if area is None:
             area = max(box[2], 0.0) * max(box[3], 0.0)
@@ -182,33 +196,37 @@ def _read_objects(
         "boxes": np.array(boxes, np.float64).reshape(-1, 4),
         "areas": np.array(areas, np.float64),
         "crowd": np.array(crowd, bool),
+        "segmentations": segmentations,
+        "short_polygons": short_polygons,
     }
 
 
-def _read_box(entry: dict, what: str, path: pathlib.Path) -> list[float]:
-    """The annotation's bbox, else the box around its polygons."""
+def _read_box(
+    entry: dict, segmentation: Segmentation, what: str, path: pathlib.Path
+) -> list[float]:
+    """The annotation's bbox, else the box around its mask."""
     box = entry.get("bbox")
-    if box is None:
-        polygons = entry.get("segmentation")
-        if not isinstance(polygons, list) or not polygons:
+    if box is not None:
+        if not isinstance(box, list) or len(box) != 4:
             raise DataError(
-                f"{path}: {what} has neither a bbox nor polygons to take one from."
+                f"{path}: the bbox of {what} is {short(box)}, not [x, y, width,"
+                " height]."
             )
-        points = []
-        for polygon in polygons:
-            if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
-                raise DataError(
-                    f"{path}: a polygon of {what} is not a list of three or more"
-                    " x y pairs."
-                )
-            points += [finite_number(v, f"a polygon of {what}", path) for v in polygon]
-        xs, ys = points[::2], points[1::2]
-        return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    if not isinstance(box, list) or len(box) != 4:
+        return [finite_number(value, f"the bbox of {what}", path) for value in box]
+    if segmentation is None:
         raise DataError(
-            f"{path}: the bbox of {what} is {short(box)}, not [x, y, width, height]."
+            f"{path}: {what} has neither a bbox nor a segmentation to take one from."
         )
-    return [finite_number(value, f"the bbox of {what}", path) for value in box]
+    if isinstance(segmentation, dict):
+        y, x = np.nonzero(run_lengths_to_mask(segmentation))
+        points = np.stack([x, y], axis=1)
+        points = np.concatenate([points, points + 1])
+        if not len(points):
+            return [0.0, 0.0, 0.0, 0.0]  # an empty mask: dropped for its zero area
+    else:
+        points = np.concatenate(segmentation).reshape(-1, 2)
+    low, high = points.min(axis=0), points.max(axis=0)
+    return [*low.tolist(), *(high - low).tolist()]
 
 
 def _unique_ids(ids: list[Any]) -> np.ndarray:

@@ -57,6 +57,9 @@ def open_dataset(data_config: Any) -> Dataset:
     train = open_split(make_origin("train", None), data_config.cache_dir)
     categories = dict(zip(train.card.category_ids, train.card.class_names, strict=True))
     val = open_split(make_origin("val", categories), data_config.cache_dir)
+    if data_config.mask_size:
+        for source in (train, val):
+            _require_masks(source, data_config.mask_size)
     return Dataset(
         name=data_config.name,
         class_names=train.card.class_names,
@@ -64,3 +67,15 @@ def open_dataset(data_config: Any) -> Dataset:
         train=train,
         val=val,
     )
+
+
+def _require_masks(source: Source, mask_size: int) -> None:
+    """A box without a mask would teach that nothing is there."""
+    report = source.report
+    if report.masks < report.boxes:
+        raise DataError(
+            f"config.data.mask_size is {mask_size}, but"
+            f" {report.boxes - report.masks} of the {report.boxes} boxes of the"
+            f" {source.card.split} split of {source.card.name} have no segmentation;"
+            " add them, remove those boxes, or set mask_size to 0."
+        )

@@ -42,8 +42,8 @@ def train_batches(
       batch_size: images a step over all processes; each yields its
         batch_size / process_count.
       seed: 0 to 2**32 - 1.
-      data_config: section `data` of the config (max_boxes, flip, scale_range,
-        num_threads, prefetch, max_unreadable).
+      data_config: section `data` of the config (max_boxes, mask_size, flip,
+        scale_range, num_threads, prefetch, max_unreadable).
       start_batch: batches already consumed; the stream continues after them.
 
     Returns:
@@ -252,6 +252,7 @@ def _check_config(config: Any) -> None:
     low, high = config.scale_range
     for good, key, rule in (
         (config.max_boxes >= 1, "max_boxes", "must be 1 or more"),
+        (config.mask_size >= 0, "mask_size", "must be 0 (no masks) or more"),
         (0 <= config.flip <= 1, "flip", "is a probability, 0 to 1"),
         (0 < low <= high, "scale_range", "needs 0 < lowest <= highest"),
         (config.num_threads >= 0, "num_threads", "must be 0 or more"),

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from agvm_jax.data.annotations import Annotations
 from agvm_jax.data.errors import DataError
+from agvm_jax.data.masks import pack
 from agvm_jax.data.records import (
     CARD,
     FEATURES,
@@ -158,6 +159,7 @@ def _write_records(
                     "height": height,
                     "width": width,
                     **annotations.objects(index),
+                    "masks": pack(annotations.bitmaps(index)),
                 }
             )
             if len(chunk) == _CHUNK or index == len(annotations) - 1:

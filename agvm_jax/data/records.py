@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from agvm_jax.data.annotations import Annotations, Report
 from agvm_jax.data.errors import DataError
 
-FORMAT = 1  # raise it when the records change: old sets are then prepared anew
+FORMAT = 2  # raise it when the records change: old sets are then prepared anew
 CARD = "agvm.json"  # what the set holds; written last, so its presence means whole
 
 FEATURES = {
@@ -24,6 +24,7 @@ FEATURES = {
     "classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
     "crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
     "area": tfds.features.Tensor(shape=(None,), dtype=np.float32),
+    "masks": tfds.features.Text(),  # bytes of masks.pack; the boxes tell the sizes
 }
 
 Example = dict[str, Any]
@@ -66,7 +67,8 @@ class Source:
 
     `source[i]` is a dict: image (encoded bytes), file_name, image_id, height, width,
     boxes (n, 4) float32 x1 y1 x2 y2 in original pixels, classes (n,) int32, crowd (n,)
-    bool, area (n,) float32. Order and length are the annotation file's.
+    bool, area (n,) float32, masks (bytes for `masks.unpack`). Order and length are the
+    annotation file's.
     """
 
     def __init__(self, folder: pathlib.Path, card: Card, origin: Origin):

@@ -7,6 +7,7 @@ import numpy as np
 
 from agvm_jax.data.decode import Size, decode_image, jpeg_divisor
 from agvm_jax.data.errors import DataError, UnreadableImage
+from agvm_jax.data.masks import unpack
 from agvm_jax.data.records import Source
 from agvm_jax.data.transforms import Placement, random_placement, still_placement
 
@@ -36,7 +37,9 @@ def load_training_row(
             placement = random_placement(
                 rng, _known(size), frame, config.flip, tuple(config.scale_range)
             )
-            row, dropped = make_row(example, placement, frame, config.max_boxes, rng)
+            row, dropped = make_row(
+                example, placement, frame, config.max_boxes, config.mask_size, rng
+            )
         except UnreadableImage as error:
             unreadable.append((example["file_name"], str(error)))
         else:
@@ -46,7 +49,9 @@ def load_training_row(
             f"None of the {len(source)} images can be read: {unreadable[0][0]!r}"
             f" {unreadable[0][1]}."
         )
-    return LoadedRow(empty_row(frame, config.max_boxes), 0, tuple(unreadable))
+    return LoadedRow(
+        empty_row(frame, config.max_boxes, config.mask_size), 0, tuple(unreadable)
+    )
 
 
 def load_evaluation_row(
@@ -54,16 +59,20 @@ def load_evaluation_row(
 ) -> LoadedRow:
     """An evaluation row; padding where there is no image or it is unreadable."""
     if index >= len(source):
-        return LoadedRow(empty_row(frame, config.max_boxes), 0, ())
+        return LoadedRow(empty_row(frame, config.max_boxes, config.mask_size), 0, ())
     example = source[index]
     try:
         placement = still_placement(
             _known((example["height"], example["width"])), frame
         )
-        row, dropped = make_row(example, placement, frame, config.max_boxes)
+        row, dropped = make_row(
+            example, placement, frame, config.max_boxes, config.mask_size
+        )
     except UnreadableImage as error:
         unreadable = ((example["file_name"], str(error)),)
-        return LoadedRow(empty_row(frame, config.max_boxes), 0, unreadable)
+        return LoadedRow(
+            empty_row(frame, config.max_boxes, config.mask_size), 0, unreadable
+        )
     return LoadedRow(row, dropped, ())
 
 
@@ -79,6 +88,7 @@ def make_row(
     placement: Placement,
     frame: Size,
     max_boxes: int,
+    mask_size: int,
     rng: np.random.Generator | None = None,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Decode, place and pad one example.
@@ -89,6 +99,7 @@ def make_row(
       frame: (H, W) of the result.
       max_boxes: N. Of more objects than that, `rng` picks N at random, so that no
         kind is always the one left out; without `rng` the first N stay.
+      mask_size: side m of the masks; 0 for none.
 
     Returns:
       one row of Batch without the batch axis (image (H, W, 3), boxes (N, 4), ...), and
@@ -106,21 +117,29 @@ def make_row(
     if dropped and rng is not None:
         chosen = np.sort(rng.permutation(chosen)[:max_boxes])
     chosen = chosen[:max_boxes]
-    row = empty_row(frame, max_boxes, image)
+    row = empty_row(frame, max_boxes, mask_size, image)
     row["image_size"][:] = placement.window
     row["image_id"] = np.array(example["image_id"], np.int64)
     row["boxes"][: len(chosen)] = boxes[chosen]
     row["classes"][: len(chosen)] = example["classes"][chosen]
     row["crowd"][: len(chosen)] = example["crowd"][chosen]
     row["valid"][: len(chosen)] = True
+    if mask_size:
+        bitmaps = unpack(example["masks"], example["boxes"])
+        row["masks"][: len(chosen)] = placement.masks(
+            [bitmaps[i] for i in chosen],
+            example["boxes"][chosen],
+            boxes[chosen],
+            mask_size,
+        )
     return row, dropped
 
 
 def empty_row(
-    frame: Size, max_boxes: int, image: np.ndarray | None = None
+    frame: Size, max_boxes: int, mask_size: int, image: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """A row of padding: image_id -1, black, no box valid."""
-    return {
+    row = {
         "image": np.zeros((*frame, 3), np.uint8) if image is None else image,
         "image_size": np.array(frame, np.int32),
         "image_id": np.array(-1, np.int64),
@@ -129,3 +148,6 @@ def empty_row(
         "valid": np.zeros(max_boxes, bool),
         "crowd": np.zeros(max_boxes, bool),
     }
+    if mask_size:
+        row["masks"] = np.zeros((max_boxes, mask_size, mask_size), np.uint8)
+    return row

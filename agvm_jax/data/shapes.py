@@ -14,6 +14,7 @@ import numpy as np
 
 from agvm_jax.data.annotations import Annotations
 from agvm_jax.data.errors import DataError
+from agvm_jax.data.masks import mask_to_run_lengths
 
 CLASS_NAMES = ("circle", "square", "triangle")
 VERSION = 1  # raise it when a picture changes: prepared sets are keyed by it
@@ -94,13 +95,14 @@ def shapes_annotations(
     max_objects: int,
 ) -> Annotations:
     """The annotations of the first `count` pictures of a split."""
-    rows, classes, boxes, areas = [], [], [], []
+    rows, classes, boxes, areas, segmentations = [], [], [], [], []
     for index in range(count):
         drawing = draw_shapes(seed, split, index, image_size, max_objects)
         rows += [index] * len(drawing.classes)
         classes.append(drawing.classes)
         boxes.append(drawing.boxes())
         areas.append(drawing.masks.sum(axis=(1, 2)))
+        segmentations += [mask_to_run_lengths(mask) for mask in drawing.masks]
     return Annotations(
         image_ids=np.arange(1, count + 1),
         file_names=[f"shapes/{split}/{i:06d}.jpg" for i in range(1, count + 1)],
@@ -113,6 +115,7 @@ def shapes_annotations(
         boxes=np.concatenate(boxes),
         areas=np.concatenate(areas).astype(np.float64),
         crowd=np.zeros(len(rows), bool),
+        segmentations=segmentations,
     )
 
 

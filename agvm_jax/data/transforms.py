@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 
 from agvm_jax.data.decode import Size
+from agvm_jax.data.masks import crop_mask
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,34 @@ class Placement:
             )
         boxes = np.clip(boxes, 0, (width, height, width, height)).astype(np.float32)
         return boxes, (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+
+    def masks(
+        self, bitmaps: list[np.ndarray], boxes: np.ndarray, moved: np.ndarray, side: int
+    ) -> np.ndarray:
+        """Crop masks to where their boxes went.
+
+        Args:
+          bitmaps: of n objects, each over the whole pixels of its box.
+          boxes: (n, 4) in the original picture.
+          moved: (n, 4) what `boxes` made of them, of positive area.
+          side: m.
+
+        Returns:
+          (n, m, m) uint8 of 0 and 1, each stretched over its moved box.
+        """
+        (y, x), width = self.corner, self.window[1]
+        if self.flip:
+            moved = np.stack(
+                [width - moved[:, 2], moved[:, 1], width - moved[:, 0], moved[:, 3]], 1
+            )
+        sy, sx = (new / old for new, old in zip(self.resized, self.size, strict=True))
+        regions = (moved.astype(np.float64) + (x, y, x, y)) / (sx, sy, sx, sy)
+        regions -= np.tile(np.floor(boxes[:, :2]), 2)
+        cropped = np.zeros((len(bitmaps), side, side), np.uint8)
+        for i, (bitmap, region) in enumerate(zip(bitmaps, regions, strict=True)):
+            mask = crop_mask(bitmap, region, side)
+            cropped[i] = mask[:, ::-1] if self.flip else mask
+        return cropped
 
 
 def fitted(size: Size, frame: Size, scale: float = 1.0) -> Size:
