@@ -17,7 +17,7 @@ from ..ops.anchors import cell_anchors, octave_sizes, pyramid_anchors
 from ..ops.boxes import clip, decode
 from ..ops.images import normalize_images
 from ..ops.nms import nms
-from ..ops.topk import top_k
+from ..ops.topk import top_k_pairs
 
 
 class RetinaNet(nnx.Module):
@@ -154,13 +154,12 @@ class RetinaNet(nnx.Module):
         for level_logits, level_deltas, level_anchors in zip(
             logits, deltas, anchors, strict=True
         ):
-            num_classes = level_logits.shape[-1]
-            flat = level_logits.astype(jnp.float32).reshape(-1)
-            best, index = top_k(flat, min(self.pre_nms_top_k, flat.shape[0]))
-            place = index // num_classes
+            best, place, label = top_k_pairs(
+                level_logits.astype(jnp.float32), self.pre_nms_top_k
+            )
             boxes.append(decode(level_deltas[place], level_anchors[place]))
             best_logits.append(best)
-            classes.append(index % num_classes)
+            classes.append(label)
 
         boxes = clip(jnp.concatenate(boxes), image_size)
         scores = jax.nn.sigmoid(jnp.concatenate(best_logits))

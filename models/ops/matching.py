@@ -1,9 +1,12 @@
 """Matching: which object, if any, each anchor or proposal has to find.
 
-The table of overlaps (N objects by A anchors: 268 thousand anchors at 832 x 1344) is
-never held whole. Objects are taken a few rows at a time, padding rows not at all, and
-each anchor remembers its best object so far.
+The table of overlaps (N objects by A anchors: 210 thousand anchors at 832 x 1344) is
+never held whole. Objects are taken one by one, padding rows not at all, and each anchor
+remembers its best object so far. On a CPU this is also faster than taking eight.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +17,21 @@ from .boxes import coverage, iou
 BACKGROUND = -1
 IGNORE = -2
 
-_ROWS = 8  # objects compared with all anchors at once
 
+def _for_each(flags: jax.Array, update: Callable, state: Any) -> Any:
+    """Return `state` after ``state = update(row, state)`` for each row flagged True.
 
-def _valid_first(
-    boxes: jax.Array, valid: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return boxes (R, 4) and their rows (R,), valid ones first, and the valid count.
-
-    R is the number of rows made divisible by `_ROWS`. The order among valid rows stays.
+    In the order of the rows; under `jax.vmap` there are as many turns as the element
+    with the most rows needs.
     """
-    order = jnp.argsort(~valid, stable=True).astype(jnp.int32)
-    order = jnp.pad(order, (0, -len(order) % _ROWS))
-    return boxes[order], order, valid.sum(dtype=jnp.int32)
+    rows = jnp.argsort(~flags, stable=True).astype(jnp.int32)
+    count = flags.sum(dtype=jnp.int32)
+    start = jnp.zeros((), jnp.int32), state
+    return lax.while_loop(
+        lambda loop: loop[0] < count,
+        lambda loop: (loop[0] + 1, update(rows[loop[0]], loop[1])),
+        start,
+    )[1]
 
 
 def match(
@@ -78,38 +83,28 @@ def match(
             f"background_iou {background_iou} and foreground_iou {foreground_iou}: "
             "0 <= background_iou <= foreground_iou <= 1 and foreground_iou > 0 needed"
         )
-    boxes, rows, count = _valid_first(boxes, valid)
 
-    def compare(state):
-        start, best_iou, best_row, wanted = state
-        some_boxes = lax.dynamic_slice_in_dim(boxes, start, _ROWS)
-        some_rows = lax.dynamic_slice_in_dim(rows, start, _ROWS)
-        real = (start + jnp.arange(_ROWS) < count)[:, None]
+    def compare(row, state):
+        best_iou, best_row, wanted = state
         # Without the barrier the compiler may compute the overlaps twice, once for the
         # maximum and once for the comparison with it, round them differently, and
         # leave an object without its anchor.
-        overlaps = lax.optimization_barrier(iou(some_boxes, anchors))  # (_ROWS, A)
-        overlaps = jnp.where(real, overlaps, -1.0)
-
-        top = overlaps.max(axis=1, keepdims=True)
-        wanted |= ((overlaps == top) & (top > 0.0)).any(axis=0)
-
-        iou_here = overlaps.max(axis=0)
-        row_here = some_rows[jnp.argmax(overlaps, axis=0)]
-        better = iou_here > best_iou  # strictly: the first of equal objects stays
-        best_iou = jnp.where(better, iou_here, best_iou)
-        best_row = jnp.where(better, row_here, best_row)
-        return start + _ROWS, best_iou, best_row, wanted
+        overlap = lax.optimization_barrier(iou(boxes[row][None], anchors)[0])  # (A,)
+        top = overlap.max()
+        wanted |= (overlap == top) & (top > 0.0)
+        better = overlap > best_iou  # strictly: the first of equal objects stays
+        best_iou = jnp.where(better, overlap, best_iou)
+        return best_iou, jnp.where(better, row, best_row), wanted
 
     num_anchors = anchors.shape[0]
-    start = (
-        jnp.zeros((), jnp.int32),
-        jnp.full((num_anchors,), -1.0, jnp.float32),
-        jnp.full((num_anchors,), BACKGROUND, jnp.int32),
-        jnp.zeros((num_anchors,), bool),
-    )
-    _, best_iou, best_row, wanted = lax.while_loop(
-        lambda state: state[0] < count, compare, start
+    best_iou, best_row, wanted = _for_each(
+        valid,
+        compare,
+        (
+            jnp.full((num_anchors,), -1.0, jnp.float32),
+            jnp.full((num_anchors,), BACKGROUND, jnp.int32),
+            jnp.zeros((num_anchors,), bool),
+        ),
     )
     found = best_iou >= foreground_iou
     if low_quality:
@@ -140,14 +135,8 @@ def inside_crowd(
     >>> inside_crowd(anchors, region, jnp.array([True])).tolist()
     [True, False]
     """
-    boxes, _, count = _valid_first(boxes, crowd)
 
-    def compare(state):
-        start, inside = state
-        regions = lax.dynamic_slice_in_dim(boxes, start, _ROWS)
-        real = start + jnp.arange(_ROWS) < count
-        covered = coverage(anchors, regions) > threshold  # (A, _ROWS)
-        return start + _ROWS, inside | (covered & real).any(axis=1)
+    def compare(row, inside):
+        return inside | (coverage(anchors, boxes[row][None])[:, 0] > threshold)
 
-    start = jnp.zeros((), jnp.int32), jnp.zeros((anchors.shape[0],), bool)
-    return lax.while_loop(lambda state: state[0] < count, compare, start)[1]
+    return _for_each(crowd, compare, jnp.zeros((anchors.shape[0],), bool))

@@ -45,9 +45,8 @@ def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
         return lax.top_k(values, k)
     # size / group maxima and k * group members: the sum is least at this group size.
     group = math.ceil(math.sqrt(size / k))
-    lowest = -jnp.inf if jnp.issubdtype(values.dtype, jnp.floating) else None
-    if lowest is None:
-        lowest = jnp.iinfo(values.dtype).min
+    floating = jnp.issubdtype(values.dtype, jnp.floating)
+    lowest = -jnp.inf if floating else jnp.iinfo(values.dtype).min
     # Padding stands last, so among equals it is preferred to nothing real.
     groups = jnp.pad(values, (0, -size % group), constant_values=lowest)
     groups = groups.reshape(-1, group)
@@ -55,3 +54,28 @@ def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     chosen = jnp.sort(chosen)  # in the input's order, so that ties fall as they should
     best, place = top_k(groups[chosen].reshape(-1), k)
     return best, chosen[place // group] * group + place % group
+
+
+def top_k_pairs(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return the k largest entries of a table, with their rows and columns.
+
+    The same as `top_k` of the flattened table, ties included, but the groups are the
+    rows, so that the table is read once and never laid out anew.
+
+    Args:
+      scores: (R, C), without NaN: anchors by classes.
+      k: more than R * C is R * C.
+
+    Returns:
+      values (k,), largest first, rows (k,) and columns (k,) int32.
+
+    >>> values, rows, columns = top_k_pairs(jnp.array([[1, 5], [9, 7]]), 3)
+    >>> rows.tolist(), columns.tolist()
+    ([1, 1, 0], [0, 1, 1])
+    """
+    num_rows, num_columns = scores.shape
+    _, chosen = top_k(scores.max(axis=1), min(k, num_rows))
+    chosen = jnp.sort(chosen)
+    size = chosen.shape[0] * num_columns
+    best, place = top_k(scores[chosen].reshape(-1), min(k, size))
+    return best, chosen[place // num_columns], place % num_columns

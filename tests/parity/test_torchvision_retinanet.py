@@ -166,8 +166,8 @@ def assert_close(found, expected, tolerance):
 def test_class_logits_and_box_deltas_are_torchvisions(ours, oracle):
     logits, deltas = ours[:2]
     every = int(oracle["every"])
-    assert_close(logits[:, ::every], oracle["logits"], 1e-4)
-    assert_close(deltas[:, ::every], oracle["deltas"], 1e-4)
+    assert_close(logits[:, ::every], oracle["logits"], 5e-5)
+    assert_close(deltas[:, ::every], oracle["deltas"], 5e-5)
 
 
 def test_losses_are_torchvisions(ours, oracle):
@@ -198,22 +198,19 @@ def test_every_gradient_is_as_long_as_torchvisions(ours, oracle):
 
 
 def test_detections_are_torchvisions(ours, oracle):
+    """The same ones; two whose scores agree to 5e-6 may stand in either order."""
     found = ours[4]
     assert found.valid.sum(axis=1).tolist() == oracle["counts"].tolist()
-    ends = np.cumsum(oracle["counts"])
-    for image, end in enumerate(ends):
+    for image, end in enumerate(np.cumsum(oracle["counts"])):
         count = oracle["counts"][image]
         rows = slice(end - count, end)
-        # Best first and exactly the same ones: scores this far apart cannot swap.
-        np.testing.assert_array_equal(
-            found.classes[image, :count], oracle["labels"][rows]
-        )
-        np.testing.assert_allclose(
-            found.scores[image, :count], oracle["scores"][rows], rtol=1e-4
-        )
-        np.testing.assert_allclose(
-            found.boxes[image, :count], oracle["boxes"][rows], atol=2e-3
-        )
+        boxes, scores = oracle["boxes"][rows], oracle["scores"][rows]
+        apart = np.abs(found.boxes[image, :count, None] - boxes).max(axis=-1)
+        ratio = found.scores[image, :count, None] / scores
+        same = (apart < 2e-3) & (np.abs(ratio - 1.0) < 5e-5)
+        same &= found.classes[image, :count, None] == oracle["labels"][rows]
+        assert (same.sum(axis=0) == 1).all() and (same.sum(axis=1) == 1).all()
+        assert np.abs(same.argmax(axis=1) - np.arange(count)).max() <= 1
 
 
 def test_the_oracle_shows_every_limit_at_work(oracle):

@@ -1,4 +1,4 @@
-"""Matching in chunks equals matching by the whole table of overlaps.
+"""Matching object by object equals matching by the whole table of overlaps.
 
 Coordinates are quarters of a pixel, so that areas are exact in float32 and the oracle's
 ties are the function's ties.
@@ -13,7 +13,7 @@ import pytest
 
 from models.ops.matching import BACKGROUND, IGNORE, inside_crowd, match
 
-NUM_ANCHORS, NUM_BOXES = 60, 19  # two chunks of rows and a bit
+NUM_ANCHORS, NUM_BOXES = 60, 19  # more rows than are valid
 
 
 def slow_overlaps(boxes, anchors):

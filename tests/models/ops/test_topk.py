@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.ops.topk import top_k
+from models.ops.topk import top_k, top_k_pairs
 
 
 def check(values, k):
@@ -43,6 +43,20 @@ def test_it_can_be_batched():
     values = np.random.default_rng(1).normal(size=(3, 1000)).astype(np.float32)
     _, index = jax.vmap(lambda row: top_k(row, 3))(jnp.asarray(values))
     np.testing.assert_array_equal(index, np.argsort(-values, axis=1)[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("shape", "k"), [((300, 7), 10), ((300, 7), 1), ((4, 5), 3), ((4, 5), 100)]
+)
+@pytest.mark.parametrize("distinct", [3, 10**6])
+def test_the_best_of_a_table_are_those_of_the_flattened_table(shape, k, distinct):
+    rng = np.random.default_rng(k)
+    table = rng.integers(0, distinct, shape).astype(np.float32)
+    best, rows, columns = jax.jit(top_k_pairs, static_argnums=1)(jnp.asarray(table), k)
+    flat = table.reshape(-1)
+    order = np.argsort(-flat, kind="stable")[:k]
+    np.testing.assert_array_equal(rows * shape[1] + columns, order)
+    np.testing.assert_array_equal(best, flat[order])
 
 
 @pytest.mark.parametrize("k", [0, 5])
