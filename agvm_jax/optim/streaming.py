@@ -34,7 +34,7 @@ PyTree = Any
 class GroupAccumulator(NamedTuple):
     """What a replica carries from one micro-batch to the next."""
 
-    sums: PyTree  # gradient sums; leaves (2, ...) when halves are made of micro-batches
+    sums: tuple[PyTree, ...]  # one gradient sum, or one for each half of micro-batches
     sum_sq: ModuleScalars  # sum of ||g||^2 over the micro-batches; 0 with halves
     count: jax.Array  # () int32, micro-batches so far
 
@@ -114,15 +114,13 @@ class GroupPlan:
             shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
             if self.micro_batches > 1 and is_inexact(leaf):
                 dtype = jnp.promote_types(dtype, jnp.float32)
-            return jnp.zeros(
-                (2, *shape) if self.halves_of_micro_batches else shape, dtype
-            )
+            return jnp.zeros(shape, dtype)
 
         zero = jnp.zeros((), jnp.float32)
         # The carry of a scan must vary over replicas from the start, as it will after.
         sums, sum_sq = as_varying(
             (
-                jax.tree.map(zeros, params),
+                (jax.tree.map(zeros, params),) * (1 + self.halves_of_micro_batches),
                 dict.fromkeys(module_names(self.labels), zero),
             ),
             self.axis_name,
@@ -143,12 +141,15 @@ class GroupPlan:
         sums, sum_sq, count = accumulator
         if self.halves_of_micro_batches:
             half = half_of(count, self.micro_batches, self.split)
-            # In place, one of the two: the other is not even read.
-            sums = map_floats(
-                lambda s, g: s.at[half].add(g.astype(s.dtype)), sums, grads
-            )
+            # Zeros to the other half: both sums stay in place, where picking one of two
+            # by its index would copy it first.
+            shares = [
+                map_floats(lambda g, k=k: jnp.where(half == k, g, 0), grads)
+                for k in (0, 1)
+            ]
         else:
-            sums = map_floats(lambda s, g: s + g.astype(s.dtype), sums, grads)
+            shares = [grads]
+        sums = tuple(map(_add, sums, shares))
         if self.estimator == "replicas":
             norms = module_sq_norms(weighted(weights, grads), self.labels)
             sum_sq = {m: sum_sq[m] + norms[m] for m in sum_sq}
@@ -168,7 +169,7 @@ class GroupPlan:
         per_replica = 1.0 / self.micro_batches
         if self.halves_of_micro_batches:
             return self._finish_two_sums(sums, weights)
-        local = map_floats(lambda s: s * per_replica, sums)
+        local = map_floats(lambda s: s * per_replica, sums[0])
         if self.estimator == "halves":
             return mean_and_phi(
                 local, self.axis_name, self.labels, "halves", self.split, weights
@@ -182,13 +183,13 @@ class GroupPlan:
         return mean, stats_from_replicas(mean_sq, sq_mean, self.num_groups)
 
     def _finish_two_sums(
-        self, sums: PyTree, weights: PyTree | None
+        self, sums: tuple[PyTree, ...], weights: PyTree | None
     ) -> tuple[PyTree, GroupStats]:
         """Halves made of micro-batches; over an odd number of replicas both travel."""
         halves = map_floats(lambda s: s * (2.0 / self.micro_batches), sums)
         if self.axis_name is not None:
             halves = mean_gradients(halves, self.axis_name)
-        a, b = (jax.tree.map(lambda s, k=k: s[k], halves) for k in (0, 1))
+        a, b = halves
         mean = map_floats(lambda x, y: (x + y) / 2, a, b)
         a, b = weighted(weights, a), weighted(weights, b)
         return mean, stats_from_halves(
@@ -209,6 +210,10 @@ class GroupPlan:
                 f"GroupPlan was made for {self.micro_batches} micro-batches but "
                 f"{count} were added: groups must be of equal size"
             )
+
+
+def _add(sums: PyTree, grads: PyTree) -> PyTree:
+    return map_floats(lambda s, g: s + g.astype(s.dtype), sums, grads)
 
 
 def split_batch(batch: PyTree, num_groups: int) -> PyTree:

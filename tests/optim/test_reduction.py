@@ -1,0 +1,368 @@
+"""Mean and phi over an axis of replicas, whatever carries the axis, and its traffic."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from agvm_jax.optim import (
+    label_tree,
+    mean_and_phi,
+    mean_and_phi_of_groups,
+    mean_gradients,
+    value_and_local_grad,
+)
+
+ESTIMATORS = [
+    ("halves", "interleaved"),
+    ("halves", "contiguous"),
+    ("replicas", "interleaved"),
+]
+each_estimator = pytest.mark.parametrize(("estimator", "split"), ESTIMATORS)
+MODULES = {"mean": None, "backbone": "backbone", "head": "head"}
+
+
+def make_gradients(replicas=8, dtype=np.float32):
+    """Leaves whose sizes no number of replicas divides; one frozen, one empty."""
+    rng = np.random.default_rng(0)
+
+    def leaf(*shape):
+        noise = rng.normal(size=(replicas, *shape))
+        return (0.5 * rng.normal(size=shape) + noise).astype(dtype)
+
+    return {
+        "backbone": {"w": leaf(3, 5), "b": leaf(7)},
+        "head": [leaf(11), leaf(0), leaf(1)],
+        "mean": leaf(4),
+    }
+
+
+GRADS = make_gradients()
+LABELS = label_tree(jax.tree.map(lambda g: g[0], GRADS), MODULES)
+
+
+def make_mesh(shape, names):
+    devices = jax.devices()[: int(np.prod(shape))]
+    return jax.make_mesh(shape, names, (AxisType.Auto,) * len(shape), devices=devices)
+
+
+def assert_close(actual, expected, rtol=2e-5):
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=rtol, atol=1e-6),
+        actual,
+        expected,
+    )
+
+
+@each_estimator
+def test_every_axis_gives_what_stacked_groups_give(on_replicas, estimator, split):
+    def measure(grads):
+        return mean_and_phi(grads, "data", LABELS, estimator, split)
+
+    mean, stats = on_replicas(measure, GRADS)
+    expected = mean_and_phi_of_groups(GRADS, LABELS, estimator, split)
+    assert_close((mean, stats), expected)
+    plain = jax.tree.map(lambda g: g.mean(0), GRADS)
+    assert_close(mean, plain)
+
+
+@pytest.mark.parametrize("replicas", [2, 4, 6])
+@pytest.mark.parametrize("split", ["interleaved", "contiguous"])
+def test_halves_by_scatter_equal_halves_by_masks(replicas, split):
+    grads = make_gradients(replicas)
+    weights = jax.tree.map(lambda g: np.abs(g[0]) + 0.1, GRADS)
+
+    def both(grads):
+        grads = jax.tree.map(lambda g: g[0], grads)
+        return [
+            mean_and_phi(grads, "data", LABELS, "halves", split, w, route)
+            for w in (None, weights)
+            for route in ("scatter", "masked")
+        ]
+
+    run = jax.shard_map(
+        both,
+        mesh=make_mesh((replicas,), ("data",)),
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec(),
+    )
+    scatter, masked, weighted_scatter, weighted_masked = jax.jit(run)(grads)
+    assert_close(scatter, masked)
+    assert_close(weighted_scatter, weighted_masked)
+    assert_close(scatter[0], weighted_scatter[0])
+    assert abs(scatter[1].phi["head"] - weighted_scatter[1].phi["head"]) > 1e-3
+
+
+@pytest.mark.parametrize("estimator", ["halves", "replicas"])
+def test_weights_change_what_is_measured_and_not_the_mean(on_replicas, estimator):
+    weights = jax.tree.map(lambda g: np.abs(g[0]) + 0.1, GRADS)
+
+    def measure(grads):
+        return mean_and_phi(grads, "data", LABELS, estimator, weights=weights)
+
+    mean, stats = on_replicas(measure, GRADS)
+    weighted = jax.tree.map(lambda g, w: g * w, GRADS, weights)
+    assert_close(mean, jax.tree.map(lambda g: g.mean(0), GRADS))
+    assert_close(stats, mean_and_phi_of_groups(weighted, LABELS, estimator)[1])
+
+
+@each_estimator
+def test_bfloat16_gradients_stay_bfloat16(estimator, split):
+    grads = jax.tree.map(lambda g: jnp.asarray(g, jnp.bfloat16), GRADS)
+
+    def measure(grads):
+        grads = jax.tree.map(lambda g: g[0], grads)
+        return mean_and_phi(grads, "data", LABELS, estimator, split)
+
+    run = jax.shard_map(
+        measure,
+        mesh=make_mesh((8,), ("data",)),
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec(),
+    )
+    mean, stats = jax.jit(run)(grads)
+    assert {leaf.dtype for leaf in jax.tree.leaves(mean)} == {jnp.bfloat16.dtype}
+    assert stats.phi["head"].dtype == jnp.float32
+    expected = mean_and_phi_of_groups(grads, LABELS, estimator, split)
+    assert_close(stats.phi, expected[1].phi, rtol=0.02)
+
+
+@each_estimator
+def test_a_nan_in_one_module_leaves_the_others_measured(on_replicas, estimator, split):
+    grads = jax.tree.map(np.copy, GRADS)
+    grads["head"][0][3, 2] = np.nan
+
+    def measure(grads):
+        return mean_and_phi(grads, "data", LABELS, estimator, split)[1].phi
+
+    phi = on_replicas(measure, grads)
+    assert np.isnan(phi["head"]) and np.isfinite(phi["backbone"])
+
+
+@pytest.mark.parametrize("check_vma", [False, True])
+@each_estimator
+def test_replicas_may_lie_over_two_mesh_axes(estimator, split, check_vma):
+    axes = ("rack", "chip")
+
+    def measure(grads):
+        grads = jax.tree.map(lambda g: g[0], grads)
+        return mean_and_phi(grads, axes, LABELS, estimator, split)
+
+    run = jax.shard_map(
+        measure,
+        mesh=make_mesh((2, 4), axes),
+        in_specs=PartitionSpec(axes),
+        out_specs=PartitionSpec(),
+        check_vma=check_vma,
+    )
+    expected = mean_and_phi_of_groups(GRADS, LABELS, estimator, split)
+    assert_close(jax.jit(run)(GRADS), expected)
+
+
+@each_estimator
+def test_plain_jit_measures_over_a_sharded_leading_axis(estimator, split):
+    sharding = NamedSharding(make_mesh((8,), ("data",)), PartitionSpec("data"))
+    grads = jax.device_put(GRADS, sharding)
+
+    @jax.jit
+    def measure(grads):
+        return mean_and_phi_of_groups(grads, LABELS, estimator, split)
+
+    expected = mean_and_phi_of_groups(GRADS, LABELS, estimator, split)
+    assert_close(measure(grads), expected)
+    program = measure.lower(grads).compile().as_text()
+    assert "all-reduce" in program and "all-gather" not in program
+
+
+@pytest.mark.parametrize("kind_of_loss", ["local", "synced"])
+def test_the_local_gradient_is_the_replicas_own(on_replicas, kind_of_loss):
+    """Also with a statistic over the axis inside the loss, as synced BatchNorm has."""
+    batches = np.random.default_rng(1).normal(size=(8, 4, 3)).astype(np.float32)
+    params = {"backbone": jnp.array([1.0, -2.0, 0.5]), "step": jnp.array(3)}
+
+    def loss_fn(params, x):
+        y = x @ params["backbone"]
+        total = y.sum()
+        if kind_of_loss == "synced":
+            y = y / jax.lax.pmean(jnp.mean(y * y), "data")
+        return jnp.mean(jnp.sin(y)), {"y": total}
+
+    def local(x):
+        own = value_and_local_grad(
+            lambda w, x: loss_fn({**params, "backbone": w}, x), "data"
+        )
+        (loss, aux), grad = own(params["backbone"], x)
+        gathered = [loss, aux["y"], grad]
+        return jax.lax.psum(
+            [
+                jnp.zeros((8, *g.shape)).at[jax.lax.axis_index("data")].set(g)
+                for g in gathered
+            ],
+            "data",
+        )
+
+    losses, sums, grads = on_replicas(local, batches)
+    for r, x in enumerate(batches):
+        np.testing.assert_allclose(sums[r], (x @ params["backbone"]).sum(), rtol=1e-5)
+
+    def one_by_one(w, replica):
+        y = batches @ w
+        if kind_of_loss == "synced":
+            y = y / jnp.mean(y * y)
+        return jnp.mean(jnp.sin(y[replica]))
+
+    # The gradient of the mean loss is the mean of the replicas' own gradients.
+    def mean_loss(w):
+        return jnp.mean(jnp.stack([one_by_one(w, r) for r in range(8)]))
+
+    np.testing.assert_allclose(
+        grads.mean(0), jax.grad(mean_loss)(params["backbone"]), rtol=2e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        losses[2], one_by_one(params["backbone"], 2), rtol=1e-5, atol=1e-6
+    )
+    if kind_of_loss == "local":
+        own = jax.grad(one_by_one)(params["backbone"], 5)
+        np.testing.assert_allclose(grads[5], own, rtol=1e-4, atol=1e-6)
+    assert float(jnp.abs(grads - grads.mean(0)).max()) > 1e-3
+
+
+def test_keys_and_counters_pass_as_they_are():
+    grads = {"backbone": GRADS["backbone"]["b"], "step": np.arange(8)}
+    labels = {"backbone": "backbone", "step": "__frozen__"}
+    run = jax.shard_map(
+        lambda g: mean_and_phi(
+            {"backbone": g["backbone"][0], "step": jnp.array(3)}, "data", labels
+        ),
+        mesh=make_mesh((8,), ("data",)),
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec(),
+    )
+    assert int(jax.jit(run)(grads)[0]["step"]) == 3
+
+
+def lower(fn, check_vma=False):
+    run = jax.shard_map(
+        lambda g: fn(jax.tree.map(lambda x: x[0], g)),
+        mesh=make_mesh((8,), ("data",)),
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec(),
+        check_vma=check_vma,
+    )
+    return jax.jit(run).lower(GRADS_OF_1024).compile().as_text()
+
+
+GRADS_OF_1024 = {
+    "backbone": {"w": np.ones((8, 32, 16), np.float32), "b": np.ones((8, 256), "f4")},
+    "head": np.ones((8, 256), np.float32),
+}
+BIG_LABELS = label_tree(GRADS_OF_1024)
+ELEMENT = re.compile(r"(f32|bf16|s32|pred)\[([\d,]*)\]")
+COLLECTIVE = re.compile(
+    r"= (.+?) (all-reduce|reduce-scatter|all-gather|collective-permute)\("
+    r".*?replica_groups=(\S+?), |= (.+?) (collective-permute)\("
+)
+
+
+def bytes_of(shapes):
+    sizes = []
+    for dtype, dims in ELEMENT.findall(shapes):
+        width = {"f32": 4, "bf16": 2, "s32": 4, "pred": 1}[dtype]
+        sizes.append(
+            width * int(np.prod([int(d) for d in dims.split(",") if d] or [1]))
+        )
+    return sum(sizes)
+
+
+def traffic(program):
+    """Return bytes a device sends, by ring accounting, and how many collectives."""
+    moved, count = 0.0, 0
+    for line in program.splitlines():
+        if not (match := COLLECTIVE.search(line)):
+            continue
+        shapes, kind = (match[1], match[2]) if match[2] else (match[4], match[5])
+        if kind == "collective-permute":
+            moved += bytes_of(shapes)
+        else:
+            first = re.search(r"\{\{([\d,]+)\}", match[3]) if match[3] else None
+            if first:
+                n = len(first[1].split(","))
+            else:  # the short form [groups,size]<=[8]
+                n = int(re.search(r"\[\d+,(\d+)\]", match[3])[1])
+            out = bytes_of(shapes)
+            moved += {
+                "all-reduce": 2 * out * (n - 1) / n,
+                "reduce-scatter": out * (n - 1),
+                "all-gather": out * (n - 1) / n,
+            }[kind]
+        count += 1
+    return moved, count
+
+
+@pytest.mark.parametrize("check_vma", [False, True])
+def test_halves_and_replicas_move_no_more_bytes_than_a_plain_mean(check_vma):
+    plain, _ = traffic(lower(lambda g: mean_gradients(g, "data"), check_vma))
+    assert plain == 2 * 1024 * 4 * 7 / 8
+    scalars = 2 * 4 * 7 / 8  # what a psum of one scalar moves
+    for estimator, per_module in (("halves", 3), ("replicas", 1)):
+        program = lower(
+            lambda g, e=estimator: mean_and_phi(g, "data", BIG_LABELS, e), check_vma
+        )
+        moved, _ = traffic(program)
+        assert moved == plain + 2 * per_module * scalars, estimator
+
+
+def test_halves_take_three_collectives_a_module_not_one_a_leaf():
+    _, count = traffic(lower(lambda g: mean_and_phi(g, "data", BIG_LABELS)))
+    assert count == 2 * 3 + 1
+
+
+def test_masks_move_twice_the_bytes_as_the_paper_does():
+    plain, _ = traffic(lower(lambda g: mean_gradients(g, "data")))
+    masked = lower(lambda g: mean_and_phi(g, "data", BIG_LABELS, route="masked"))
+    assert traffic(masked)[0] == 2 * plain
+
+
+def test_gradients_that_were_summed_are_refused():
+    def step(x):
+        grads = jax.grad(lambda w: jnp.sum(w * x))(jnp.ones(3))
+        return mean_and_phi({"w": grads}, "data", {"w": "w"})[0]
+
+    run = jax.shard_map(
+        step,
+        mesh=make_mesh((8,), ("data",)),
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec(),
+    )
+    with pytest.raises(ValueError, match="value_and_local_grad"):
+        run(np.ones((8, 3), np.float32))
+
+
+def test_one_replica_and_an_odd_number_are_refused():
+    def measure(estimator):
+        return jax.vmap(
+            lambda g: mean_and_phi({"w": g}, "data", {"w": "w"}, estimator),
+            axis_name="data",
+        )
+
+    with pytest.raises(ValueError, match="1 group.*two replicas.*GroupPlan"):
+        measure("replicas")(np.ones((1, 2), np.float32))
+    with pytest.raises(ValueError, match="3 groups.*estimator='replicas'"):
+        measure("halves")(np.ones((3, 2), np.float32))
+
+
+def test_an_axis_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="no axis 'data' here.*pass phi="):
+        mean_and_phi({"w": jnp.ones(2)}, "data", {"w": "w"})
+
+
+def test_an_unknown_route_is_refused():
+    with pytest.raises(ValueError, match="route='fast'"):
+        jax.vmap(
+            lambda g: mean_and_phi({"w": g}, "data", {"w": "w"}, route="fast"),
+            axis_name="data",
+        )(np.ones((2, 2), np.float32))
