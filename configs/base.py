@@ -30,6 +30,8 @@ def get_config() -> ConfigDict:
     data.cache_dir = "~/.cache/agvm_jax"  # where prepared ArrayRecord files live
     data.max_boxes = 100  # objects an image keeps; what is dropped is counted
     data.mask_size = 0  # side of each object's mask, cropped to its box; 0: no masks
+    data.semantic = "none"  # label maps: none | stuff (things are one class) | all
+    data.semantic_stride = 4  # pixels of the input a label stands for, each way
     data.flip = 0.5  # probability of a horizontal flip in training
     data.scale_range = (1.0, 1.0)  # random scale of the picture before padding
     data.num_threads = 4  # reading threads a process
@@ -40,6 +42,7 @@ def get_config() -> ConfigDict:
     data.shapes.val_images = 128
     data.shapes.image_size = (128, 128)  # as drawn, before resizing
     data.shapes.max_objects = 6
+    data.shapes.stuff = False  # divide the ground into stuff classes
     data.shapes.seed = 0
 
     model = config.model = ConfigDict()
@@ -92,6 +95,9 @@ def get_config() -> ConfigDict:
 
     agvm = config.agvm = ConfigDict()
     agvm.enabled = True
+    # around: what the paper means, for every optimizer. before: agvm() first in plain
+    # optax.chain, right for optimizers that are linear in the gradient alone.
+    agvm.place = "around"
     agvm.anchor = "backbone"
     agvm.estimator = "halves"  # halves | replicas
     agvm.split = "interleaved"  # interleaved | contiguous

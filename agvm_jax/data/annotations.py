@@ -82,6 +82,8 @@ class Annotations:
       crowd: (A,) bool.
       segmentations: A masks, each polygons, run lengths or None.
       short_polygons: polygons that were left out of them.
+      stuff_ids: S original ids of the classes that have segments but no boxes.
+      stuff_names: their S names; they are numbered K, K + 1, ...
     """
 
     image_ids: np.ndarray
@@ -97,6 +99,8 @@ class Annotations:
     crowd: np.ndarray
     segmentations: list[Segmentation]
     short_polygons: int = 0
+    stuff_ids: tuple[int, ...] = ()
+    stuff_names: tuple[str, ...] = ()
     # Derived: objects sorted by image, and where each image's run starts.
     _order: np.ndarray = dataclasses.field(init=False, repr=False)
     _starts: np.ndarray = dataclasses.field(init=False, repr=False)

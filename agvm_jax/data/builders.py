@@ -15,6 +15,7 @@ from agvm_jax.data.coco import read_coco
 from agvm_jax.data.decode import stored_size
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.records import FORMAT, Origin
+from agvm_jax.data.segments import Segments
 
 # A builder takes the config and returns a maker of origins: (split, categories of the
 # training split or None) -> Origin.
@@ -26,30 +27,29 @@ class ShapesOrigin:
     """A split of the generated set."""
 
     split: str
-    seed: int
     count: int
-    image_size: tuple[int, int]
-    max_objects: int
+    style: shapes.Style
     name: str = "shapes"
 
     def fingerprint(self) -> str:
-        return _digest(FORMAT, shapes.VERSION, dataclasses.astuple(self))
+        return _digest(FORMAT, shapes.VERSION, self.split, self.count, self.style)
 
     def annotations(self) -> Annotations:
-        return shapes.shapes_annotations(
-            self.seed, self.split, self.count, self.image_size, self.max_objects
-        )
+        return shapes.shapes_annotations(self.style, self.split, self.count)
 
     def image_sizes(self, annotations: Annotations) -> np.ndarray:
         # JPEG of this noise takes well under two bytes a pixel.
-        return np.full(len(annotations), 2 * self.image_size[0] * self.image_size[1])
+        height, width = self.style.image_size
+        return np.full(len(annotations), 2 * height * width)
 
     def image_bytes(self, annotations: Annotations, index: int) -> bytes:
-        return shapes.encode_drawing(
-            shapes.draw_shapes(
-                self.seed, self.split, index, self.image_size, self.max_objects
-            )
-        )
+        return shapes.encode_drawing(self._draw(index))
+
+    def segments(self, annotations: Annotations, index: int) -> Segments | None:
+        return self._draw(index).segments() if self.style.stuff else None
+
+    def _draw(self, index: int) -> shapes.Drawing:
+        return shapes.draw_shapes(self.style, self.split, index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +111,9 @@ class CocoOrigin:
             )
         return np.array(sizes)
 
+    def segments(self, annotations: Annotations, index: int) -> Segments | None:
+        return None
+
     def image_bytes(self, annotations: Annotations, index: int) -> bytes:
         path = self.image_folder / annotations.file_names[index]
         try:
@@ -123,12 +126,16 @@ def _shapes(data_config: Any) -> MakeOrigin:
     """The generated set: nothing to download."""
     config = data_config.shapes
     counts = {"train": config.train_images, "val": config.val_images}
-    image_size = tuple(config.image_size)
-    for count in counts.values():
-        shapes.check_shapes(config.seed, count, image_size, config.max_objects)
-    return lambda split, categories: ShapesOrigin(
-        split, config.seed, counts[split], image_size, config.max_objects
+    for split, count in counts.items():
+        if count < 1:
+            raise DataError(f"config.data.shapes.{split}_images is {count}, not 1 up.")
+    style = shapes.Style(
+        seed=config.seed,
+        image_size=tuple(config.image_size),
+        max_objects=config.max_objects,
+        stuff=config.stuff,
     )
+    return lambda split, categories: ShapesOrigin(split, counts[split], style)
 
 
 def _coco(data_config: Any) -> MakeOrigin:

@@ -7,6 +7,7 @@ from agvm_jax.data.builders import BUILDERS
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.prepare import open_split
 from agvm_jax.data.records import Source
+from agvm_jax.data.segments import THINGS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,19 +18,30 @@ class Dataset:
       name: as in config.data.name.
       class_names: K names; class k of a Batch is class_names[k].
       category_ids: K original ids, for results that other tools read.
+      stuff_names, stuff_ids: the same of S classes that have segments but no boxes.
       train, val: see `records.Source`.
     """
 
     name: str
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
+    stuff_names: tuple[str, ...]
+    stuff_ids: tuple[int, ...]
     train: Source
     val: Source
+
+    def label_names(self, semantic: str) -> tuple[str, ...]:
+        """Names of Batch.semantic's labels, for a value of config.data.semantic."""
+        things = (THINGS,) if semantic == "stuff" else self.class_names
+        return things + self.stuff_names
 
     @property
     def report(self) -> list[str]:
         """What both splits hold and what was mended, as lines to print."""
-        lines = [f"{self.name}: {len(self.class_names)} classes"]
+        first = f"{self.name}: {len(self.class_names)} classes"
+        if self.stuff_names:
+            first += f" with boxes, {len(self.stuff_names)} without"
+        lines = [first]
         for source in (self.train, self.val):
             first, *rest = source.report.lines()
             lines.append(f"  {source.card.split}: {first}")
@@ -57,6 +69,9 @@ def open_dataset(data_config: Any) -> Dataset:
     train = open_split(make_origin("train", None), data_config.cache_dir)
     categories = dict(zip(train.card.category_ids, train.card.class_names, strict=True))
     val = open_split(make_origin("val", categories), data_config.cache_dir)
+    if data_config.semantic != "none":
+        for source in (train, val):
+            _require_segments(source, data_config.semantic)
     if data_config.mask_size:
         for source in (train, val):
             _require_masks(source, data_config.mask_size)
@@ -64,6 +79,8 @@ def open_dataset(data_config: Any) -> Dataset:
         name=data_config.name,
         class_names=train.card.class_names,
         category_ids=train.card.category_ids,
+        stuff_names=train.card.stuff_names,
+        stuff_ids=train.card.stuff_ids,
         train=train,
         val=val,
     )
@@ -78,4 +95,13 @@ def _require_masks(source: Source, mask_size: int) -> None:
             f" {report.boxes - report.masks} of the {report.boxes} boxes of the"
             f" {source.card.split} split of {source.card.name} have no segmentation;"
             " add them, remove those boxes, or set mask_size to 0."
+        )
+
+
+def _require_segments(source: Source, semantic: str) -> None:
+    """Semantic labels need segments."""
+    if not source.card.stuff_names:
+        raise DataError(
+            f"config.data.semantic is {semantic!r}, but {source.card.name} has no stuff"
+            " classes to learn; for the generated set, set data.shapes.stuff to True."
         )

@@ -129,7 +129,7 @@ class TrainBatches(_Counting):
     def __init__(self, source, *, frame, rows, seed, config, shard, start_batch):
         super().__init__(config.max_unreadable)
         _check_stream(source, seed, start_batch)
-        _check_config(config)
+        _check_config(config, frame)
         _use_one_thread_each()
 
         def load(index: int, rng: np.random.Generator) -> LoadedRow:
@@ -169,7 +169,7 @@ class EvalBatches(_Counting):
 
     def __init__(self, source, *, frame, rows, config, shard):
         super().__init__(config.max_unreadable)
-        _check_config(config)
+        _check_config(config, frame)
         _use_one_thread_each()
         process_index, process_count = shard
         self._length = -(-len(source) // (rows * process_count))
@@ -247,12 +247,18 @@ def _check_stream(source: Source, seed: int, start_batch: int) -> None:
         raise ValueError(f"start_batch is {start_batch}; it counts from 0.")
 
 
-def _check_config(config: Any) -> None:
+def _check_config(config: Any, frame: Size) -> None:
     """Raise a ValueError that names the key of config.data that cannot be used."""
     low, high = config.scale_range
     for good, key, rule in (
         (config.max_boxes >= 1, "max_boxes", "must be 1 or more"),
         (config.mask_size >= 0, "mask_size", "must be 0 (no masks) or more"),
+        (
+            config.semantic in ("none", "stuff", "all"),
+            "semantic",
+            "must be none, stuff or all",
+        ),
+        (config.semantic_stride >= 1, "semantic_stride", "must be 1 or more"),
         (0 <= config.flip <= 1, "flip", "is a probability, 0 to 1"),
         (0 < low <= high, "scale_range", "needs 0 < lowest <= highest"),
         (config.num_threads >= 0, "num_threads", "must be 0 or more"),
@@ -261,3 +267,8 @@ def _check_config(config: Any) -> None:
     ):
         if not good:
             raise ValueError(f"config.data.{key} is {getattr(config, key)}; it {rule}.")
+    if config.semantic != "none" and any(s % config.semantic_stride for s in frame):
+        raise ValueError(
+            f"image_size {frame} is no multiple of config.data.semantic_stride ="
+            f" {config.semantic_stride}."
+        )

@@ -37,6 +37,7 @@ from agvm_jax.data.records import (
     Source,
     read_card,
 )
+from agvm_jax.data.segments import store_segments
 
 try:
     import fcntl
@@ -94,6 +95,8 @@ def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
         images=len(annotations),
         category_ids=annotations.category_ids,
         class_names=annotations.class_names,
+        stuff_ids=annotations.stuff_ids,
+        stuff_names=annotations.stuff_names,
         report=annotations.report(),
         files={f.name: f.stat().st_size for f in sorted(part.iterdir())},
     )
@@ -159,6 +162,7 @@ def _write_records(
                     "height": height,
                     "width": width,
                     **annotations.objects(index),
+                    **store_segments(origin.segments(annotations, index)),
                     "masks": pack(annotations.bitmaps(index)),
                 }
             )

@@ -10,8 +10,9 @@ import tensorflow_datasets as tfds
 
 from agvm_jax.data.annotations import Annotations, Report
 from agvm_jax.data.errors import DataError
+from agvm_jax.data.segments import Segments
 
-FORMAT = 2  # raise it when the records change: old sets are then prepared anew
+FORMAT = 3  # raise it when the records change: old sets are then prepared anew
 CARD = "agvm.json"  # what the set holds; written last, so its presence means whole
 
 FEATURES = {
@@ -25,6 +26,10 @@ FEATURES = {
     "crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
     "area": tfds.features.Tensor(shape=(None,), dtype=np.float32),
     "masks": tfds.features.Text(),  # bytes of masks.pack; the boxes tell the sizes
+    # Which segment each pixel belongs to, and what that is: segments.store_segments.
+    "segments": tfds.features.Text(),
+    "segment_classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
+    "segment_crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
 }
 
 Example = dict[str, Any]
@@ -48,6 +53,9 @@ class Origin(Protocol):
     def image_bytes(self, annotations: Annotations, index: int) -> bytes:
         """The encoded image."""
 
+    def segments(self, annotations: Annotations, index: int) -> Segments | None:
+        """The segments of an image, where the data set has them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Card:
@@ -58,6 +66,8 @@ class Card:
     images: int
     category_ids: tuple[int, ...]
     class_names: tuple[str, ...]
+    stuff_ids: tuple[int, ...]
+    stuff_names: tuple[str, ...]  # classes with segments only, numbered after those
     report: Report
     files: dict[str, int]  # name -> bytes, to tell a damaged set from a whole one
 
@@ -67,7 +77,8 @@ class Source:
 
     `source[i]` is a dict: image (encoded bytes), file_name, image_id, height, width,
     boxes (n, 4) float32 x1 y1 x2 y2 in original pixels, classes (n,) int32, crowd (n,)
-    bool, area (n,) float32, masks (bytes for `masks.unpack`). Order and length are the
+    bool, area (n,) float32, things (how many classes have boxes), masks (bytes for
+    `masks.unpack`), and what `segments.load_segments` reads. Order and length are the
     annotation file's.
     """
 
@@ -93,6 +104,7 @@ class Source:
                 " folder, and the next run prepares it anew."
             ) from error
         example["file_name"] = example["file_name"].decode()
+        example["things"] = len(self.card.class_names)
         return example
 
     @property
@@ -115,6 +127,8 @@ def read_card(folder: pathlib.Path) -> Card | None:
         content["report"] = Report(**content["report"])
         content["category_ids"] = tuple(content["category_ids"])
         content["class_names"] = tuple(content["class_names"])
+        content["stuff_ids"] = tuple(content["stuff_ids"])
+        content["stuff_names"] = tuple(content["stuff_names"])
         card = Card(**content)
         sizes = {name: (folder / name).stat().st_size for name in card.files}
     except (OSError, ValueError, KeyError, TypeError):

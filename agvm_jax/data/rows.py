@@ -9,6 +9,7 @@ from agvm_jax.data.decode import Size, decode_image, jpeg_divisor
 from agvm_jax.data.errors import DataError, UnreadableImage
 from agvm_jax.data.masks import unpack
 from agvm_jax.data.records import Source
+from agvm_jax.data.segments import IGNORE, load_segments
 from agvm_jax.data.transforms import Placement, random_placement, still_placement
 
 
@@ -37,9 +38,7 @@ def load_training_row(
             placement = random_placement(
                 rng, _known(size), frame, config.flip, tuple(config.scale_range)
             )
-            row, dropped = make_row(
-                example, placement, frame, config.max_boxes, config.mask_size, rng
-            )
+            row, dropped = make_row(example, placement, frame, config, rng)
         except UnreadableImage as error:
             unreadable.append((example["file_name"], str(error)))
         else:
@@ -49,9 +48,7 @@ def load_training_row(
             f"None of the {len(source)} images can be read: {unreadable[0][0]!r}"
             f" {unreadable[0][1]}."
         )
-    return LoadedRow(
-        empty_row(frame, config.max_boxes, config.mask_size), 0, tuple(unreadable)
-    )
+    return LoadedRow(empty_row(frame, config), 0, tuple(unreadable))
 
 
 def load_evaluation_row(
@@ -59,20 +56,16 @@ def load_evaluation_row(
 ) -> LoadedRow:
     """An evaluation row; padding where there is no image or it is unreadable."""
     if index >= len(source):
-        return LoadedRow(empty_row(frame, config.max_boxes, config.mask_size), 0, ())
+        return LoadedRow(empty_row(frame, config), 0, ())
     example = source[index]
     try:
         placement = still_placement(
             _known((example["height"], example["width"])), frame
         )
-        row, dropped = make_row(
-            example, placement, frame, config.max_boxes, config.mask_size
-        )
+        row, dropped = make_row(example, placement, frame, config)
     except UnreadableImage as error:
         unreadable = ((example["file_name"], str(error)),)
-        return LoadedRow(
-            empty_row(frame, config.max_boxes, config.mask_size), 0, unreadable
-        )
+        return LoadedRow(empty_row(frame, config), 0, unreadable)
     return LoadedRow(row, dropped, ())
 
 
@@ -87,8 +80,7 @@ def make_row(
     example: dict[str, Any],
     placement: Placement,
     frame: Size,
-    max_boxes: int,
-    mask_size: int,
+    config: Any,
     rng: np.random.Generator | None = None,
 ) -> tuple[dict[str, np.ndarray], int]:
     """Decode, place and pad one example.
@@ -97,9 +89,9 @@ def make_row(
       example: of `records.Source`.
       placement: what to do with it.
       frame: (H, W) of the result.
-      max_boxes: N. Of more objects than that, `rng` picks N at random, so that no
-        kind is always the one left out; without `rng` the first N stay.
-      mask_size: side m of the masks; 0 for none.
+      config: section `data`. Of more objects than its max_boxes N, `rng` picks N at
+        random, so that no kind is always the one left out.
+      rng: None: the first N stay.
 
     Returns:
       one row of Batch without the batch axis (image (H, W, 3), boxes (N, 4), ...), and
@@ -113,41 +105,49 @@ def make_row(
     image = placement.image(decode_image(data, placement.size, divisor), frame, divisor)
     boxes, keep = placement.boxes(example["boxes"])
     chosen = np.flatnonzero(keep)
-    dropped = max(0, len(chosen) - max_boxes)
+    dropped = max(0, len(chosen) - config.max_boxes)
     if dropped and rng is not None:
-        chosen = np.sort(rng.permutation(chosen)[:max_boxes])
-    chosen = chosen[:max_boxes]
-    row = empty_row(frame, max_boxes, mask_size, image)
+        chosen = np.sort(rng.permutation(chosen)[: config.max_boxes])
+    chosen = chosen[: config.max_boxes]
+    row = empty_row(frame, config, image)
     row["image_size"][:] = placement.window
     row["image_id"] = np.array(example["image_id"], np.int64)
     row["boxes"][: len(chosen)] = boxes[chosen]
     row["classes"][: len(chosen)] = example["classes"][chosen]
     row["crowd"][: len(chosen)] = example["crowd"][chosen]
     row["valid"][: len(chosen)] = True
-    if mask_size:
+    if config.mask_size:
         bitmaps = unpack(example["masks"], example["boxes"])
         row["masks"][: len(chosen)] = placement.masks(
             [bitmaps[i] for i in chosen],
             example["boxes"][chosen],
             boxes[chosen],
-            mask_size,
+            config.mask_size,
         )
+    if config.semantic != "none":
+        segments = load_segments(example)
+        labels = segments.labels(example["things"], config.semantic == "stuff")
+        row["semantic"] = placement.labels(labels, frame, config.semantic_stride)
     return row, dropped
 
 
 def empty_row(
-    frame: Size, max_boxes: int, mask_size: int, image: np.ndarray | None = None
+    frame: Size, config: Any, image: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
-    """A row of padding: image_id -1, black, no box valid."""
+    """A row of padding: image_id -1, black, no box valid, no label to learn."""
+    count, side = config.max_boxes, config.mask_size
     row = {
         "image": np.zeros((*frame, 3), np.uint8) if image is None else image,
         "image_size": np.array(frame, np.int32),
         "image_id": np.array(-1, np.int64),
-        "boxes": np.zeros((max_boxes, 4), np.float32),
-        "classes": np.zeros(max_boxes, np.int32),
-        "valid": np.zeros(max_boxes, bool),
-        "crowd": np.zeros(max_boxes, bool),
+        "boxes": np.zeros((count, 4), np.float32),
+        "classes": np.zeros(count, np.int32),
+        "valid": np.zeros(count, bool),
+        "crowd": np.zeros(count, bool),
     }
-    if mask_size:
-        row["masks"] = np.zeros((max_boxes, mask_size, mask_size), np.uint8)
+    if side:
+        row["masks"] = np.zeros((count, side, side), np.uint8)
+    if config.semantic != "none":
+        cells = tuple(edge // config.semantic_stride for edge in frame)
+        row["semantic"] = np.full(cells, IGNORE, np.int32)
     return row

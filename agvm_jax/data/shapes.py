@@ -1,10 +1,10 @@
 """The generated data set: coloured shapes on textured ground, with exact boxes.
 
-Every picture is a function of (seed, split, index, size, max_objects) alone, so a
-longer set begins with the shorter one. Three classes that differ in nothing but their
+Every picture is a function of its style, split and index alone, so a longer set begins
+with the shorter one. Three classes that differ in nothing but their
 outline; size, colour, texture, rotation and occlusion are drawn at random. What a shape
 hides of another is cut from the other's mask, and boxes are the masks' bounds, as in
-COCO.
+COCO. With `stuff`, the ground is divided into regions of different texture.
 """
 
 import dataclasses
@@ -15,8 +15,11 @@ import numpy as np
 from agvm_jax.data.annotations import Annotations
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.masks import mask_to_run_lengths
+from agvm_jax.data.segments import Segments, segments_from_labels
 
 CLASS_NAMES = ("circle", "square", "triangle")
+STUFF_NAMES = ("clouds", "waves", "tiles")
+_STUFF = {"stuff_ids": (4, 5, 6), "stuff_names": STUFF_NAMES}
 VERSION = 1  # raise it when a picture changes: prepared sets are keyed by it
 
 _RADIUS = (0.07, 0.23)  # shares of the picture's shorter side, drawn log-uniformly
@@ -27,17 +30,52 @@ _TRIES = 8  # attempts to place one shape before it is left out
 _SPLITS = {"train": 0, "val": 1}
 
 
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What pictures are drawn.
+
+    Attributes:
+      seed: 0 or more.
+      image_size: (H, W), 32 pixels or more.
+      max_objects: shapes in the fullest picture.
+      stuff: whether the ground has regions, each of a stuff class.
+
+    Raises:
+      DataError: one of them is out of its range.
+    """
+
+    seed: int
+    image_size: tuple[int, int]
+    max_objects: int
+    stuff: bool = False
+
+    def __post_init__(self):
+        for good, key, rule in (
+            (self.seed >= 0, "seed", "0 or more"),
+            (min(self.image_size) >= 32, "image_size", "32 pixels or more"),
+            (self.max_objects >= 1, "max_objects", "1 or more"),
+        ):
+            if not good:
+                raise DataError(
+                    f"config.data.shapes.{key} is {getattr(self, key)}; it must be"
+                    f" {rule}."
+                )
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawing:
     """One picture.
 
     Attributes:
       image: (H, W, 3) uint8 RGB.
+      ground: (H, W) int64, the stuff class under everything, 0..S-1; zeros without
+        stuff.
       masks: (n, H, W) bool, the visible part of each shape, never empty.
       classes: (n,) int32.
     """
 
     image: np.ndarray
+    ground: np.ndarray
     masks: np.ndarray
     classes: np.ndarray
 
@@ -50,15 +88,31 @@ class Drawing:
             boxes.append((x[0], y[0], x[-1] + 1 - x[0], y[-1] + 1 - y[0]))
         return np.array(boxes, np.float64).reshape(-1, 4)
 
+    def segments(self) -> Segments:
+        """Each visible stuff class is a segment, and each shape is one."""
+        stuff = segments_from_labels(self.ground + len(CLASS_NAMES))
+        numbers = stuff.numbers
+        for k, mask in enumerate(self.masks):
+            numbers[mask] = len(stuff.classes) + 1 + k
+        return Segments(
+            numbers=numbers,
+            classes=np.concatenate([stuff.classes, self.classes]),
+            crowd=np.zeros(len(stuff.classes) + len(self.classes), bool),
+        )
 
-def draw_shapes(
-    seed: int, split: str, index: int, image_size: tuple[int, int], max_objects: int
-) -> Drawing:
+
+def draw_shapes(style: Style, split: str, index: int) -> Drawing:
     """Draw picture `index` of a split ("train" or "val")."""
-    rng = np.random.default_rng([seed, _SPLITS[split], index])
-    height, width = image_size
-    image = _ground(rng, height, width)
-    count = 0 if rng.random() < _EMPTY else int(rng.integers(1, max_objects + 1))
+    rng = np.random.default_rng([style.seed, _SPLITS[split], index])
+    height, width = style.image_size
+    image = _clouds(rng, height, width)
+    ground = np.zeros((height, width), np.int64)
+    if style.stuff:
+        _divide(rng, image, ground)
+    _streaks(rng, image)
+    count = 0
+    if rng.random() >= _EMPTY:
+        count = int(rng.integers(1, style.max_objects + 1))
     # owner: which shape each pixel shows, -1 for the ground.
     owner = np.full((height, width), -1, np.int32)
     classes: list[int] = []
@@ -76,6 +130,7 @@ def draw_shapes(
     image += rng.standard_normal(image.shape, np.float32) * rng.uniform(4, 14)
     return Drawing(
         image=np.clip(image, 0, 255).astype(np.uint8),
+        ground=ground,
         masks=owner[None] == np.arange(len(classes), dtype=np.int32)[:, None, None],
         classes=np.array(classes, np.int32),
     )
@@ -87,17 +142,11 @@ def encode_drawing(drawing: Drawing) -> bytes:
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
-def shapes_annotations(
-    seed: int,
-    split: str,
-    count: int,
-    image_size: tuple[int, int],
-    max_objects: int,
-) -> Annotations:
+def shapes_annotations(style: Style, split: str, count: int) -> Annotations:
     """The annotations of the first `count` pictures of a split."""
     rows, classes, boxes, areas, segmentations = [], [], [], [], []
     for index in range(count):
-        drawing = draw_shapes(seed, split, index, image_size, max_objects)
+        drawing = draw_shapes(style, split, index)
         rows += [index] * len(drawing.classes)
         classes.append(drawing.classes)
         boxes.append(drawing.boxes())
@@ -106,7 +155,7 @@ def shapes_annotations(
     return Annotations(
         image_ids=np.arange(1, count + 1),
         file_names=[f"shapes/{split}/{i:06d}.jpg" for i in range(1, count + 1)],
-        sizes=np.tile(np.array(image_size, np.int64), (count, 1)),
+        sizes=np.tile(np.array(style.image_size, np.int64), (count, 1)),
         category_ids=tuple(range(1, len(CLASS_NAMES) + 1)),
         class_names=CLASS_NAMES,
         object_ids=np.arange(1, len(rows) + 1),
@@ -116,35 +165,54 @@ def shapes_annotations(
         areas=np.concatenate(areas).astype(np.float64),
         crowd=np.zeros(len(rows), bool),
         segmentations=segmentations,
+        **_STUFF if style.stuff else {},
     )
 
 
-def check_shapes(
-    seed: int, count: int, image_size: tuple[int, int], max_objects: int
-) -> None:
-    """Raise DataError for parameters that cannot be drawn."""
-    if count < 1:
-        raise DataError(f"data.shapes needs 1 or more images a split, not {count}.")
-    if min(image_size) < 32:
-        raise DataError(
-            f"data.shapes.image_size is {tuple(image_size)}; shapes need 32 pixels."
-        )
-    if max_objects < 1 or seed < 0:
-        raise DataError("data.shapes.max_objects must be 1 or more, seed 0 or more.")
-
-
-def _ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A cloudy, streaked background, (H, W, 3) float32 in 0..255."""
+def _clouds(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A cloudy background, (H, W, 3) float32 in 0..255."""
     cells = int(rng.integers(3, 9))
     clouds = rng.uniform(-45, 45, (cells, cells, 3)).astype(np.float32)
     image = cv2.resize(clouds, (width, height), interpolation=cv2.INTER_CUBIC)
     image += rng.uniform(50, 205, 3).astype(np.float32)
-    for _ in range(int(rng.integers(0, 7))):  # streaks: edges that are no shape
+    return image
+
+
+def _streaks(rng: np.random.Generator, image: np.ndarray) -> None:
+    """Draw lines: edges that are no shape."""
+    height, width = image.shape[:2]
+    for _ in range(int(rng.integers(0, 7))):
         ends = rng.uniform(0, 1, (2, 2)) * (width, height)
         start, end = ends.astype(int).tolist()
         colour = rng.uniform(0, 255, 3).tolist()
         cv2.line(image, start, end, colour, int(rng.integers(1, 3)))
-    return image
+
+
+def _divide(rng: np.random.Generator, image: np.ndarray, ground: np.ndarray) -> None:
+    """Give one or two sides of the picture another texture, and note it in `ground`.
+
+    The border is a bent line, and every texture comes in every colour.
+    """
+    height, width = ground.shape
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    for _ in range(int(rng.integers(1, 3))):
+        kind = int(rng.integers(1, len(STUFF_NAMES)))
+        angle, bend = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.15) * min(y.shape)
+        along = (x - width / 2) * np.cos(angle) + (y - height / 2) * np.sin(angle)
+        across = (y - height / 2) * np.cos(angle) - (x - width / 2) * np.sin(angle)
+        border = bend * np.sin(across / rng.uniform(8, 25))
+        side = along > border + rng.uniform(0.0, 0.25) * min(y.shape)
+        turn, period = rng.uniform(0, np.pi), rng.uniform(7, 14)
+        u = (x * np.cos(turn) + y * np.sin(turn)) * (2 * np.pi / period)
+        v = (y * np.cos(turn) - x * np.sin(turn)) * (2 * np.pi / period)
+        wave = (
+            np.sin(u)
+            if STUFF_NAMES[kind] == "waves"
+            else np.sign(np.sin(u) * np.sin(v))
+        )
+        tint = rng.uniform(50, 205, 3) + rng.uniform(12, 35) * wave[..., None]
+        image[side] = tint[side]
+        ground[side] = kind
 
 
 def _place(

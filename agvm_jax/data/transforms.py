@@ -124,6 +124,32 @@ class Placement:
             cropped[i] = mask[:, ::-1] if self.flip else mask
         return cropped
 
+    def labels(self, labels: np.ndarray, frame: Size, stride: int) -> np.ndarray:
+        """Labels at a fraction of the frame's resolution.
+
+        Each cell takes the label under its centre: labels have no mean.
+
+        Args:
+          labels: (h, w) int32 of the original picture.
+          frame: (H, W), multiples of `stride`.
+
+        Returns:
+          (H / stride, W / stride) int32, -1 outside the window.
+        """
+        picked = []
+        for axis in range(2):
+            cells = frame[axis] // stride
+            at = (np.arange(cells) + 0.5) * stride
+            inside = at < self.window[axis]
+            if axis == 1 and self.flip:
+                at = self.window[1] - at
+            scale = self.size[axis] / self.resized[axis]
+            at = np.floor((at + self.corner[axis]) * scale).astype(np.int64)
+            picked.append((at.clip(0, self.size[axis] - 1), inside))
+        (rows, rows_inside), (columns, columns_inside) = picked
+        inside = rows_inside[:, None] & columns_inside
+        return np.where(inside, labels[np.ix_(rows, columns)], -1).astype(np.int32)
+
 
 def fitted(size: Size, frame: Size, scale: float = 1.0) -> Size:
     """`size` resized with its ratio kept, to `scale` times the largest that fits."""

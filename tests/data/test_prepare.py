@@ -15,8 +15,10 @@ from agvm_jax.data.builders import ShapesOrigin
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.prepare import open_split
 from agvm_jax.data.records import CARD
+from agvm_jax.data.shapes import Style
 
-ORIGIN = ShapesOrigin("train", seed=0, count=9, image_size=(32, 40), max_objects=3)
+STYLE = Style(seed=0, image_size=(32, 40), max_objects=3)
+ORIGIN = ShapesOrigin("train", count=9, style=STYLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Watched(ShapesOrigin):
 
 
 def watched(**options):
-    return Watched(**dataclasses.asdict(ORIGIN), **options)
+    return Watched("train", count=9, style=STYLE, **options)
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from agvm_jax.data import shapes
 from agvm_jax.data.errors import DataError
 
 
-def draw(index, seed=0, split="train", image_size=(64, 96), max_objects=5):
-    return shapes.draw_shapes(seed, split, index, image_size, max_objects)
+def draw(index, split="train", seed=0, image_size=(64, 96), max_objects=5, stuff=False):
+    style = shapes.Style(seed, image_size, max_objects, stuff)
+    return shapes.draw_shapes(style, split, index)
 
 
 def test_a_picture_depends_on_its_seed_split_and_index_alone():
@@ -96,8 +97,9 @@ def test_the_encoded_picture_is_the_drawing():
 
 
 def test_a_longer_set_begins_with_the_shorter_one():
-    short = shapes.shapes_annotations(0, "val", 3, (48, 48), 4)
-    long = shapes.shapes_annotations(0, "val", 6, (48, 48), 4)
+    style = shapes.Style(seed=0, image_size=(48, 48), max_objects=4)
+    short = shapes.shapes_annotations(style, "val", 3)
+    long = shapes.shapes_annotations(style, "val", 6)
     for index in range(3):
         np.testing.assert_array_equal(
             short.objects(index)["boxes"], long.objects(index)["boxes"]
@@ -105,14 +107,45 @@ def test_a_longer_set_begins_with_the_shorter_one():
 
 
 @pytest.mark.parametrize(
-    ("seed", "count", "size", "objects"),
+    ("changes", "words"),
     [
-        (0, 0, (64, 64), 3),
-        (0, 5, (64, 8), 3),
-        (0, 5, (64, 64), 0),
-        (-1, 5, (64, 64), 3),
+        ({"seed": -1}, "shapes.seed is -1"),
+        ({"image_size": (64, 8)}, "shapes.image_size"),
+        ({"max_objects": 0}, "shapes.max_objects is 0"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused(seed, count, size, objects):
-    with pytest.raises(DataError, match="data.shapes"):
-        shapes.check_shapes(seed, count, size, objects)
+def test_a_style_that_cannot_be_drawn_is_refused(changes, words):
+    with pytest.raises(DataError, match=words):
+        shapes.Style(**{"seed": 0, "image_size": (64, 64), "max_objects": 3} | changes)
+
+
+def test_stuff_divides_the_ground_and_leaves_the_shapes_exact():
+    seen = set()
+    for index in range(40):
+        drawing = draw(index, stuff=True)
+        segments = drawing.segments()
+        labels = segments.labels(things=3, merged=False)
+        assert labels.min() >= 0  # nothing is void
+        for mask, kind in zip(drawing.masks, drawing.classes, strict=True):
+            assert (labels[mask] == kind).all()
+        ground = ~drawing.masks.any(axis=0)
+        np.testing.assert_array_equal(labels[ground], drawing.ground[ground] + 3)
+        assert len(np.unique(segments.numbers)) <= len(segments.classes)
+        seen |= set(np.unique(labels).tolist())
+    assert seen == set(range(6))
+
+
+def test_without_stuff_the_ground_is_one_class():
+    assert not draw(0).ground.any()
+
+
+def test_the_texture_of_stuff_and_not_its_colour_tells_the_class():
+    colours = {k: [] for k in range(3)}
+    for index in range(150):
+        drawing = draw(index, stuff=True)
+        bare = ~drawing.masks.any(axis=0)
+        for kind in np.unique(drawing.ground[bare]).tolist():
+            region = bare & (drawing.ground == kind)
+            colours[kind].append(drawing.image[region].mean(axis=0))
+    centres = np.array([np.mean(c, axis=0) for c in colours.values()])
+    assert np.ptp(centres, axis=0).max() < 30
