@@ -108,14 +108,6 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     # As the paper counts: an epoch ends with the batch that holds its last image.
     steps_per_epoch = math.ceil(len(dataset.train) / config.batch_size)
     total_steps = config.steps or math.ceil(config.epochs * steps_per_epoch)
-    detector = build_detector(
-        config.model,
-        num_classes=len(dataset.class_names),
-        image_size=config.image_size,
-        axis_name=mesh_lib.DATA_AXIS,
-    )
-    params, _ = jax.eval_shape(detector.init, jax.random.key(config.seed))
-    labels = label_tree(params)
     recipe = build_optimizer(
         config.optim,
         config.agvm,
@@ -129,13 +121,21 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             f" BatchNorm and the config has model.norm={config.model.norm}: use"
             f" --config.model.norm={recipe.required_norm}."
         )
-    check_modulation(recipe, params)
     plan = plan_batches(
         config.batch_size,
         mesh.size,
         config.micro_batch_size,
         estimator=recipe.agvm.estimator if recipe.agvm else None,
     )
+    detector = build_detector(
+        config.model,
+        num_classes=len(dataset.class_names),
+        image_size=config.image_size,
+        axis_name=mesh_lib.DATA_AXIS,
+    )
+    params, _ = jax.eval_shape(detector.init, jax.random.key(config.seed))
+    labels = label_tree(params)
+    check_modulation(recipe, params)
     folder = open_run_folder(
         Path(config.workdir or Path("runs") / config.name / str(config.seed)),
         config.to_dict(),
@@ -173,7 +173,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         return train_batches(
             dataset.train,
             image_size=config.image_size,
-            batch_size=plan.images_per_pass // jax.process_count(),
+            batch_size=plan.images_per_pass,
             seed=config.seed,
             data_config=config.data,
             start_batch=first,
@@ -184,7 +184,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         return eval_batches(
             dataset.val,
             image_size=config.image_size,
-            batch_size=config.eval.batch_size * jax.local_device_count(),
+            batch_size=config.eval.batch_size * mesh.size,
             data_config=config.data,
             **processes,
         )

@@ -21,12 +21,17 @@ def get_config() -> ConfigDict:
     config.image_size = (256, 256)  # (height, width); one number means square
 
     data = config.data = ConfigDict()
-    data.name = "shapes"  # shapes | coco (COCO 2017 layout) | coco_folder
-    data.root = ""  # folder with annotations and images (coco, coco_folder)
+    # shapes (generated) | coco (2017 layout) | coco_folder | ade20k | label_folder
+    data.name = "shapes"
+    data.root = ""  # folder with annotations and images
     data.train_annotations = "instances_train.json"  # under root
     data.val_annotations = "instances_val.json"
     data.train_images = "train"
     data.val_images = "val"
+    data.train_labels = "train_labels"  # label_folder: PNGs named as the images are
+    data.val_labels = "val_labels"
+    data.label_names = ()  # label_folder: class names; (): the lines of classes.txt
+    data.label_void = (255,)  # label_folder: pixel values without a class
     data.cache_dir = "~/.cache/agvm_jax"  # where prepared ArrayRecord files live
     data.max_boxes = 100  # objects an image keeps; what is dropped is counted
     data.mask_size = 0  # side of each object's mask, cropped to its box; 0: no masks

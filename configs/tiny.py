@@ -1,6 +1,6 @@
 """The smallest run that goes through everything, for tests; it learns next to nothing.
 
-    python train.py --config configs/tiny.py
+python train.py --config configs/tiny.py
 """
 
 from configs import quickstart

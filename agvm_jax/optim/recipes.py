@@ -16,6 +16,7 @@ import optax
 
 from agvm_jax.optim import baselines, chaining, schedules
 from agvm_jax.optim.gain import modulation_gain
+from agvm_jax.optim.modulator import agvm as agvm_transform
 from agvm_jax.optim.preconditioning import adam_weights
 from agvm_jax.optim.settings import Modulation, modulation_words, resolve_modulation
 
@@ -115,6 +116,10 @@ BUILDERS: Mapping[str, Builder] = {
 }
 
 
+# Where AGVM stands: chained so that it scales what comes out last, or merely first.
+PLACES: Mapping[str, Callable] = {"around": chaining.chain, "before": optax.chain}
+
+
 def build_optimizer(
     optim_config: Any,
     agvm_config: Any,
@@ -180,8 +185,7 @@ def build_optimizer(
                 agvm, agvm_config, name, batch_size=batch_size, total_steps=total_steps
             )
         )
-        tx = chaining.modulate(
-            tx,
+        transform = agvm_transform(
             modules=modules,
             anchor=agvm.anchor,
             estimator=agvm.estimator,
@@ -194,6 +198,7 @@ def build_optimizer(
             debias=agvm.debias,
             precondition=agvm.precondition,
         )
+        tx = PLACES[_known_place(agvm_config.place)](transform, tx)
     return Recipe(
         tx=optax.with_extra_args_support(tx),
         schedule=schedule,
@@ -242,6 +247,14 @@ def check_modulation(
             "or agvm_jax.chain(agvm(...), ...) instead of optax.chain(agvm(...), ...)."
         )
     return gain
+
+
+def _known_place(place: str) -> str:
+    if place not in PLACES:
+        raise ValueError(
+            f"agvm.place is {place!r}; choose one of {', '.join(PLACES)}."
+        )
+    return place
 
 
 def _schedule(

@@ -240,3 +240,16 @@ def test_a_config_may_be_any_object_with_the_keys():
     optim, settings = sections()
     plain = SimpleNamespace(**optim.to_dict()), SimpleNamespace(**settings.to_dict())
     assert recipes.build_optimizer(*plain, **SIZES).reasons == build().reasons
+
+
+def test_agvm_put_before_adam_by_the_config_is_refused():
+    recipe = build(agvm_changes=dict(place="before"), name="adamw")
+    with pytest.raises(ValueError, match="inert"):
+        recipes.check_modulation(recipe, params())
+    linear = build(agvm_changes=dict(place="before"), name="sgd", weight_decay=0.0)
+    recipes.check_modulation(linear, params())
+
+
+def test_an_unknown_place_lists_the_known_ones():
+    with pytest.raises(ValueError, match="around, before"):
+        build(agvm_changes=dict(place="after"))

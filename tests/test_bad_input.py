@@ -1,0 +1,192 @@
+"""Bad input: exit code 2 and one sentence that names the thing and the remedy."""
+
+import json
+import sys
+from unittest import mock
+
+import cv2
+import numpy as np
+import pytest
+from absl import flags
+
+import train
+
+
+def run(*arguments, config="configs/tiny.py"):
+    """Runs train.main as the command line does; returns its exit code."""
+    flags.FLAGS.unparse_flags()
+    for name in [n for n in flags.FLAGS if n.startswith("config.")]:
+        delattr(flags.FLAGS, name)
+    # ml_collections looks for overrides in sys.argv itself.
+    with mock.patch.object(
+        sys, "argv", ["train.py", f"--config={config}", *arguments]
+    ):
+        return train.main(sys.argv)
+
+
+@pytest.fixture
+def complaint(capsys, tmp_path):
+    """Returns a function: run with these overrides, which must fail; what it says."""
+
+    def complain(*overrides, **options):
+        code = run(
+            f"--config.workdir={tmp_path / 'run'}",
+            f"--config.data.cache_dir={tmp_path / 'cache'}",
+            "--config.train.progress=False",
+            *overrides,
+            **options,
+        )
+        err = capsys.readouterr().err
+        assert code == 2, err
+        assert err.startswith("error: ") and "Traceback" not in err
+        assert len(err.strip().splitlines()) <= 12
+        return err
+
+    return complain
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A COCO-format folder of three images; tests break it."""
+    root = tmp_path / "folder"
+    for split in ("train", "val"):
+        (root / split).mkdir(parents=True)
+        images, annotations = [], []
+        for i in range(1, 4):
+            picture = np.full((40, 60, 3), 40 * i, np.uint8)
+            cv2.imwrite(str(root / split / f"{i}.png"), picture)
+            images.append(
+                {"id": i, "file_name": f"{i}.png", "height": 40, "width": 60}
+            )
+            annotations.append(
+                {
+                    "id": i,
+                    "image_id": i,
+                    "category_id": 7,
+                    "bbox": [5, 5, 20, 20],
+                    "area": 400,
+                    "iscrowd": 0,
+                }
+            )
+        write(
+            root,
+            split,
+            {
+                "images": images,
+                "annotations": annotations,
+                "categories": [{"id": 7, "name": "thing"}],
+            },
+        )
+    return root
+
+
+def read(root, split="train"):
+    return json.loads((root / f"instances_{split}.json").read_text())
+
+
+def write(root, split, content):
+    (root / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+def with_folder(root):
+    return (
+        "--config.data.name=coco_folder",
+        f"--config.data.root={root}",
+        "--config.batch_size=8",
+        "--config.steps=1",
+    )
+
+
+def test_an_unknown_key_is_named(complaint):
+    assert "batchsize" in complaint("--config.batchsize=3")
+
+
+def test_a_missing_config_file_is_named(complaint):
+    assert "nowhere.py" in complaint(config="configs/nowhere.py")
+
+
+def test_a_batch_that_the_devices_do_not_divide(complaint):
+    err = complaint("--config.batch_size=12")
+    assert "batch_size=12" in err and "8 devices" in err and "8 or 16" in err
+
+
+def test_a_micro_batch_that_does_not_divide(complaint):
+    err = complaint("--config.batch_size=80", "--config.micro_batch_size=4")
+    assert "micro_batch_size=4" in err and "use 2" in err
+
+
+def test_an_unknown_backbone_lists_the_known_ones(complaint):
+    err = complaint("--config.model.backbone=resnet19")
+    assert "resnet19" in err and "resnet18" in err
+
+
+def test_an_unknown_optimizer_lists_the_known_ones(complaint):
+    err = complaint("--config.optim.name=adam")
+    assert "'adam'" in err and "adamw" in err
+
+
+def test_an_unknown_anchor_lists_the_modules(complaint):
+    err = complaint("--config.agvm.anchor=neck")
+    assert "neck" in err and "backbone" in err and "fpn" in err
+
+
+def test_an_optimizer_in_which_agvm_is_inert_is_refused(complaint):
+    err = complaint("--config.agvm.place=before")
+    assert "inert" in err and "modulate" in err
+
+
+def test_megdet_needs_synced_batch_norm(complaint):
+    err = complaint("--config.optim.name=megdet", "--config.model.norm=frozen")
+    assert "--config.model.norm=synced" in err
+
+
+def test_a_missing_folder(complaint, tmp_path):
+    err = complaint(*with_folder(tmp_path / "nowhere"))
+    assert "nowhere" in err
+
+
+def test_coco_that_is_not_there_is_told_in_two_lines(complaint):
+    err = complaint(config="configs/retinanet_10k.py")
+    assert "annotations" in err and "train2017" in err and "data.root" in err
+    assert len(err.strip().splitlines()) <= 2
+
+
+def test_a_missing_annotation_file(complaint, folder):
+    (folder / "instances_val.json").unlink()
+    assert "instances_val.json" in complaint(*with_folder(folder))
+
+
+def test_broken_json(complaint, folder):
+    (folder / "instances_train.json").write_text('{"images": [')
+    err = complaint(*with_folder(folder))
+    assert "instances_train.json" in err and "line 1" in err
+
+
+def test_an_annotation_of_an_absent_image(complaint, folder):
+    content = read(folder)
+    content["annotations"][0]["image_id"] = 99
+    write(folder, "train", content)
+    assert "99" in complaint(*with_folder(folder))
+
+
+def test_an_annotation_of_an_absent_category(complaint, folder):
+    content = read(folder)
+    content["annotations"][0]["category_id"] = 3
+    write(folder, "train", content)
+    assert "3" in complaint(*with_folder(folder))
+
+
+def test_too_many_unreadable_images_are_listed(complaint, folder):
+    for i in (1, 2, 3):
+        (folder / "train" / f"{i}.png").write_bytes(b"not an image")
+    err = complaint(*with_folder(folder), "--config.data.max_unreadable=1")
+    assert "1.png" in err and "2.png" in err
+
+
+def test_a_run_folder_of_another_config_is_left_alone(complaint, tmp_path):
+    (tmp_path / "run").mkdir()
+    config = tmp_path / "run" / "config.json"
+    config.write_text(json.dumps({"batch_size": 4}))
+    err = complaint()
+    assert "batch_size is 4 there and 8 here" in err and "--config.name" in err
+    assert json.loads(config.read_text()) == {"batch_size": 4}
