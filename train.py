@@ -16,12 +16,14 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # keep start-up quiet
 
 import jax
+import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from agvm_jax import report
 from agvm_jax.data.dataset import Dataset, open_dataset
-from agvm_jax.data.errors import DataError
+from agvm_jax.data.decode import decode_image
+from agvm_jax.data.errors import DataError, UnreadableImage
 from agvm_jax.data.pipeline import eval_batches, train_batches
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.evaluator import evaluate
@@ -142,8 +144,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     )
     introduce(
         **{
-            "data": f"{dataset.name}, {len(dataset.train)} images to train on and"
-            f" {len(dataset.val)} to validate, {len(dataset.class_names)} classes",
+            "data": "\n".join(dataset.report),
             "model": f"{config.model.detector} {config.model.backbone},"
             f" {sum(math.prod(p.shape) for p in jax.tree.leaves(params)) / 1e6:.2f} M"
             f" parameters, {config.image_size[0]} x {config.image_size[1]} px",
@@ -234,9 +235,19 @@ def finish(
             " For another run: --config.seed=N or --config.name=NAME",
             outcome.step,
         )
-    report.write_evaluation(
-        experiment.folder, outcome.step, outcome.results, experiment.evaluator
-    )
+    index_of = {
+        image["id"]: index
+        for index, image in enumerate(dataset.val.ground_truth()["images"])
+    }
+
+    def load_image(image_id):
+        example = dataset.val[index_of[image_id]]
+        size = (example["height"], example["width"])
+        try:
+            return decode_image(example["image"], size)
+        except UnreadableImage:
+            return np.zeros((*size, 3), np.uint8)
+
     report.write_pictures(
         experiment.folder,
         outcome.step,
@@ -251,6 +262,7 @@ def finish(
         experiment.folder,
         step=outcome.step,
         evaluator=experiment.evaluator,
+        load_image=load_image,
         scales=noise_scales(outcome.state),
         batch_size=config.batch_size,
         log=log,

@@ -1,8 +1,7 @@
 """What a finished run leaves for a person: AP table, curves, pictures with boxes."""
 
-import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +9,8 @@ import jax
 import numpy as np
 
 from agvm_jax import drawing, plots
+from agvm_jax.evaluation import report as evaluation_report
 from agvm_jax.optim.noise import useful_batch_sentence
-
-
-def write_evaluation(
-    folder: Path, step: int, results: Mapping[str, float], evaluator: Any
-) -> None:
-    """Writes ``eval/<step>/``: the numbers, per class too, and every detection.
-
-    Args:
-      folder: the run folder.
-      step: the step that was evaluated.
-      results: what `evaluator.compute` returned.
-      evaluator: a `DetectionEvaluator` after its evaluation.
-    """
-    target = Path(folder) / "eval" / str(step)
-    target.mkdir(parents=True, exist_ok=True)
-    per_class = [
-        {"class": name, "AP": ap, "AP50": ap50, "objects": objects}
-        for name, ap, ap50, objects in evaluator.per_class()
-    ]
-    numbers = {"step": step, **results, "per_class": per_class}
-    (target / "metrics.json").write_text(json.dumps(numbers, indent=2) + "\n", "utf-8")
-    detections = json.dumps(evaluator.detections())
-    (target / "detections.json").write_text(detections, "utf-8")
 
 
 def write_pictures(
@@ -82,6 +59,7 @@ def write_report(
     *,
     step: int,
     evaluator: Any,
+    load_image: Callable[[int], np.ndarray],
     scales: Mapping[str, float],
     batch_size: int,
     log: logging.Logger,
@@ -91,16 +69,18 @@ def write_report(
     Args:
       folder: the run folder.
       step: the last step.
-      evaluator: after its evaluation of that step.
-      scales: gradient noise scale per module and for "all"; {} when not measured.
+      evaluator: a `DetectionEvaluator` after its evaluation of that step.
+      load_image: image id -> (H, W, 3) uint8 RGB, for the best and worst images.
+      scales: gradient noise scale per module and for "all".
       batch_size: the run's.
       log: where it is said.
     """
-    log.info("\n%s", evaluator.table())
-    if scales:
-        log.info("\n%s", useful_batch_sentence(scales, batch_size))
+    target = Path(folder) / "eval" / str(step)
+    evaluation_report.write_report(evaluator, target, load_image, pictures=8)
     curves = plots.plot_run(folder / "metrics.jsonl", folder / "plots")
+    log.info("\n%s", evaluator.table())
+    log.info("\n%s", useful_batch_sentence(scales, batch_size))
     log.info("\nrun folder   %s", folder)
     if curves:
-        log.info("curves       %s", folder / "plots")
-    log.info("detections   %s", folder / "eval" / str(step))
+        log.info("curves       %s", curves[-1])
+    log.info("detections   %s", target)

@@ -138,7 +138,8 @@ def test_a_run_leaves_everything_that_is_promised(straight):
         "log.txt",
         "plots/phi.png",
         "plots/mu.png",
-        f"eval/{STEPS}/metrics.json",
+        f"eval/{STEPS}/results.json",
+        f"eval/{STEPS}/worst.png",
         f"eval/{STEPS}/detections.json",
         f"eval/{STEPS}/detections.png",
     ):
