@@ -1,33 +1,25 @@
-"""Pictures with drawn boxes: small images are enlarged so that labels can be read."""
+"""Pictures with drawn boxes, masks and labels, large enough for their letters."""
 
-import colorsys
-import functools
 import math
 import os
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from matplotlib import font_manager
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from agvm_jax.canvas import (
+    class_color,
+    dashed_rectangle,
+    enlarge,
+    ink,
+    inside,
+    letters,
+    place_label,
+    shorten,
+)
+from agvm_jax.evaluation.masks import paste_mask
 from agvm_jax.structures import Batch, Predictions
-
-# Told apart by colour-blind readers too, and bright on photographs; then the wheel.
-PALETTE = (
-    (255, 159, 28), (46, 196, 255), (255, 89, 94), (138, 221, 60), (214, 120, 255),
-    (255, 221, 51), (0, 214, 170), (255, 138, 200), (122, 146, 255), (190, 150, 100),
-)  # fmt: skip
-
-
-def class_color(index: int) -> tuple[int, int, int]:
-    """Return the RGB colour of a class, the same in every picture."""
-    if index < len(PALETTE):
-        return PALETTE[index]
-    turn = (index - len(PALETTE)) * 0.618034 % 1.0  # golden ratio: neighbours differ
-    value = (1.0, 0.75)[index % 2]
-    red, green, blue = colorsys.hsv_to_rgb(turn, 0.75, value)
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def draw_detections(
@@ -38,6 +30,7 @@ def draw_detections(
     class_names: Sequence[str],
     ground_truth: np.ndarray | None = None,
     *,
+    masks: np.ndarray | None = None,
     score_threshold: float = 0.0,
     min_side: int = 480,
 ) -> np.ndarray:
@@ -50,6 +43,7 @@ def draw_detections(
       scores: (D,) in [0, 1].
       class_names: K names.
       ground_truth: (G, 4) boxes, drawn as thin dashed white lines.
+      masks: (D, m, m) probabilities over each box; tinted where they reach 0.5.
       score_threshold: detections below it are not drawn.
       min_side: an image whose longer side is shorter is enlarged to it first.
 
@@ -66,34 +60,38 @@ def draw_detections(
         raise ValueError(
             f"classes {classes.min()}..{classes.max()}, but {len(class_names)} names"
         )
-    picture, scale = _enlarge(image, min_side)
+    picture, scale = enlarge(image, min_side)
     height, width = picture.shape[:2]
+    # The best detection is drawn last, on top; its label is placed first.
+    order = np.argsort(-scores, kind="stable")
+    order = [i for i in order if scores[i] >= score_threshold]
+    if masks is not None:
+        picture = picture.copy()
+        for i in reversed(order):
+            where = paste_mask(masks[i], boxes[i] * scale, height, width).astype(bool)
+            picture[where] = _tint(picture[where], class_color(int(classes[i])))
     canvas = Image.fromarray(picture)
     pen = ImageDraw.Draw(canvas)
     line = max(2, round(max(height, width) / 400))
 
     truths = np.zeros((0, 4)) if ground_truth is None else np.asarray(ground_truth)
     for box in truths.reshape(-1, 4) * scale:
-        _dashed_rectangle(pen, _inside(box, width, height))
+        dashed_rectangle(pen, inside(box, width, height))
 
-    # The best detection is drawn last, on top; its label is placed first.
-    order = [
-        i for i in np.argsort(-scores, kind="stable") if scores[i] >= score_threshold
-    ]
-    places = [_inside(box, width, height) for box in boxes * scale]
+    places = [inside(box, width, height) for box in boxes * scale]
     for i in reversed(order):
         pen.rectangle(places[i], outline=class_color(int(classes[i])), width=line)
-    font = _font(max(12, round(max(height, width) / 40)))
+    font = letters(max(12, round(max(height, width) / 40)))
     taken: list[tuple[int, int, int, int]] = []
     labels = []
     for i in order:
         text = f"{class_names[int(classes[i])]} {scores[i]:.2f}"
-        label = _place_label(pen, text, font, places[i], (width, height), taken)
+        label = place_label(pen, text, font, places[i], (width, height), taken)
         taken.append(label)
         labels.append((label, text, class_color(int(classes[i]))))
     for (x1, y1, x2, y2), text, color in reversed(labels):
         pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=color)
-        pen.text(((x1 + x2) / 2, (y1 + y2) / 2), text, _ink(color), font, "mm")
+        pen.text(((x1 + x2) / 2, (y1 + y2) / 2), text, ink(color), font, "mm")
     return np.asarray(canvas).copy()
 
 
@@ -125,11 +123,61 @@ def draw_batch(
                 np.asarray(predictions.scores)[row][found],
                 class_names,
                 np.asarray(batch.boxes)[row][truth],
+                masks=None
+                if predictions.masks is None
+                else np.asarray(predictions.masks)[row][found],
                 score_threshold=score_threshold,
                 min_side=min_side,
             )
         )
     return pictures
+
+
+def draw_labels(
+    image: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    strength: float = 0.5,
+    min_side: int = 480,
+) -> np.ndarray:
+    """Return a copy of `image` tinted by class, with each class's name in its midst.
+
+    Args:
+      image: (H, W, 3) uint8 RGB.
+      labels: (h, w) labels 0..K-1 at any resolution; others are left untinted.
+      class_names: K names.
+      strength: of the tint, in [0, 1].
+      min_side: as in `draw_detections`.
+    """
+    picture, _ = enlarge(image, min_side)
+    height, width = picture.shape[:2]
+    rows = (np.arange(height) + 0.5) * labels.shape[0] / height
+    columns = (np.arange(width) + 0.5) * labels.shape[1] / width
+    labels = labels[np.ix_(rows.astype(int), columns.astype(int))]
+    picture = picture.copy()
+    names = []
+    for k, name in enumerate(class_names):
+        where = labels == k
+        if where.any():
+            picture[where] = _tint(picture[where], class_color(k), strength)
+            # The name goes to the pixel that lies deepest in the class's area.
+            depth = cv2.distanceTransform(
+                np.pad(where, 1).view(np.uint8), cv2.DIST_L2, 3
+            )
+            y, x = np.unravel_index(int(np.argmax(depth[1:-1, 1:-1])), where.shape)
+            names.append((int(x), int(y), name, class_color(k)))
+    canvas = Image.fromarray(picture)
+    pen = ImageDraw.Draw(canvas)
+    font = letters(max(12, round(max(height, width) / 40)))
+    for x, y, name, color in names:
+        left, top, right, bottom = pen.textbbox((0, 0), name, font, "mm")
+        x = int(np.clip(x, 4 - left, max(width - 4 - right, 4 - left)))
+        y = int(np.clip(y, 4 - top, max(height - 4 - bottom, 4 - top)))
+        left, top, right, bottom = left + x, top + y, right + x, bottom + y
+        pen.rectangle((left - 4, top - 4, right + 4, bottom + 4), fill=color)
+        pen.text((x, y), name, ink(color), font, "mm")
+    return np.asarray(canvas).copy()
 
 
 def save_contact_sheet(
@@ -167,7 +215,7 @@ def save_contact_sheet(
         fitted.append(cv2.resize(image, size, interpolation=how))
     tall = max(image.shape[0] for image in fitted)
     wide = max(image.shape[1] for image in fitted)
-    gap, font = 12, _font(18)
+    gap, font = 12, letters(18)
     header = 30 if titles is not None else 0
     step_x, step_y = wide + gap, tall + header + gap
     sheet = Image.new("RGB", (columns * step_x + gap, rows * step_y + gap), "white")
@@ -175,88 +223,14 @@ def save_contact_sheet(
     for k, image in enumerate(fitted):
         x, y = gap + k % columns * step_x, gap + k // columns * step_y
         if titles is not None:
-            title = _shorten(pen, titles[k], font, wide)
+            title = shorten(pen, titles[k], font, wide)
             pen.text((x, y + header / 2 - 2), title, (30, 30, 30), font, "lm")
         sheet.paste(Image.fromarray(image), (x, y + header))
     sheet.save(path, "PNG")
 
 
-def _enlarge(image: np.ndarray, min_side: int) -> tuple[np.ndarray, float]:
-    scale = max(1.0, min_side / max(image.shape[:2]))
-    if scale == 1.0:
-        return image, 1.0
-    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), scale
-
-
-@functools.cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """matplotlib brings this font with it, so letters look alike on every machine."""
-    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
-
-
-def _inside(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
-    x1, x2 = np.clip([box[0], box[2]], 0, width - 1)
-    y1, y2 = np.clip([box[1], box[3]], 0, height - 1)
-    return round(x1), round(y1), round(max(x1, x2)), round(max(y1, y2))
-
-
-def _dashed_rectangle(pen: ImageDraw.ImageDraw, box: Sequence[int]) -> None:
-    """White dashes over a dark line: visible on bright and dark ground."""
-    x1, y1, x2, y2 = box
-    pen.rectangle((x1, y1, x2, y2), outline=(40, 40, 40), width=1)
-    dash, period = 6, 10
-    for start in range(x1, x2 + 1, period):
-        end = min(start + dash, x2)
-        pen.line((start, y1, end, y1), fill="white")
-        pen.line((start, y2, end, y2), fill="white")
-    for start in range(y1, y2 + 1, period):
-        end = min(start + dash, y2)
-        pen.line((x1, start, x1, end), fill="white")
-        pen.line((x2, start, x2, end), fill="white")
-
-
-def _place_label(pen, text, font, box, limits, taken) -> tuple[int, int, int, int]:
-    """Above the box, else inside it, else below: where it covers the fewest labels."""
-    left, top, right, bottom = pen.textbbox((0, 0), text, font, "lt")
-    wide, tall = int(right - left) + 8, int(bottom - top) + 8
-    x1, y1, x2, y2 = box
-    best, least = None, math.inf
-    corners = (
-        (x1, y1 - tall),
-        (x1, y1),
-        (x2 - wide, y1 - tall),
-        (x1, y2),
-        (x2 - wide, y2 - tall),
-    )
-    for x, y in corners:
-        if y < 0 or y + tall > limits[1]:
-            continue
-        x = int(min(max(x, 0), max(limits[0] - wide, 0)))
-        place = (x, int(y), x + wide, int(y) + tall)
-        covered = sum(_overlap(place, other) for other in taken)
-        if covered < least:
-            best, least = place, covered
-    if best is None:  # a picture lower than a line of text
-        best = (x1, 0, x1 + wide, tall)
-    return best
-
-
-def _overlap(a: Sequence[int], b: Sequence[int]) -> int:
-    wide = min(a[2], b[2]) - max(a[0], b[0])
-    tall = min(a[3], b[3]) - max(a[1], b[1])
-    return max(wide, 0) * max(tall, 0)
-
-
-def _ink(color: Sequence[int]) -> tuple[int, int, int]:
-    """Black or white, whichever stands out (luma of ITU-R BT.601)."""
-    luma = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
-    return (0, 0, 0) if luma > 110 else (255, 255, 255)
-
-
-def _shorten(pen, text: str, font, width: int) -> str:
-    if pen.textlength(text, font) <= width:
-        return text
-    while text and pen.textlength(text + "…", font) > width:
-        text = text[:-1]
-    return text + "…"
+def _tint(
+    pixels: np.ndarray, color: tuple[int, int, int], strength: float = 0.45
+) -> np.ndarray:
+    mixed = (1 - strength) * pixels + strength * np.array(color)
+    return np.round(mixed).astype(np.uint8)

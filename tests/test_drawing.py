@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agvm_jax.canvas import class_color
 from agvm_jax.drawing import (
-    class_color,
     draw_batch,
     draw_detections,
+    draw_labels,
     save_contact_sheet,
 )
 from agvm_jax.structures import Batch, Predictions
@@ -68,6 +69,34 @@ def test_labels_of_boxes_in_one_place_do_not_hide_each_other():
     area = (alone == class_color(0)).all(axis=-1)[170:200].sum()
     for k in range(count):
         assert (drawn == class_color(k)).all(axis=-1).sum() > 0.8 * area
+
+
+def test_masks_tint_their_pixels_and_no_others():
+    masks = np.zeros((1, 2, 2))
+    masks[0, :, 0] = 1
+    image = grey(480, 480)
+    drawn = draw_one(image, [100, 200, 300, 400], masks=masks)
+    expected = np.round(0.55 * GREY + 0.45 * np.array(class_color(0)))
+    np.testing.assert_array_equal(
+        drawn[260:340, 130:190], np.tile(expected, (80, 60, 1))
+    )
+    np.testing.assert_array_equal(drawn[210:390, 210:290], GREY)
+    np.testing.assert_array_equal(image, GREY)
+
+
+def test_labels_tint_their_area_at_any_resolution_and_carry_their_name():
+    image = grey(480, 960)
+    labels = np.array([[0, -1], [0, 2]])
+    drawn = draw_labels(image, labels, ["sky", "none of it", "tree"], strength=1.0)
+    assert (drawn[5:475, 5] == class_color(0)).all()
+    assert (drawn[245:475, 955] == class_color(2)).all()
+    np.testing.assert_array_equal(drawn[:240, 480:], GREY)
+    assert not (drawn == class_color(1)).all(axis=-1).any()
+    letters = (drawn == 0).all(axis=-1)
+    rows, columns = np.nonzero(letters[:, :480])
+    assert abs(columns.mean() - 240) < 8  # in the middle of the left half
+    assert letters[240:, 480:].any()
+    assert draw_labels(grey(10, 20), labels, "abc").shape == (240, 480, 3)
 
 
 def test_detections_below_the_threshold_are_not_drawn():
