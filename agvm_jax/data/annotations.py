@@ -26,6 +26,7 @@ class Report:
       outside_boxes: boxes dropped because nothing of them lies in the picture.
       most_boxes: the largest number of kept boxes in one picture.
       masks: kept boxes that have a mask.
+      label_maps: pictures whose every pixel is labelled, void included.
       short_polygons: polygons dropped because they had fewer than three points.
       unreadable_images: pictures without a stated size that could not be decoded.
     """
@@ -39,18 +40,26 @@ class Report:
     outside_boxes: int
     most_boxes: int
     masks: int
+    label_maps: int
     short_polygons: int
     unreadable_images: int
 
     def lines(self) -> list[str]:
         """The report for people: the contents first, then only what was mended."""
-        lines = [
-            f"{self.images} images, {self.boxes} boxes, at most {self.most_boxes}"
-            " in one image" + (f", {self.masks} masks" if self.masks else "")
-        ]
+        first = f"{self.images} images"
+        if self.boxes or not self.label_maps:
+            first += f", {self.boxes} boxes, at most {self.most_boxes} in one image"
+        if self.masks:
+            first += f", {self.masks} masks"
+        if self.label_maps:
+            first += f", {self.label_maps} label maps"
+        lines = [first]
         for count, text in (
             (self.crowd_boxes, "crowd regions (ignored, never a target)"),
-            (self.images_without_boxes, "images without boxes (kept as negatives)"),
+            (
+                self.images_without_boxes if self.boxes else 0,
+                "images without boxes (kept as negatives)",
+            ),
             (self.clipped_boxes, "boxes clipped to their image"),
             (self.zero_area_boxes, "boxes without area dropped"),
             (self.outside_boxes, "boxes wholly outside their image dropped"),
@@ -167,6 +176,7 @@ class Annotations:
             outside_boxes=int((~keep & ~empty).sum()),
             most_boxes=int(each_image.max(initial=0)),
             masks=int((keep & masked).sum()),
+            label_maps=len(self) if self.stuff_names else 0,
             short_polygons=self.short_polygons,
             unreadable_images=int((self.sizes == 0).any(axis=1).sum()),
         )

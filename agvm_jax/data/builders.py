@@ -1,7 +1,6 @@
 """The builders: from the config to the origin of each split, by name."""
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable
@@ -14,6 +13,8 @@ from agvm_jax.data.annotations import Annotations
 from agvm_jax.data.coco import read_coco
 from agvm_jax.data.decode import stored_size
 from agvm_jax.data.errors import DataError
+from agvm_jax.data.fingerprints import digest, file_digest, listing
+from agvm_jax.data.label_folder import LabelFolderOrigin, read_names
 from agvm_jax.data.records import FORMAT, Origin
 from agvm_jax.data.segments import Segments
 
@@ -32,7 +33,7 @@ class ShapesOrigin:
     name: str = "shapes"
 
     def fingerprint(self) -> str:
-        return _digest(FORMAT, shapes.VERSION, self.split, self.count, self.style)
+        return digest(FORMAT, shapes.VERSION, self.split, self.count, self.style)
 
     def annotations(self) -> Annotations:
         return shapes.shapes_annotations(self.style, self.split, self.count)
@@ -63,27 +64,14 @@ class CocoOrigin:
     categories: dict[int, str] | None = None
 
     def fingerprint(self) -> str:
-        """Digest of the annotation file and of the images' names and sizes.
-
-        The place on disk is not in it: a data set that moves stays prepared. Nor are
-        times: copying a set must not double its cache.
-        """
-        try:
-            with open(self.annotation_file, "rb") as file:
-                annotations = hashlib.file_digest(file, "sha256").hexdigest()
-            with os.scandir(self.image_folder) as folder:
-                images = sorted(
-                    (entry.name, entry.stat().st_size)
-                    for entry in folder
-                    if entry.is_file()
-                )
-        except OSError as error:
-            raise DataError(
-                f"{error.filename} cannot be read: {error.strerror}; config.data says"
-                f" that {self.name!r} has it there."
-            ) from None
-        return _digest(
-            FORMAT, self.name, self.split, annotations, images, self.categories
+        """Digest of the annotation file and of the images' names and sizes."""
+        return digest(
+            FORMAT,
+            self.name,
+            self.split,
+            file_digest(self.annotation_file),
+            listing(self.image_folder),
+            self.categories,
         )
 
     def annotations(self) -> Annotations:
@@ -170,19 +158,14 @@ def _coco_folder(data_config: Any) -> MakeOrigin:
 def _coco_layout(
     data_config: Any, layout: dict[str, tuple[str, str]], remedy: str
 ) -> MakeOrigin:
-    """Check that the files are there before anything slow starts."""
-    if not data_config.root:
-        raise DataError(f"config.data.root is empty: {remedy}.")
-    root = pathlib.Path(data_config.root).expanduser()
-    if not root.is_dir():
-        raise DataError(f"There is no folder {root}: {remedy}.")
+    """Origins for (annotation file, image folder) of each split."""
+    root = _root(data_config, remedy)
     for annotations, images in layout.values():
         if not (root / annotations).is_file():
             raise DataError(
                 f"There is no annotation file {root / annotations}: {remedy}."
             )
-        if not (root / images).is_dir():
-            raise DataError(f"There is no image folder {root / images}: {remedy}.")
+        _require_folder(root / images, "image", remedy)
     return lambda split, categories: CocoOrigin(
         data_config.name,
         split,
@@ -192,13 +175,72 @@ def _coco_layout(
     )
 
 
+def _ade20k(data_config: Any) -> MakeOrigin:
+    """ADE20K as SceneParse150 comes out of its archive: 150 classes, 0 is void."""
+    layout = {
+        "train": ("images/training", "annotations/training"),
+        "val": ("images/validation", "annotations/validation"),
+    }
+    remedy = (
+        "unpack ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu there,\n"
+        "or set --config.data.root=PATH to the folder with images/ and annotations/"
+    )
+    return _label_layout(data_config, layout, (0,), remedy)
+
+
+def _label_folder(data_config: Any) -> MakeOrigin:
+    """Images and label PNGs; the keys of the config say what is called what."""
+    layout = {
+        "train": (data_config.train_images, data_config.train_labels),
+        "val": (data_config.val_images, data_config.val_labels),
+    }
+    remedy = (
+        "put it there, or set --config.data.root=PATH and the keys train_images,\n"
+        "train_labels, val_images and val_labels of config.data"
+    )
+    return _label_layout(data_config, layout, tuple(data_config.label_void), remedy)
+
+
+def _label_layout(
+    data_config: Any,
+    layout: dict[str, tuple[str, str]],
+    void: tuple[int, ...],
+    remedy: str,
+) -> MakeOrigin:
+    """Origins for (image folder, label folder) of each split."""
+    root = _root(data_config, remedy)
+    for images, labels in layout.values():
+        _require_folder(root / images, "image", remedy)
+        _require_folder(root / labels, "label", remedy)
+    names = read_names(tuple(data_config.label_names), root)
+    return lambda split, categories: LabelFolderOrigin(
+        data_config.name,
+        split,
+        root / layout[split][0],
+        root / layout[split][1],
+        names,
+        void,
+    )
+
+
+def _root(data_config: Any, remedy: str) -> pathlib.Path:
+    """config.data.root, which must be a folder."""
+    if not data_config.root:
+        raise DataError(f"config.data.root is empty: {remedy}.")
+    root = pathlib.Path(data_config.root).expanduser()
+    _require_folder(root, "data", remedy)
+    return root
+
+
+def _require_folder(folder: pathlib.Path, what: str, remedy: str) -> None:
+    if not folder.is_dir():
+        raise DataError(f"There is no {what} folder {folder}: {remedy}.")
+
+
 BUILDERS: dict[str, Callable[[Any], MakeOrigin]] = {
     "shapes": _shapes,
     "coco": _coco,
     "coco_folder": _coco_folder,
+    "ade20k": _ade20k,
+    "label_folder": _label_folder,
 }
-
-
-def _digest(*parts: Any) -> str:
-    """Hex sha256 of the parts' repr."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()

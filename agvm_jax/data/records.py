@@ -12,7 +12,7 @@ from agvm_jax.data.annotations import Annotations, Report
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.segments import Segments
 
-FORMAT = 3  # raise it when the records change: old sets are then prepared anew
+FORMAT = 4  # raise it when the records change: old sets are then prepared anew
 CARD = "agvm.json"  # what the set holds; written last, so its presence means whole
 
 FEATURES = {

@@ -52,11 +52,14 @@ class Segments:
 
 def segments_from_labels(labels: np.ndarray) -> Segments:
     """(h, w) integer classes, negative for void -> one segment for each class."""
-    classes, numbers = np.unique(labels, return_inverse=True)
-    numbers = numbers.reshape(labels.shape) + 1 - (classes < 0).sum()
-    classes = classes[classes >= 0]
+    # Counting, not sorting: a picture has many pixels and few classes.
+    shifted = np.maximum(labels, IGNORE) + 1  # void is 0
+    present = np.flatnonzero(np.bincount(shifted.ravel()))
+    classes = present[present > 0] - 1
+    number_of = np.zeros(present[-1] + 1, _smallest(len(classes)))
+    number_of[classes + 1] = np.arange(1, len(classes) + 1)
     return Segments(
-        numbers=np.maximum(numbers, 0).astype(_smallest(len(classes))),
+        numbers=number_of[shifted],
         classes=classes.astype(np.int32),
         crowd=np.zeros(len(classes), bool),
     )

@@ -73,7 +73,7 @@ def test_images_without_boxes_are_kept_as_negatives(write_coco, two_images):
     dataset = open_dataset(write_coco(two_images))
     assert len(dataset.train) == 2
     assert dataset.train[0]["boxes"].shape == (0, 4)
-    assert "2 images without boxes" in "\n".join(dataset.report)
+    assert "2 images, 0 boxes" in dataset.report[1]
     assert dataset.val.ground_truth()["annotations"] == []
 
 
@@ -134,10 +134,16 @@ def test_val_may_lack_categories_and_keeps_the_training_classes(write_coco, two_
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": "imagenet"}, "'imagenet'; there are coco, coco_folder, shapes"),
+        (
+            {"name": "imagenet"},
+            "'imagenet'; there are ade20k, coco, coco_folder, label_",
+        ),
         ({"name": "coco"}, "root is empty: put train2017/"),
         ({"name": "coco_folder"}, "root is empty: .*data.root=PATH"),
-        ({"name": "coco", "root": "/nowhere"}, "no folder /nowhere: put train2017/"),
+        (
+            {"name": "coco", "root": "/nowhere"},
+            "no data folder /nowhere: put train2017/",
+        ),
     ],
 )
 def test_a_config_that_names_nothing_says_what_to_put_where(
