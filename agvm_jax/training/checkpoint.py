@@ -31,6 +31,8 @@ class Checkpoints:
         policies = ocp.checkpoint_managers
         self._manager = ocp.CheckpointManager(
             Path(folder).absolute(),
+            # Named here, so that a fresh process can read shapes before restoring.
+            item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=policies.AnyPreservationPolicy(
                     [
