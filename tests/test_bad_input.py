@@ -24,14 +24,20 @@ def run(*arguments, config="configs/tiny.py"):
         return train.main(sys.argv)
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Prepared data that the tests share."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def complaint(capsys, tmp_path):
+def complaint(capsys, tmp_path, cache):
     """Returns a function: run with these overrides, which must fail; what it says."""
 
     def complain(*overrides, **options):
         code = run(
             f"--config.workdir={tmp_path / 'run'}",
-            f"--config.data.cache_dir={tmp_path / 'cache'}",
+            f"--config.data.cache_dir={cache}",
             "--config.train.progress=False",
             *overrides,
             **options,
