@@ -145,7 +145,7 @@ def test_two_processes_return_the_numbers_of_one_bit_for_bit():
         for rank in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=120) for process in processes]
+        outputs = [process.communicate(timeout=240) for process in processes]
     finally:
         for process in processes:
             process.kill()
