@@ -1,0 +1,210 @@
+"""chain and modulate say the same thing; plain optax.chain may say nothing at all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from agvm_jax.optim import agvm, chain, modulate, modulation_gain
+
+PARAMS = {"backbone": jnp.ones(3), "head": jnp.full((2, 2), 0.5)}
+PHI = {"backbone": 0.8, "head": 0.2}
+RNG = np.random.default_rng(0)
+STEPS = [
+    jax.tree.map(lambda p: jnp.asarray(RNG.normal(size=p.shape), jnp.float32), PARAMS)
+    for _ in range(6)
+]
+ADAMW = optax.adamw(1e-2, weight_decay=0.1)
+OPTIMIZERS = {
+    "sgd": optax.chain(optax.add_decayed_weights(0.1), optax.sgd(1e-2, 0.9)),
+    "adamw": ADAMW,
+    "lamb": optax.lamb(1e-2),
+    "lars": optax.lars(5.0),
+}
+each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+def trajectory(tx, phi=PHI, axis=None):
+    """Return the parameters after each step."""
+
+    def run(steps):
+        params, state, seen = PARAMS, tx.init(PARAMS), []
+        for grads in steps:
+            extra = {} if axis else {"phi": phi}
+            updates, state = optax.with_extra_args_support(tx).update(
+                grads, state, params, **extra
+            )
+            params = optax.apply_updates(params, updates)
+            seen.append(params)
+        return seen
+
+    if axis:
+        return jax.jit(jax.vmap(run, axis_name=axis, out_axes=None))
+    return jax.jit(run)(STEPS)
+
+
+def assert_bitwise(first, second):
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def differ(first, second):
+    return any(
+        np.asarray(a).tobytes() != np.asarray(b).tobytes()
+        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    )
+
+
+@each_optimizer
+def test_chain_is_modulate_bit_for_bit(name):
+    inner = OPTIMIZERS[name]
+    options = dict(tau=2, alpha=0.5)
+    assert_bitwise(
+        trajectory(chain(agvm(**options), inner)),
+        trajectory(modulate(inner, **options)),
+    )
+
+
+def test_chain_is_modulate_over_an_axis_too():
+    stacked = [
+        jax.tree.map(lambda g: jnp.stack([g, -g + 0.3, 2 * g, g * g]), step)
+        for step in STEPS
+    ]
+    options = dict(axis_name="data", tau=2, alpha=0.5)
+    first = trajectory(chain(agvm(**options), ADAMW), axis="data")(stacked)
+    assert_bitwise(first, trajectory(modulate(ADAMW, **options), axis="data")(stacked))
+    assert differ(first, trajectory(chain(agvm("data"), ADAMW), axis="data")(stacked))
+
+
+def test_what_stands_before_and_after_agvm_is_kept():
+    before, after = optax.clip_by_global_norm(0.5), optax.scale(0.5)
+    whole = chain(before, agvm(tau=1, alpha=0.5), ADAMW, after)
+    parts = optax.chain(before, modulate(optax.chain(ADAMW, after), tau=1, alpha=0.5))
+    assert_bitwise(trajectory(whole), trajectory(parts))
+    assert len(whole.init(PARAMS)) == 4
+
+
+def test_the_modulation_is_applied_to_what_comes_out_last():
+    tx = chain(agvm(tau=1, alpha=0.0, eps=0.0), ADAMW)
+    first = ADAMW.update(STEPS[0], ADAMW.init(PARAMS), PARAMS)[0]
+    updates = tx.update(STEPS[0], tx.init(PARAMS), PARAMS, phi=PHI)[0]
+    np.testing.assert_allclose(updates["head"], 2 * first["head"], rtol=1e-6)
+    assert_bitwise(updates["backbone"], first["backbone"])
+
+
+def test_without_agvm_it_is_optaxs_chain():
+    transforms = (optax.clip(0.1), ADAMW)
+    assert_bitwise(trajectory(chain(*transforms)), trajectory(optax.chain(*transforms)))
+    assert jax.tree.structure(chain(*transforms).init(PARAMS)) == jax.tree.structure(
+        optax.chain(*transforms).init(PARAMS)
+    )
+
+
+def test_a_chain_of_ours_may_stand_in_another():
+    options = dict(tau=1, alpha=0.5)
+    nested = chain(optax.clip(0.5), chain(agvm(**options), ADAMW), optax.scale(1.0))
+    flat = chain(optax.clip(0.5), agvm(**options), ADAMW)
+    assert_bitwise(trajectory(nested), trajectory(flat))
+
+
+def test_one_state_serves_both_chains():
+    """A checkpoint made under the inert optax.chain continues under ours."""
+    ours, theirs = chain(agvm(), ADAMW), optax.chain(agvm(), ADAMW)
+    _, state = theirs.update(STEPS[0], theirs.init(PARAMS), PARAMS, phi=PHI)
+    updates, _ = ours.update(STEPS[1], state, PARAMS, phi=PHI)
+    assert jax.tree.structure(updates) == jax.tree.structure(PARAMS)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb", "lars"])
+def test_agvm_before_an_adaptive_optimizer_in_optax_chain_is_inert(name):
+    """The trap: it runs, averages and records phi and mu, and changes nothing."""
+    inner = OPTIMIZERS[name]
+    options = dict(tau=100, alpha=0.0)  # mu of the head is 2 from the first step on
+    inert = trajectory(optax.chain(agvm(**options), inner))
+    without = trajectory(inner)
+    faithful = trajectory(chain(agvm(**options), inner))
+    for step in range(len(STEPS)):
+        np.testing.assert_allclose(
+            inert[step]["head"], without[step]["head"], rtol=2e-5, atol=1e-7
+        )
+    moved = np.abs(faithful[0]["head"] - PARAMS["head"])
+    np.testing.assert_allclose(
+        moved, 2 * np.abs(without[0]["head"] - PARAMS["head"]), rtol=1e-3
+    )
+
+
+def test_agvm_before_sgd_in_optax_chain_scales_what_enters_the_momentum():
+    """Faithful while mu stands still; then the momentum holds gradients of older mu."""
+    inner = optax.sgd(0.1, 0.9)
+    still = dict(tau=100, alpha=0.0)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        trajectory(optax.chain(agvm(**still), inner)),
+        trajectory(chain(agvm(**still), inner)),
+    )
+
+
+@each_optimizer
+def test_modulation_gain_tells_faithful_from_inert(name):
+    inner = OPTIMIZERS[name]
+    everywhere = {"backbone": 1.0, "head": 1.0}
+    assert modulation_gain(chain(agvm(), inner), PARAMS) == everywhere
+    assert modulation_gain(modulate(inner), PARAMS) == everywhere
+    assert modulation_gain(optax.chain(inner, agvm()), PARAMS) == everywhere
+    gain = modulation_gain(optax.chain(agvm(), inner), PARAMS)
+    if name == "sgd":  # but its weight decay is not scaled
+        assert all(0.9 < value < 1.1 for value in gain.values())
+    else:
+        assert all(abs(value) < 0.01 for value in gain.values())
+
+
+def test_modulation_gain_finds_what_clipping_takes_away():
+    tx = optax.chain(agvm(), optax.clip_by_global_norm(0.1), optax.sgd(0.1))
+    gain = modulation_gain(tx, PARAMS)
+    assert all(0.0 < value < 0.9 for value in gain.values())
+
+
+def test_modulation_gain_sees_past_a_warm_up_from_zero():
+    rate = optax.linear_schedule(0.0, 1e-3, 100)
+    gain = modulation_gain(chain(agvm(), optax.adamw(rate)), PARAMS)
+    assert gain == {"backbone": 1.0, "head": 1.0}
+
+
+def test_modulation_gain_works_for_any_grouping_dtype_and_axis():
+    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    modules = {"^backbone": "backbone", ".*": "rest"}
+    expected = {"backbone": 1.0, "rest": 1.0}
+    tx = modulate(optax.adam(1e-3), "data", modules)
+    assert modulation_gain(tx, params) == expected
+    plain = optax.chain(optax.adam(1e-3), agvm("data", modules))
+    assert modulation_gain(plain, params, modules) == expected
+    with pytest.raises(ValueError, match="'backbone', 'rest'.*pass the modules="):
+        modulation_gain(plain, params)
+
+
+def test_modulation_gain_refuses_what_it_cannot_tell():
+    with pytest.raises(ValueError, match="no agvm"):
+        modulation_gain(optax.sgd(0.1), PARAMS)
+    with pytest.raises(ValueError, match="moves nothing.*num_steps"):
+        modulation_gain(modulate(optax.sgd(0.0)), PARAMS)
+
+
+def test_an_agvm_that_chain_cannot_reach_is_refused():
+    hidden = optax.masked(agvm(), {"backbone": True, "head": True})
+    with pytest.raises(ValueError, match="inside transform 0.*wrapper"):
+        chain(hidden, ADAMW).init(PARAMS)
+    chain(ADAMW, hidden).init(PARAMS)  # last, where nothing can divide it out
+
+
+def test_two_agvm_and_an_empty_chain_are_refused():
+    with pytest.raises(ValueError, match=r"agvm 2 times, at places \[0, 2\]"):
+        chain(agvm(), ADAMW, agvm())
+    with pytest.raises(ValueError, match="at least one transform"):
+        chain()
+
+
+def test_the_state_of_another_chain_is_refused():
+    tx = chain(agvm(), ADAMW)
+    with pytest.raises(ValueError, match="2 transforms got a state of 1"):
+        tx.update(STEPS[0], tx.init(PARAMS)[:1], PARAMS, phi=PHI)
