@@ -15,7 +15,11 @@ OURS = ("agvm_jax", "models", "configs", "benchmarks", "train")
 ALLOWED = {
     "agvm_jax/optim": (),
     "agvm_jax/training": ("agvm_jax.optim",),
-    "agvm_jax/data": ("agvm_jax.structures",),
+    "agvm_jax/data": (
+        "agvm_jax.structures",
+        "agvm_jax.drawing",
+        "agvm_jax.canvas",
+    ),
     "agvm_jax/evaluation": ("agvm_jax.structures", "agvm_jax.drawing"),
     "models": ("agvm_jax.structures",),
 }

@@ -1,0 +1,196 @@
+"""Look at what a config trains on: a contact sheet of augmented samples, and a table.
+
+    python -m agvm_jax.data.browse --config configs/quickstart.py
+
+Config keys can be overridden as in training, --config.data.root=PATH for one. Crowd
+regions are drawn dashed.
+"""
+
+import collections
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+from PIL import Image, ImageDraw
+
+from agvm_jax.canvas import (
+    class_color,
+    dashed_rectangle,
+    enlarge,
+    ink,
+    inside,
+    letters,
+    place_label,
+)
+from agvm_jax.data.dataset import Dataset, open_dataset
+from agvm_jax.data.pipeline import train_batches
+from agvm_jax.data.records import Source
+from agvm_jax.data.transforms import still_placement
+from agvm_jax.drawing import draw_labels, save_contact_sheet
+from agvm_jax.structures import Batch
+
+_READ = 5000  # images whose objects the table counts at most
+_SIZES = (32, 96)  # COCO's borders between small, medium and large, in pixels
+
+
+def draw_samples(batch: Batch, dataset: Dataset, semantic: str) -> list[np.ndarray]:
+    """One picture for each row of a batch: labels, masks, boxes and names."""
+    pictures = []
+    for row in range(len(batch.image)):
+        height, width = batch.image_size[row]
+        image = np.ascontiguousarray(batch.image[row, :height, :width])
+        if batch.semantic is not None:
+            cells = [
+                -(-side * whole // full)
+                for side, whole, full in zip(
+                    (height, width),
+                    batch.semantic.shape[1:],
+                    batch.image.shape[1:3],
+                    strict=True,
+                )
+            ]
+            labels = batch.semantic[row, : cells[0], : cells[1]]
+            image = draw_labels(image, labels, dataset.label_names(semantic))
+        pictures.append(_draw_objects(image, batch, row, dataset.class_names))
+    return pictures
+
+
+def _draw_objects(
+    image: np.ndarray, batch: Batch, row: int, class_names: Sequence[str]
+) -> np.ndarray:
+    """The image with the masks, boxes and names of one row."""
+    picture, _ = enlarge(image, 480)
+    height, width = picture.shape[:2]
+    scale = height / batch.image_size[row, 0]
+    valid = batch.valid[row]
+    boxes, classes = batch.boxes[row][valid] * scale, batch.classes[row][valid]
+    places = [inside(box, width, height) for box in boxes]
+    picture = picture.copy()
+    if batch.masks is not None:
+        for k, place, mask in zip(
+            classes, places, batch.masks[row][valid], strict=True
+        ):
+            _tint(picture, place, mask, class_color(int(k)))
+    canvas = Image.fromarray(picture)
+    pen = ImageDraw.Draw(canvas)
+    font = letters(15)
+    taken: list[tuple[int, int, int, int]] = []
+    for k, place, crowd in zip(classes, places, batch.crowd[row][valid], strict=True):
+        if crowd:
+            dashed_rectangle(pen, place)
+            continue
+        color = class_color(int(k))
+        pen.rectangle(place, outline=color, width=2)
+        text = class_names[k]
+        x1, y1, x2, y2 = place_label(pen, text, font, place, (width, height), taken)
+        taken.append((x1, y1, x2, y2))
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=color)
+        pen.text(((x1 + x2) / 2, (y1 + y2) / 2), text, ink(color), font, "mm")
+    return np.asarray(canvas).copy()
+
+
+def _tint(
+    picture: np.ndarray, place: Sequence[int], mask: np.ndarray, color: Sequence[int]
+) -> None:
+    """Mix a colour into the picture where a mask, stretched over its box, is set."""
+    x1, y1, x2, y2 = place
+    side = len(mask)
+    rows = np.arange(y1, y2 + 1) - y1
+    columns = np.arange(x1, x2 + 1) - x1
+    where = mask[
+        np.ix_(rows * side // len(rows), columns * side // len(columns))
+    ].astype(bool)
+    region = picture[y1 : y2 + 1, x1 : x2 + 1]
+    region[where] = (0.55 * region[where] + 0.45 * np.array(color)).astype(np.uint8)
+
+
+def table(source: Source, image_size: tuple[int, int]) -> Iterator[str]:
+    """Lines: objects and images of each class, and how large they are at the input.
+
+    Args:
+      source: of more than 5000 images, as many are taken at even distances.
+      image_size: (H, W) that training resizes to.
+    """
+    names = source.card.class_names
+    step = -(-len(source) // _READ)
+    objects: collections.Counter[int] = collections.Counter()
+    images: collections.Counter[int] = collections.Counter()
+    sides: dict[int, list[float]] = collections.defaultdict(list)
+    for index in range(0, len(source), step):
+        example = source[index]
+        size = (example["height"], example["width"])
+        if min(size) < 1:
+            continue
+        boxes, keep = still_placement(size, image_size).boxes(example["boxes"])
+        targets = keep & ~example["crowd"]
+        classes = example["classes"][targets]
+        images.update(set(classes.tolist()))
+        objects.update(classes.tolist())
+        extent = boxes[targets, 2:] - boxes[targets, :2]
+        for k, side in zip(classes, np.sqrt(extent.prod(axis=1)), strict=True):
+            sides[int(k)].append(float(side))
+    yield (
+        f"{source.card.split}: objects in {-(-len(source) // step)} of"
+        f" {len(source)} images, sizes as the network sees them"
+        f" ({image_size[0]} x {image_size[1]})"
+    )
+    width = max([5, *(len(name) for name in names)])
+    yield (
+        f"  {'class':<{width}}  objects  images  median side"
+        f"  <{_SIZES[0]}  <{_SIZES[1]}  larger"
+    )
+    for k, count in objects.most_common():
+        shares = np.histogram(sides[k], [0, *_SIZES, np.inf])[0] / count
+        yield (
+            f"  {names[k]:<{width}}  {count:7d}  {images[k]:6d}"
+            f"  {np.median(sides[k]):8.1f} px"
+            + "".join(f"  {100 * share:3.0f}%" for share in shares)
+        )
+    missing = [name for k, name in enumerate(names) if k not in objects]
+    if missing:
+        yield f"  without an object: {', '.join(missing)}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the sheet, print the table. Returns the exit code."""
+    del arguments
+    logging.set_verbosity(logging.WARNING)
+    config = FLAGS.config
+    size = tuple(config.image_size)
+    size = size * 2 if len(size) == 1 else size
+    try:
+        dataset = open_dataset(config.data)
+        batches = train_batches(
+            dataset.train,
+            image_size=size,
+            batch_size=FLAGS.images,
+            seed=config.seed,
+            data_config=config.data,
+        )
+        batch = next(batches)
+        batches.close()
+    except ValueError as error:  # DataError is one
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("\n".join(dataset.report))
+    if dataset.class_names:
+        for source in (dataset.train, dataset.val):
+            print("\n".join(table(source, size)))
+    save_contact_sheet(
+        draw_samples(batch, dataset, config.data.semantic),
+        FLAGS.output,
+        [f"image {i}" for i in batch.image_id],
+    )
+    print(f"wrote {FLAGS.output}")
+    return 0
+
+
+FLAGS = flags.FLAGS
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", "configs/quickstart.py", lock_config=True)
+    flags.DEFINE_integer("images", 16, "Samples on the sheet.", lower_bound=1)
+    flags.DEFINE_string("output", "browse.png", "Where the sheet goes.")
+    app.run(main)

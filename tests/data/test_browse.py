@@ -1,0 +1,73 @@
+"""The contact sheet and the table of a data set."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from agvm_jax.data.browse import draw_samples, table
+from agvm_jax.data.dataset import open_dataset
+from agvm_jax.data.pipeline import eval_batches
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_samples_show_boxes_masks_and_labels(data_config):
+    """What is drawn changes the picture where it is drawn, and only there."""
+    data_config.shapes.stuff = True
+    data_config.mask_size = 14
+    dataset = open_dataset(data_config)
+
+    def draw(semantic, masks):
+        data_config.semantic, data_config.mask_size = semantic, masks
+        (batch, *_) = eval_batches(
+            dataset.val, image_size=(64, 64), batch_size=4, data_config=data_config
+        )
+        return batch, draw_samples(batch, dataset, semantic)
+
+    batch, plain = draw("none", 0)
+    _, masked = draw("none", 14)
+    _, labelled = draw("all", 0)
+    assert all(picture.shape == (480, 360, 3) for picture in plain)  # without padding
+    for row in range(4):
+        changed = (plain[row] != masked[row]).any(axis=2)
+        inside = np.zeros_like(changed)
+        for x1, y1, x2, y2 in batch.boxes[row][batch.valid[row]] * 7.5:
+            inside[int(y1) : int(y2) + 2, int(x1) : int(x2) + 2] = True
+        assert changed.any() == batch.valid[row].any()
+        assert not changed[~inside].any()
+        assert (plain[row] != labelled[row]).any(axis=2).mean() > 0.5
+
+
+def test_the_table_counts_objects_and_sizes_and_leaves_crowds_out(
+    write_coco, two_images
+):
+    source = open_dataset(write_coco(two_images)).train
+    first, header, *rows = table(source, (40, 60))
+    assert first.startswith("train: objects in 2 of 2 images")
+    assert "median side" in header
+    # ape: 4 x 4 at 2.5 times its size; zebra: 10 x 5 at twice; the crowd is no row.
+    assert [row.split()[:4] for row in rows] == [
+        ["zebra", "1", "1", "14.1"],
+        ["ape", "1", "1", "10.0"],
+    ]
+    two_images["categories"].append({"id": 95, "name": "yak"})
+    source = open_dataset(write_coco(two_images)).train
+    assert list(table(source, (40, 60)))[-1] == "  without an object: yak"
+
+
+def test_the_command_writes_a_sheet_or_says_what_is_wrong(tmp_path):
+    command = [sys.executable, "-m", "agvm_jax.data.browse", "--images=3"]
+    command += ["--config=configs/quickstart.py", f"--output={tmp_path}/sheet.png"]
+    command += [f"--config.data.cache_dir={tmp_path}/cache"]
+    small = ["--config.data.shapes.train_images=4", "--config.data.shapes.val_images=2"]
+    run = subprocess.run(command + small, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "shapes: 3 classes" in run.stdout and "circle" in run.stdout
+    assert min(cv2.imread(f"{tmp_path}/sheet.png").shape[:2]) > 400
+    wrong = ["--config.data.name=coco"]
+    run = subprocess.run(command + wrong, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    assert run.stderr.startswith("error: config.data.root is empty")
