@@ -33,7 +33,7 @@ from agvm_jax.optim.recipes import build_optimizer, check_modulation
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
 from agvm_jax.training.checkpoint import CheckpointMismatch
-from agvm_jax.training.loop import Experiment, Outcome, noise_scales, train_and_evaluate
+from agvm_jax.training.loop import Experiment, Outcome, train_and_evaluate
 from agvm_jax.training.metrics import open_log
 from agvm_jax.training.run_folder import open_run_folder
 from agvm_jax.training.state import create_state
@@ -263,7 +263,6 @@ def finish(
         step=outcome.step,
         evaluator=experiment.evaluator,
         load_image=load_image,
-        scales=noise_scales(outcome.state),
         batch_size=config.batch_size,
         log=log,
     )

@@ -1,7 +1,9 @@
 """What a finished run leaves for a person: AP table, curves, pictures with boxes."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import math
+import statistics
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import numpy as np
 from agvm_jax import drawing, plots
 from agvm_jax.evaluation import report as evaluation_report
 from agvm_jax.optim.noise import useful_batch_sentence
+from agvm_jax.training.metrics import read_metrics
+from agvm_jax.training.metrics import read_metrics
 
 
 def write_pictures(
@@ -60,7 +64,6 @@ def write_report(
     step: int,
     evaluator: Any,
     load_image: Callable[[int], np.ndarray],
-    scales: Mapping[str, float],
     batch_size: int,
     log: logging.Logger,
 ) -> None:
@@ -71,7 +74,6 @@ def write_report(
       step: the last step.
       evaluator: a `DetectionEvaluator` after its evaluation of that step.
       load_image: image id -> (H, W, 3) uint8 RGB, for the best and worst images.
-      scales: gradient noise scale per module and for "all".
       batch_size: the run's.
       log: where it is said.
     """
@@ -79,8 +81,58 @@ def write_report(
     evaluation_report.write_report(evaluator, target, load_image, pictures=8)
     curves = plots.plot_run(folder / "metrics.jsonl", folder / "plots")
     log.info("\n%s", evaluator.table())
-    log.info("\n%s", useful_batch_sentence(scales, batch_size))
+    if scales := typical_noise_scales(folder):
+        if scales := typical_noise_scales(folder):
+        log.info("\n%s", useful_batch_sentence(scales, batch_size))
     log.info("\nrun folder   %s", folder)
     if curves:
         log.info("curves       %s", curves[-1])
     log.info("detections   %s", target)
+
+
+def typical_noise_scales(folder: Path) -> dict[str, float]:
+    """Returns the median over a run of the noise scale, per module and for "all".
+
+    The last value alone would speak of the end only, where the rate has decayed and
+    little but noise is left.
+
+    Args:
+      folder: the run folder.
+
+    Returns:
+      In images; inf where at least half of the time no signal stood out. {} when it
+      was never measured.
+    """
+    values: dict[str, list[float]] = {}
+    for line in read_metrics(Path(folder) / "metrics.jsonl"):
+        for name, value in line.items():
+            if name.startswith("noise_scale/"):
+                # A scale without bound is written as null.
+                values.setdefault(name.removeprefix("noise_scale/"), []).append(
+                    math.inf if value is None else value
+                )
+    return {name: statistics.median_low(found) for name, found in values.items()}
+
+
+def typical_noise_scales(folder: Path) -> dict[str, float]:
+    """Returns the median over a run of the noise scale, per module and for "all".
+
+    The last value alone would speak of the end only, where the rate has decayed and
+    little but noise is left.
+
+    Args:
+      folder: the run folder.
+
+    Returns:
+      In images; inf where at least half of the time no signal stood out. {} when it
+      was never measured.
+    """
+    values: dict[str, list[float]] = {}
+    for line in read_metrics(Path(folder) / "metrics.jsonl"):
+        for name, value in line.items():
+            if name.startswith("noise_scale/"):
+                # A scale without bound is written as null.
+                values.setdefault(name.removeprefix("noise_scale/"), []).append(
+                    math.inf if value is None else value
+                )
+    return {name: statistics.median_low(found) for name, found in values.items()}

@@ -28,6 +28,8 @@ def get_config() -> ConfigDict:
     data.val_annotations = "instances_val.json"
     data.train_images = "train"
     data.val_images = "val"
+    data.train_panoptic = "panoptic_train.json"  # its PNGs in panoptic_train/; read
+    data.val_panoptic = "panoptic_val.json"  # when `semantic` asks for labels
     data.train_labels = "train_labels"  # label_folder: PNGs named as the images are
     data.val_labels = "val_labels"
     data.label_names = ()  # label_folder: class names; (): the lines of classes.txt

@@ -4,6 +4,13 @@
 
 The folder holds ``instances_train.json`` and ``instances_val.json`` beside ``train/``
 and ``val/``; other names: --config.data.train_annotations=..., and so on.
+
+A small ResNet-18 FPN for a few hundred images and a CPU: set the model, the image size
+and the epochs to what you have.
+
+Measured here, on 2 CPU cores that other work shared, with the BCCD blood cells (205
+images to train on, 640x480): 2600 steps in 25 minutes, AP 54.3, AP50 86.5 on its 159
+validation images. docs/results.md has the curves and pictures.
 """
 
 from configs import base
@@ -12,25 +19,25 @@ from configs import base
 def get_config():
     config = base.get_config()
     config.name = "coco_folder"
-    config.batch_size = 16
-    config.epochs = 60.0
+    config.batch_size = 8
+    config.epochs = 100.0
     config.image_size = (256, 320)
 
     config.data.name = "coco_folder"
     config.data.scale_range = (0.8, 1.25)
 
-    config.model.width = 0.5
-    config.model.fpn_channels = 96
+    config.model.width = 0.25
+    config.model.fpn_channels = 64
     config.model.head_convs = 2
     config.model.anchor_sizes = (24.0, 48.0, 96.0, 160.0, 256.0)
 
     config.optim.name = "adamw"
     config.optim.lr = 1e-3
-    config.optim.lr_batch = 16
+    config.optim.lr_batch = 8
     config.optim.weight_decay = 0.05
     config.optim.schedule = "cosine"
     config.agvm.tau = 5
 
-    config.train.eval_every_epochs = 5.0
+    config.train.eval_every_epochs = 10.0
     config.train.checkpoint_every_epochs = 5.0
     return config
