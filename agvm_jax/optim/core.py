@@ -17,7 +17,11 @@ from agvm_jax.optim.modules import (
     module_names,
 )
 from agvm_jax.optim.preconditioning import Precondition, find_weights
-from agvm_jax.optim.reduction import mean_and_phi, mean_gradients
+from agvm_jax.optim.reduction import (
+    mean_and_phi,
+    mean_gradients,
+    stats_of_replicas,
+)
 from agvm_jax.optim.replicas import AxisName
 from agvm_jax.optim.smoothing import Average, smooth, variance_ratios
 from agvm_jax.optim.variance import (
@@ -171,12 +175,25 @@ class Modulator:
             return mean, stats.phi
 
         def averaged(grads: PyTree) -> tuple[PyTree, ModuleScalars]:
-            nothing = jnp.full((), jnp.nan, jnp.float32)
-            mean = mean_gradients(grads, self.axis_name)
-            return mean, dict.fromkeys(module_names(labels), nothing)
+            return mean_gradients(grads, self.axis_name), nothing
 
+        def measured_apart(grads: PyTree, mean: PyTree) -> ModuleScalars:
+            weights = find_weights(self.precondition, inner_state, grads)
+            axis = self.axis_name
+            return stats_of_replicas(grads, mean, axis, labels, weights).phi
+
+        nan = jnp.full((), jnp.nan, jnp.float32)
+        nothing = dict.fromkeys(module_names(labels), nan)
         if due is True:
             return measured(grads)
+        if self.estimator == "replicas":
+            # The mean stays outside the condition: there the compiler may start it
+            # while the backward pass still runs.
+            mean = mean_gradients(grads, self.axis_name)
+            phi = jax.lax.cond(
+                due, measured_apart, lambda grads, mean: nothing, grads, mean
+            )
+            return mean, phi
         return jax.lax.cond(due, measured, averaged, grads)
 
     def _smooth(

@@ -116,11 +116,10 @@ def mean_and_phi(
     >>> mean["fpn"].tolist(), float(stats.phi["fpn"])
     ([1.0, 1.0], 1.0)
     """
-    num_replicas = axis_size(axis_name)
-    check_groups(num_replicas, estimator, split)
-    check_not_summed(grads, axis_name)
+    num_replicas = _check_replicas(grads, axis_name, estimator, split)
     if estimator == "replicas":
-        return _by_norms(grads, axis_name, num_replicas, labels, weights)
+        mean = mean_gradients(grads, axis_name)
+        return mean, stats_of_replicas(grads, mean, axis_name, labels, weights)
     if route == "auto":
         route = "scatter" if has_grouped_collectives(axis_name) else "masked"
     if route == "masked":
@@ -169,20 +168,33 @@ def weighted(weights: PyTree | None, grads: PyTree) -> PyTree:
     return map_floats(lambda g, w: wide(g) * w, grads, weights)
 
 
-def _by_norms(
+def stats_of_replicas(
     grads: PyTree,
+    mean: PyTree,
     axis_name: AxisName,
-    num_replicas: int,
     labels: PyTree,
-    weights: PyTree | None,
-) -> tuple[PyTree, GroupStats]:
-    """Take phi from the replicas' norms and the norm of their mean."""
-    mean = mean_gradients(grads, axis_name)
+    weights: PyTree | None = None,
+) -> GroupStats:
+    """Return the statistics of replicas whose ``mean`` is known; one psum of scalars.
+
+    Arguments and errors as in ``mean_and_phi``.
+    """
+    num_replicas = _check_replicas(grads, axis_name, "replicas", "interleaved")
     norms = module_sq_norms(weighted(weights, grads), labels)
     total = psum_scalars(as_varying(norms, axis_name), axis_name)
     mean_sq = {m: value / num_replicas for m, value in total.items()}
     sq_mean = module_sq_norms(weighted(weights, mean), labels)
-    return mean, stats_from_replicas(mean_sq, sq_mean, num_replicas)
+    return stats_from_replicas(mean_sq, sq_mean, num_replicas)
+
+
+def _check_replicas(
+    grads: PyTree, axis_name: AxisName, estimator: str, split: str
+) -> int:
+    """Return the number of replicas, or say why they cannot be measured."""
+    num_replicas = axis_size(axis_name)
+    check_groups(num_replicas, estimator, split)
+    check_not_summed(grads, axis_name)
+    return num_replicas
 
 
 def _by_scatter(

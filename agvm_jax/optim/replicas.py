@@ -50,9 +50,16 @@ def tracks_varying(axis_name: AxisName) -> bool:
 
 
 def has_grouped_collectives(axis_name: AxisName) -> bool:
-    """Whether the axis is one manual mesh axis: shard_map's or pmap's, not vmap's."""
-    manual = jax.sharding.get_abstract_mesh().manual_axes
-    return isinstance(axis_name, str) and axis_name in manual
+    """Whether gradients can be flattened and summed over parts of the axis.
+
+    The axis must be one manual mesh axis, shard_map's or pmap's, not vmap's. And no
+    other mesh axis may be left to the compiler: parameters can be sharded over it, and
+    flattening would gather them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    manual = mesh.manual_axes
+    left = [a for a in mesh.axis_names if a not in manual and mesh.shape[a] > 1]
+    return isinstance(axis_name, str) and axis_name in manual and not left
 
 
 def check_not_summed(grads: PyTree, axis_name: AxisName) -> None:

@@ -246,15 +246,19 @@ def test_the_ratio_is_clipped_before_the_root():
     np.testing.assert_allclose([ratios["fpn"], ratios["head"]], [2.0, 0.9], rtol=1e-6)
 
 
-@pytest.mark.parametrize("tau", [1, 3])
-def test_the_axis_averages_at_every_step_and_measures_at_some(on_replicas, tau):
+@pytest.mark.parametrize(
+    ("tau", "estimator"), [(1, "halves"), (3, "halves"), (3, "replicas")]
+)
+def test_the_axis_averages_at_every_step_and_measures_at_some(
+    on_replicas, tau, estimator
+):
     rng = np.random.default_rng(0)
     groups = {
         "backbone": rng.normal(size=(8, 7, 3)).astype(np.float32),
         "head": rng.normal(size=(8, 7, 2)).astype(np.float32),
     }
     params = {"backbone": jnp.zeros(3), "head": jnp.zeros(2)}
-    tx = agvm("data", tau=tau, alpha=0.5)
+    tx = agvm("data", tau=tau, alpha=0.5, estimator=estimator)
     labels = {"backbone": "backbone", "head": "head"}
 
     def seven_steps(groups):
@@ -268,7 +272,8 @@ def test_the_axis_averages_at_every_step_and_measures_at_some(on_replicas, tau):
     mu = 1.0
     for t in range(7):
         if t % tau == 0:
-            phi = phi_of_groups(jax.tree.map(lambda g, t=t: g[:, t], groups), labels)
+            now = jax.tree.map(lambda g, t=t: g[:, t], groups)
+            phi = phi_of_groups(now, labels, estimator)
             ratio = (phi["backbone"] + 1e-6) / (phi["head"] + 1e-6)
             mu = 0.5 * mu + 0.5 * np.sqrt(np.clip(ratio, 0.5, 10))
         np.testing.assert_allclose(mus["head"][t], mu, rtol=1e-4)

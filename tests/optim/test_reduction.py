@@ -163,6 +163,40 @@ def test_replicas_may_lie_over_two_mesh_axes(estimator, split, check_vma):
     assert_close(jax.jit(run)(GRADS), expected)
 
 
+@pytest.mark.parametrize("check_vma", [False, True])
+@each_estimator
+def test_parameters_sharded_over_another_axis_are_not_gathered(
+    estimator, split, check_vma
+):
+    mesh = make_mesh((4, 2), ("data", "model"))
+    grads = {
+        "backbone": np.random.default_rng(0).normal(size=(4, 8, 6)).astype("f4"),
+        "head": np.random.default_rng(1).normal(size=(4, 8)).astype("f4"),
+    }
+    labels = {"backbone": "backbone", "head": "head"}
+
+    def measure(grads):
+        grads = jax.tree.map(lambda g: g[0], grads)
+        return mean_and_phi(grads, "data", labels, estimator, split)
+
+    run = jax.jit(
+        jax.shard_map(
+            measure,
+            mesh=mesh,
+            in_specs=PartitionSpec("data"),
+            out_specs=PartitionSpec(),
+            axis_names={"data"},
+            check_vma=check_vma,
+        )
+    )
+    sharded = jax.device_put(grads, NamedSharding(mesh, PartitionSpec("data", "model")))
+    mean, stats = run(sharded)
+    expected = mean_and_phi_of_groups(grads, labels, estimator, split)
+    assert_close((mean, stats), expected)
+    assert mean["backbone"].sharding.spec == PartitionSpec("model")
+    assert "all-gather" not in run.lower(sharded).compile().as_text()
+
+
 @each_estimator
 def test_plain_jit_measures_over_a_sharded_leading_axis(estimator, split):
     sharding = NamedSharding(make_mesh((8,), ("data",)), PartitionSpec("data"))
