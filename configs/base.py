@@ -21,7 +21,8 @@ def get_config() -> ConfigDict:
     config.image_size = (256, 256)  # (height, width); one number means square
 
     data = config.data = ConfigDict()
-    # shapes (generated) | coco (2017 layout) | coco_folder | ade20k | label_folder
+    # shapes (generated) | coco (2017 layout) | coco_folder | yolo
+    # | ade20k (SceneParse150) | label_folder (images beside label PNGs)
     data.name = "shapes"
     data.root = ""  # folder with annotations and images
     data.train_annotations = "instances_train.json"  # under root

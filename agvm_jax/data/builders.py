@@ -1,7 +1,6 @@
 """The builders: from the config to the origin of each split, by name."""
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +9,13 @@ import numpy as np
 
 from agvm_jax.data import shapes
 from agvm_jax.data.annotations import Annotations
-from agvm_jax.data.coco import read_coco
-from agvm_jax.data.decode import stored_size
+from agvm_jax.data.coco_folder import CocoOrigin
 from agvm_jax.data.errors import DataError
-from agvm_jax.data.fingerprints import digest, file_digest, listing
+from agvm_jax.data.fingerprints import digest
 from agvm_jax.data.label_folder import LabelFolderOrigin, read_names
 from agvm_jax.data.records import FORMAT, Origin
 from agvm_jax.data.segments import Segments
+from agvm_jax.data.yolo import YoloOrigin, find_split, read_class_names
 
 # A builder takes the config and returns a maker of origins: (split, categories of the
 # training split or None) -> Origin.
@@ -53,63 +52,6 @@ class ShapesOrigin:
         return shapes.draw_shapes(self.style, self.split, index)
 
 
-@dataclasses.dataclass(frozen=True)
-class CocoOrigin:
-    """A split that is a COCO annotation file and a folder of images."""
-
-    name: str
-    split: str
-    annotation_file: pathlib.Path
-    image_folder: pathlib.Path
-    categories: dict[int, str] | None = None
-
-    def fingerprint(self) -> str:
-        """Digest of the annotation file and of the images' names and sizes."""
-        return digest(
-            FORMAT,
-            self.name,
-            self.split,
-            file_digest(self.annotation_file),
-            listing(self.image_folder),
-            self.categories,
-        )
-
-    def annotations(self) -> Annotations:
-        annotations = read_coco(self.annotation_file, self.categories)
-        # Files without sizes: the pictures know. One that cannot be decoded keeps
-        # (0, 0), loses its boxes, and is reported; the pipeline will skip it.
-        for index in np.flatnonzero((annotations.sizes == 0).any(axis=1)):
-            annotations.sizes[index] = stored_size(self.image_bytes(annotations, index))
-        return annotations
-
-    def image_sizes(self, annotations: Annotations) -> np.ndarray:
-        sizes, absent = [], []
-        for name in annotations.file_names:
-            path = self.image_folder / name
-            if os.path.isfile(path):  # False, not an error, for impossible names
-                sizes.append(path.stat().st_size)
-            else:
-                absent.append(name)
-        if absent:
-            raise DataError(
-                f"{len(absent)} of the {len(annotations)} images that"
-                f" {self.annotation_file} lists are not in {self.image_folder}:"
-                f" {', '.join(map(repr, absent[:10]))}{', ...' * (len(absent) > 10)};"
-                " add them or remove their entries."
-            )
-        return np.array(sizes)
-
-    def segments(self, annotations: Annotations, index: int) -> Segments | None:
-        return None
-
-    def image_bytes(self, annotations: Annotations, index: int) -> bytes:
-        path = self.image_folder / annotations.file_names[index]
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-
-
 def _shapes(data_config: Any) -> MakeOrigin:
     """The generated set: nothing to download."""
     config = data_config.shapes
@@ -135,7 +77,11 @@ def _coco(data_config: Any) -> MakeOrigin:
     return _coco_layout(
         data_config,
         {
-            split: (f"annotations/instances_{split}2017.json", f"{split}2017")
+            split: (
+                f"annotations/instances_{split}2017.json",
+                f"{split}2017",
+                f"annotations/panoptic_{split}2017.json",
+            )
             for split in ("train", "val")
         },
         layout,
@@ -147,8 +93,16 @@ def _coco_folder(data_config: Any) -> MakeOrigin:
     return _coco_layout(
         data_config,
         {
-            "train": (data_config.train_annotations, data_config.train_images),
-            "val": (data_config.val_annotations, data_config.val_images),
+            "train": (
+                data_config.train_annotations,
+                data_config.train_images,
+                data_config.train_panoptic,
+            ),
+            "val": (
+                data_config.val_annotations,
+                data_config.val_images,
+                data_config.val_panoptic,
+            ),
         },
         "put it there, or set --config.data.root=PATH and the keys train_annotations,\n"
         "val_annotations, train_images and val_images of config.data",
@@ -156,22 +110,33 @@ def _coco_folder(data_config: Any) -> MakeOrigin:
 
 
 def _coco_layout(
-    data_config: Any, layout: dict[str, tuple[str, str]], remedy: str
+    data_config: Any, layout: dict[str, tuple[str, str, str]], remedy: str
 ) -> MakeOrigin:
-    """Origins for (annotation file, image folder) of each split."""
+    """Origins for (annotation file, image folder, panoptic file) of each split.
+
+    The panoptic file is looked at when the config asks for semantic labels.
+    """
     root = _root(data_config, remedy)
-    for annotations, images in layout.values():
+    panoptic = data_config.semantic != "none"
+    for annotations, images, segments in layout.values():
         if not (root / annotations).is_file():
             raise DataError(
                 f"There is no annotation file {root / annotations}: {remedy}."
             )
         _require_folder(root / images, "image", remedy)
+        if panoptic and not (root / segments).is_file():
+            raise DataError(
+                f"config.data.semantic is {data_config.semantic!r}, but there is no"
+                f" panoptic annotation file {root / segments}: add it and the folder of"
+                " PNGs of the same name, or set config.data.semantic to none."
+            )
     return lambda split, categories: CocoOrigin(
         data_config.name,
         split,
         root / layout[split][0],
         root / layout[split][1],
         categories,
+        root / layout[split][2] if panoptic else None,
     )
 
 
@@ -223,6 +188,15 @@ def _label_layout(
     )
 
 
+def _yolo(data_config: Any) -> MakeOrigin:
+    """A YOLO folder: images/train beside labels/train, or train/images and so on."""
+    remedy = "put a YOLO folder there, or set --config.data.root=PATH to one"
+    root = _root(data_config, remedy)
+    folders = {split: find_split(root, split) for split in ("train", "val")}
+    names = read_class_names(root)
+    return lambda split, categories: YoloOrigin(split, *folders[split], names)
+
+
 def _root(data_config: Any, remedy: str) -> pathlib.Path:
     """config.data.root, which must be a folder."""
     if not data_config.root:
@@ -243,4 +217,5 @@ BUILDERS: dict[str, Callable[[Any], MakeOrigin]] = {
     "coco_folder": _coco_folder,
     "ade20k": _ade20k,
     "label_folder": _label_folder,
+    "yolo": _yolo,
 }

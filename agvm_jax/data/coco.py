@@ -10,6 +10,7 @@ from agvm_jax.data.coco_masks import read_segmentation
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.json_fields import (
     LARGEST,
+    check_file_name,
     finite_number,
     is_text,
     load_json,
@@ -103,7 +104,7 @@ def _read_images(entries: list[dict], path: pathlib.Path) -> dict[str, Any]:
             entry.get("id"), f"the id of image entry {number}", path
         )
         name = entry.get("file_name")
-        _check_file_name(name, image_id, path)
+        check_file_name(name, image_id, path)
         if image_id in seen:
             raise DataError(
                 f"{path}: {seen[image_id]!r} and {name!r} both have the image id"
@@ -126,21 +127,6 @@ def _read_images(entries: list[dict], path: pathlib.Path) -> dict[str, Any]:
         "file_names": names,
         "sizes": np.array(sizes, np.int64).reshape(-1, 2),
     }
-
-
-def _check_file_name(name: Any, image_id: int, path: pathlib.Path) -> None:
-    """Refuse names that are no names, and names that leave the image folder."""
-    if not isinstance(name, str) or not name or "\0" in name or not is_text(name):
-        raise DataError(f"{path}: image {image_id} has no usable file_name ({name!r}).")
-    # Both flavours on every system: a file that is harmless here may be opened
-    # on Windows tomorrow.
-    for flavour in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
-        pure = flavour(name)
-        if pure.anchor or ".." in pure.parts:
-            raise DataError(
-                f"{path}: image {image_id} is called {name!r}, which leads out of the"
-                " image folder; only names inside it are read."
-            )
 
 
 def _read_objects(

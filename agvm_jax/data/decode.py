@@ -6,6 +6,8 @@ import numpy as np
 from agvm_jax.data.errors import UnreadableImage
 
 Size = tuple[int, int]  # (height, width)
+# Endings of files that are taken for images where a folder is all there is to go by.
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def decode_image(data: bytes, size: Size, divisor: int = 1) -> np.ndarray:
@@ -43,10 +45,17 @@ def decode_image(data: bytes, size: Size, divisor: int = 1) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def stored_size(data: bytes) -> Size:
-    """Height and width of an image as stored; (0, 0) if it cannot be decoded."""
+def stored_size(data: bytes, turned: bool = False) -> Size:
+    """Height and width of an image; (0, 0) if it cannot be decoded.
+
+    Args:
+      data: the encoded bytes.
+      turned: of the picture as its EXIF orientation shows it, not as it is stored.
+    """
     try:
-        return decode_image(data, (0, 0)).shape[:2]
+        _check_whole(data)
+        ignore = 0 if turned else cv2.IMREAD_IGNORE_ORIENTATION
+        return _imdecode(data, cv2.IMREAD_COLOR | ignore).shape[:2]
     except UnreadableImage:
         return (0, 0)
 

@@ -33,8 +33,8 @@ def load_json(path: pathlib.Path) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read as JSON: {reason}.") from None
     if not isinstance(content, dict):
         raise DataError(
-            f"{path} holds a JSON {_kind(content)}, not an object with images,"
-            " annotations and categories: is it a COCO annotation file?"
+            f"{path} holds a JSON {_kind(content)}, not an object with annotations"
+            " and categories: is it a COCO annotation file?"
         )
     return content
 
@@ -43,8 +43,7 @@ def object_list(content: dict[str, Any], key: str, path: pathlib.Path) -> list[d
     """content[key], which must be a list of objects."""
     if key not in content:
         raise DataError(
-            f"{path} has no {key!r}: a COCO annotation file needs images, annotations"
-            " and categories."
+            f"{path} has no {key!r}: is it the COCO annotation file that is meant?"
         )
     entries = content[key]
     if not isinstance(entries, list):
@@ -73,6 +72,21 @@ def finite_number(value: Any, what: str, path: pathlib.Path) -> float:
     if type(value) in (int, float) and -1e30 < value < 1e30 and math.isfinite(value):
         return float(value)
     raise DataError(f"{path}: {what} holds {short(value)}, not a finite number.")
+
+
+def check_file_name(name: Any, image_id: int, path: pathlib.Path) -> None:
+    """Refuse names that are no names, and names that leave the image folder."""
+    if not isinstance(name, str) or not name or "\0" in name or not is_text(name):
+        raise DataError(f"{path}: image {image_id} has no usable file_name ({name!r}).")
+    # Both flavours on every system: a file that is harmless here may be opened
+    # on Windows tomorrow.
+    for flavour in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
+        pure = flavour(name)
+        if pure.anchor or ".." in pure.parts:
+            raise DataError(
+                f"{path}: image {image_id} is called {name!r}, which leads out of the"
+                " image folder; only names inside it are read."
+            )
 
 
 def is_text(name: str) -> bool:

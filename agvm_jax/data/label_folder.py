@@ -7,12 +7,11 @@ import cv2
 import numpy as np
 
 from agvm_jax.data.annotations import Annotations
+from agvm_jax.data.decode import IMAGES
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.fingerprints import digest, listing
 from agvm_jax.data.records import FORMAT
 from agvm_jax.data.segments import Segments, segments_from_labels
-
-_IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +50,7 @@ class LabelFolderOrigin:
         files = [
             name
             for name, _ in listing(self.image_folder)
-            if pathlib.PurePath(name).suffix.lower() in _IMAGES
+            if pathlib.PurePath(name).suffix.lower() in IMAGES
         ]
         if not files:
             raise DataError(f"There is no image in {self.image_folder}.")

@@ -1,5 +1,7 @@
 """Pieces of COCO folders that tests of the data wing are made from."""
 
+import struct
+
 import cv2
 import numpy as np
 
@@ -19,3 +21,12 @@ def annotation(i, image_id, category_id, bbox, **more):
         "bbox": bbox,
         **more,
     }
+
+
+def with_orientation(jpeg, orientation):
+    """The JPEG with an EXIF segment that says how to turn it."""
+    tiff = b"MM\x00\x2a\x00\x00\x00\x08\x00\x01" + struct.pack(
+        ">HHIHHI", 0x0112, 3, 1, orientation, 0, 0
+    )
+    body = b"Exif\x00\x00" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]

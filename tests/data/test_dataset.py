@@ -136,7 +136,7 @@ def test_val_may_lack_categories_and_keeps_the_training_classes(write_coco, two_
     [
         (
             {"name": "imagenet"},
-            "'imagenet'; there are ade20k, coco, coco_folder, label_",
+            "'imagenet'; there are ade20k, coco, coco_folder, label_folder, shap",
         ),
         ({"name": "coco"}, "root is empty: put train2017/"),
         ({"name": "coco_folder"}, "root is empty: .*data.root=PATH"),

@@ -1,11 +1,11 @@
 """Decoding: every kind of image comes out as 8-bit RGB, or as one reason why not."""
 
 import base64
-import struct
 
 import cv2
 import numpy as np
 import pytest
+from coco_files import with_orientation
 
 from agvm_jax.data.decode import decode_image, jpeg_divisor, stored_size
 from agvm_jax.data.errors import UnreadableImage
@@ -30,15 +30,6 @@ def picture(height=40, width=60, seed=0):
     """A smooth RGB picture, so that JPEG keeps it well."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def with_orientation(jpeg, orientation):
-    """The JPEG with an EXIF segment that says how to turn it."""
-    tiff = b"MM\x00\x2a\x00\x00\x00\x08\x00\x01" + struct.pack(
-        ">HHIHHI", 0x0112, 3, 1, orientation, 0, 0
-    )
-    body = b"Exif\x00\x00" + tiff
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
 
 
 def test_png_comes_out_pixel_by_pixel_in_rgb_order():

@@ -1,0 +1,109 @@
+"""A split that is a COCO annotation file and a folder of images."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+
+import numpy as np
+
+from agvm_jax.data.annotations import Annotations
+from agvm_jax.data.coco import read_coco
+from agvm_jax.data.decode import stored_size
+from agvm_jax.data.errors import DataError
+from agvm_jax.data.fingerprints import digest, file_digest, listing
+from agvm_jax.data.panoptic import Panoptic, read_panoptic
+from agvm_jax.data.records import FORMAT
+from agvm_jax.data.segments import Segments
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoOrigin:
+    """A split that is a COCO annotation file and a folder of images."""
+
+    name: str
+    split: str
+    annotation_file: pathlib.Path
+    image_folder: pathlib.Path
+    categories: dict[int, str] | None = None
+    panoptic_file: pathlib.Path | None = None
+
+    def fingerprint(self) -> str:
+        """Digest of the annotation file and of the images' names and sizes."""
+        return digest(
+            FORMAT,
+            self.name,
+            self.split,
+            file_digest(self.annotation_file),
+            listing(self.image_folder),
+            self.categories,
+            self.panoptic_file
+            and (
+                file_digest(self.panoptic_file),
+                listing(self.panoptic_file.with_suffix("")),
+            ),
+        )
+
+    def annotations(self) -> Annotations:
+        annotations = read_coco(self.annotation_file, self.categories)
+        # Files without sizes: the pictures know. One that cannot be decoded keeps
+        # (0, 0), loses its boxes, and is reported; the pipeline will skip it.
+        for index in np.flatnonzero((annotations.sizes == 0).any(axis=1)):
+            annotations.sizes[index] = stored_size(self.image_bytes(annotations, index))
+        if self._panoptic:
+            annotations = dataclasses.replace(
+                annotations,
+                stuff_ids=self._panoptic.stuff_ids,
+                stuff_names=self._panoptic.stuff_names,
+            )
+        return annotations
+
+    def image_sizes(self, annotations: Annotations) -> np.ndarray:
+        sizes, absent = [], []
+        for name in annotations.file_names:
+            path = self.image_folder / name
+            if os.path.isfile(path):  # False, not an error, for impossible names
+                sizes.append(path.stat().st_size)
+            else:
+                absent.append(name)
+        if absent:
+            raise DataError(
+                f"{len(absent)} of the {len(annotations)} images that"
+                f" {self.annotation_file} lists are not in {self.image_folder}:"
+                f" {', '.join(map(repr, absent[:10]))}{', ...' * (len(absent) > 10)};"
+                " add them or remove their entries."
+            )
+        if self._panoptic:
+            self._panoptic.require(annotations.image_ids)
+            ids = annotations.image_ids.tolist()
+            sizes = [
+                size + self._panoptic.bytes_of(i)
+                for i, size in zip(ids, sizes, strict=True)
+            ]
+        return np.array(sizes)
+
+    def segments(self, annotations: Annotations, index: int) -> Segments | None:
+        if not self._panoptic:
+            return None
+        image_id = int(annotations.image_ids[index])
+        return self._panoptic.segments(
+            image_id, tuple(annotations.sizes[index].tolist())
+        )
+
+    @functools.cached_property
+    def _panoptic(self) -> Panoptic | None:
+        """Read when first asked for: opening a prepared set needs none of it."""
+        if self.panoptic_file is None:
+            return None
+        things = self.categories
+        if things is None:
+            own = read_coco(self.annotation_file)
+            things = dict(zip(own.category_ids, own.class_names, strict=True))
+        return read_panoptic(self.panoptic_file, things)
+
+    def image_bytes(self, annotations: Annotations, index: int) -> bytes:
+        path = self.image_folder / annotations.file_names[index]
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}.") from None

@@ -1,0 +1,160 @@
+"""YOLO folders: lines of text become boxes and masks, or a sentence."""
+
+import cv2
+import numpy as np
+import pytest
+from coco_files import noise_png, with_orientation
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agvm_jax.data.dataset import open_dataset
+from agvm_jax.data.decode import stored_size
+from agvm_jax.data.errors import DataError
+from agvm_jax.data.yolo import YoloOrigin, read_class_names
+
+LABELS = {
+    "a": "1 0.5 0.5 0.2 0.4\n\n0 0.1 0.1 0.5 0.1 0.5 0.5\n",
+    "b": "",
+    "c": None,  # no file
+}
+
+
+@pytest.fixture
+def write_yolo(tmp_path, data_config):
+    """A function that writes a YOLO folder and returns the config to open it."""
+
+    def write(labels=LABELS, flat=True, names="names: [ape, zebra]\n", val="val"):
+        root = tmp_path / "yolo"
+        for split in ("train", val):
+            images = (
+                root / ("images" if flat else split) / (split if flat else "images")
+            )
+            texts = root / ("labels" if flat else split) / (split if flat else "labels")
+            images.mkdir(parents=True, exist_ok=True)
+            texts.mkdir(parents=True, exist_ok=True)
+            for name, text in labels.items():
+                (images / f"{name}.png").write_bytes(noise_png(20, 30))
+                if text is not None:
+                    (texts / f"{name}.txt").write_text(text)
+        if names is not None:
+            (root / "data.yaml").write_text(names)
+        data_config.name, data_config.root = "yolo", str(root)
+        return data_config
+
+    return write
+
+
+@pytest.mark.parametrize("layout", [{}, {"flat": False, "val": "valid"}])
+def test_lines_become_boxes_in_pixels_in_either_layout(layout, write_yolo):
+    dataset = open_dataset(write_yolo(**layout))
+    assert dataset.class_names == ("ape", "zebra") and dataset.category_ids == (0, 1)
+    example = dataset.train[0]
+    np.testing.assert_allclose(
+        example["boxes"], [[12, 6, 18, 14], [3, 2, 15, 10]], rtol=1e-6
+    )
+    assert example["classes"].tolist() == [1, 0]
+    assert [len(dataset.val[i]["boxes"]) for i in range(3)] == [2, 0, 0]
+    assert dataset.train.report.images_without_boxes == 2
+    truth = dataset.val.ground_truth()["annotations"]
+    np.testing.assert_allclose(truth[0]["bbox"], [12, 6, 6, 8])
+    np.testing.assert_allclose(truth[1]["segmentation"], [[3, 2, 15, 2, 15, 10]])
+    assert truth[0]["area"] == pytest.approx(48)
+
+
+def test_boxes_over_the_edge_are_clipped_and_counted(write_yolo):
+    dataset = open_dataset(write_yolo({"a": "0 0.0 0.5 0.5 0.5\n0 0.5 0.5 0 0.1"}))
+    np.testing.assert_allclose(dataset.train[0]["boxes"], [[0, 5, 7.5, 15]])
+    report = dataset.train.report
+    assert (report.clipped_boxes, report.zero_area_boxes) == (1, 1)
+
+
+def test_a_changed_digit_is_noticed(write_yolo):
+    first = open_dataset(write_yolo({"a": "0 0.5 0.5 0.2 0.4"})).train
+    second = open_dataset(write_yolo({"a": "1 0.5 0.5 0.2 0.4"})).train
+    assert first.folder != second.folder and second[0]["classes"].tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("0 0.5 0.5 0.2", "a.txt, line 1: .* is neither"),
+        ("0 0.5 0.5 0.2 0.3 0.4", "line 1: .* is neither"),
+        ("0 .1 .1 .2 .2 .3 .3 .4", "line 1: its polygon has an x without a y"),
+        ("x 0.5 0.5 0.2 0.2", "line 1: .* is neither"),
+        ("0 0.5 nan 0.2 0.2", "line 1: .* is neither"),
+        ("\n2 0.5 0.5 0.2 0.2", "line 2: the class is 2, but there are 2 classes"),
+        ("-1 0.5 0.5 0.2 0.2", "the class is -1"),
+        ("0.5 0.5 0.5 0.2 0.2", "the class is 0.5"),
+    ],
+)
+def test_a_line_that_says_nothing_is_named(line, words, write_yolo):
+    with pytest.raises(DataError, match=words):
+        open_dataset(write_yolo({"a": line}))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("names: [a, 7]", ("a", "7")),
+        ("names: {1: b, 0: a}\ntrain: ../../elsewhere", ("a", "b")),
+    ],
+)
+def test_names_are_a_list_or_a_mapping(text, names, tmp_path):
+    (tmp_path / "data.yaml").write_text(text)
+    assert read_class_names(tmp_path) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("names: [a, b", "data.yaml is not valid YAML"),
+        ("nc: 3", "names no classes"),
+        ("names: {1: b, 2: a}", "names no classes"),
+        ("- a", "names no classes"),
+        (None, "neither data.yaml nor classes.txt"),
+    ],
+)
+def test_names_that_are_not_there_are_asked_for(text, words, tmp_path):
+    if text is not None:
+        (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(DataError, match=words):
+        read_class_names(tmp_path)
+
+
+def test_names_may_come_from_classes_txt(tmp_path):
+    (tmp_path / "classes.txt").write_text("ape\n\n zebra \n")
+    assert read_class_names(tmp_path) == ("ape", "zebra")
+
+
+def test_a_folder_of_another_layout_says_what_was_looked_for(write_yolo, tmp_path):
+    config = write_yolo()
+    (tmp_path / "yolo" / "images" / "val").rename(tmp_path / "yolo" / "images" / "dev")
+    with pytest.raises(DataError, match="val split it has none of images/val with lab"):
+        open_dataset(config)
+
+
+def test_the_size_is_that_of_the_turned_picture():
+    """As YOLO's tools see it; EXIF 6 swaps the sides."""
+    jpeg = cv2.imencode(".jpg", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
+    assert stored_size(with_orientation(jpeg, 6), turned=True) == (30, 20)
+    assert stored_size(with_orientation(jpeg, 6)) == (20, 30)
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(content=st.binary(max_size=30) | st.text("01 .-en\n", max_size=40))
+def test_any_label_file_gives_objects_or_one_data_error(content, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "a.png").write_bytes(noise_png(20, 30))
+    origin = YoloOrigin("train", tmp_path, tmp_path, ("ape", "zebra"))
+    try:
+        annotations = origin.annotations()
+    except DataError as error:
+        assert "a.txt, line" in str(error)
+        return
+    report = annotations.report()
+    assert len(annotations.objects(0)["boxes"]) == report.boxes
