@@ -82,36 +82,11 @@ def write_report(
     curves = plots.plot_run(folder / "metrics.jsonl", folder / "plots")
     log.info("\n%s", evaluator.table())
     if scales := typical_noise_scales(folder):
-        if scales := typical_noise_scales(folder):
         log.info("\n%s", useful_batch_sentence(scales, batch_size))
     log.info("\nrun folder   %s", folder)
     if curves:
         log.info("curves       %s", curves[-1])
     log.info("detections   %s", target)
-
-
-def typical_noise_scales(folder: Path) -> dict[str, float]:
-    """Returns the median over a run of the noise scale, per module and for "all".
-
-    The last value alone would speak of the end only, where the rate has decayed and
-    little but noise is left.
-
-    Args:
-      folder: the run folder.
-
-    Returns:
-      In images; inf where at least half of the time no signal stood out. {} when it
-      was never measured.
-    """
-    values: dict[str, list[float]] = {}
-    for line in read_metrics(Path(folder) / "metrics.jsonl"):
-        for name, value in line.items():
-            if name.startswith("noise_scale/"):
-                # A scale without bound is written as null.
-                values.setdefault(name.removeprefix("noise_scale/"), []).append(
-                    math.inf if value is None else value
-                )
-    return {name: statistics.median_low(found) for name, found in values.items()}
 
 
 def typical_noise_scales(folder: Path) -> dict[str, float]:
