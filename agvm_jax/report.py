@@ -14,7 +14,6 @@ from agvm_jax import drawing, plots
 from agvm_jax.evaluation import report as evaluation_report
 from agvm_jax.optim.noise import useful_batch_sentence
 from agvm_jax.training.metrics import read_metrics
-from agvm_jax.training.metrics import read_metrics
 
 
 def write_pictures(
