@@ -108,6 +108,18 @@ def test_the_tile_changes_nothing():
     assert run(cases, 0.3, 20, tile=7) == run(cases, 0.3, 20, tile=256)
 
 
+def test_it_equals_greedy_nms_on_a_list_of_the_size_that_detectors_send():
+    rng = np.random.default_rng(2)
+    corner = rng.integers(0, 8 * 90, (2000, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(8, 300, (2000, 2))], axis=1)
+    scores = rng.random(2000).astype(np.float32)
+    classes = rng.integers(0, 4, 2000).astype(np.int32)
+    case = boxes.astype(np.float32) / 8, scores, classes, scores > 0.05
+    expected = greedy_nms(*case, 0.3, 100)
+    assert len(expected) == 100
+    assert run([case], 0.3, 100, tile=256)[0] == expected
+
+
 def single(boxes, scores, classes=None, valid=None, threshold=0.5, max_outputs=4):
     boxes = np.asarray(boxes, np.float32)
     scores = np.asarray(scores, np.float32)
