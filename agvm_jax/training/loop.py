@@ -112,13 +112,13 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
     )
     eval_every = _every(settings.eval_every_epochs, experiment)
     save_every = _every(settings.checkpoint_every_epochs, experiment)
-    feed = Feed(experiment, start)
+    progress = Progress(total, start, settings.progress and first_process)
+    feed = Feed(experiment, start, progress)
     watch = Watch(settings.max_skipped_steps, log)
     clock = Clock(experiment.plan.batch_size)
     results: dict[str, float] = {}
     status = "finished"
 
-    progress = Progress(total, start, settings.progress and first_process)
     try:
         with StopSignal() as stop:
             for step in range(start + 1, total + 1):
@@ -188,9 +188,11 @@ class Feed:
     number of passes.
     """
 
-    def __init__(self, experiment: Experiment, start_step: int):
+    def __init__(self, experiment: Experiment, start_step: int, progress: Progress):
         self._mesh = experiment.mesh
-        first = start_step * experiment.plan.micro_batches
+        self._passes = experiment.plan.micro_batches
+        self._progress = progress
+        first = start_step * self._passes
         self._batches = experiment.train_batches(first)
         self._image_ids: list[np.ndarray] = []
 
@@ -200,6 +202,8 @@ class Feed:
     def __next__(self) -> Any:
         batch = next(self._batches)
         self._image_ids.append(np.asarray(batch.image_id))
+        if self._passes > 2:
+            self._progress.part(len(self._image_ids), self._passes)
         return mesh_lib.put_batch(self._mesh, batch)
 
     def take_image_ids(self) -> np.ndarray:

@@ -27,10 +27,20 @@ class Progress:
             mininterval=0.5,
         )
         self._shown: dict[str, str] = {}
+        self._refreshed = 0.0
 
     def step(self) -> None:
         """Moves on by one step."""
         self._bar.update()
+
+    def part(self, done: int, of: int) -> None:
+        """Shows how far a long step is: micro-batches done of those it has."""
+        self._shown["micro-batch"] = f"{done}/{of}"
+        self._bar.set_postfix(self._shown, refresh=False)
+        now = time.perf_counter()
+        if now - self._refreshed > 0.5:
+            self._refreshed = now
+            self._bar.refresh()
 
     def show(self, **values: float) -> None:
         """Shows numbers beside the bar; the ones shown before stay."""
