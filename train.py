@@ -129,8 +129,13 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         config.micro_batch_size,
         estimator=recipe.agvm.estimator if recipe.agvm else None,
     )
+    model_config = config.model.copy_and_resolve_references()
+    if model_config.dtype == "auto":
+        # CPUs only emulate bfloat16, several times slower than float32.
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        model_config.dtype = "float32" if on_cpu else "bfloat16"
     detector = build_detector(
-        config.model,
+        model_config,
         num_classes=len(dataset.class_names),
         image_size=config.image_size,
         axis_name=mesh_lib.DATA_AXIS,
@@ -147,7 +152,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             "data": "\n".join(dataset.report),
             "model": f"{config.model.detector} {config.model.backbone},"
             f" {sum(math.prod(p.shape) for p in jax.tree.leaves(params)) / 1e6:.2f} M"
-            f" parameters, {config.image_size[0]} x {config.image_size[1]} px",
+            f" parameters, {config.image_size[0]} x {config.image_size[1]} px, computed"
+            f" in {model_config.dtype}",
             "steps": f"{total_steps}, {steps_per_epoch} an epoch; {plan}",
             "optimizer": "\n".join(recipe.reasons),
             "run folder": str(folder),

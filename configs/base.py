@@ -61,7 +61,9 @@ def get_config() -> ConfigDict:
     model.fpn_channels = 256
     model.p6_from = "c5"  # what P6 is computed from: c5 | p5
     model.head_convs = 4  # convolutions in each RetinaNet tower
-    model.dtype = "float32"  # compute; parameters stay float32
+    # Compute; parameters stay float32. float32 | bfloat16 | auto: bfloat16 on
+    # accelerators, float32 on CPUs, which only emulate it.
+    model.dtype = "float32"
     model.anchor_sizes = (32.0, 64.0, 128.0, 256.0, 512.0)  # pixels, P3..P7
     model.anchor_scales = 3  # octave steps a level: size * 2 ** (i / 3)
     model.anchor_ratios = (0.5, 1.0, 2.0)  # height / width

@@ -27,7 +27,7 @@ def get_config():
 
     config.model.backbone = "resnet18"
     config.model.norm = "synced"
-    config.model.dtype = "bfloat16"
+    config.model.dtype = "auto"
 
     config.optim.name = "adamw"
     config.optim.lr = 0.0015

@@ -22,6 +22,15 @@ from agvm_jax.training.state import TrainState
 from agvm_jax.training.step import TrainStep
 from agvm_jax.training.watch import Watch
 
+INTERRUPTED = (
+    "stopped by a signal after step %d of %d; everything is saved, and the same command"
+    " goes on from here"
+)
+
+
+class StepAbandoned(Exception):
+    """A signal came between two micro-batches of a step; the step never happened."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -113,16 +122,25 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
     eval_every = _every(settings.eval_every_epochs, experiment)
     save_every = _every(settings.checkpoint_every_epochs, experiment)
     progress = Progress(total, start, settings.progress and first_process)
-    feed = Feed(experiment, start, progress)
+    stop = StopSignal()
+    feed = Feed(experiment, start, progress, stop)
     watch = Watch(settings.max_skipped_steps, log)
     clock = Clock(experiment.plan.batch_size)
     results: dict[str, float] = {}
     status = "finished"
 
     try:
-        with StopSignal() as stop:
+        with stop:
             for step in range(start + 1, total + 1):
-                state, scalars = experiment.step(state, feed)
+                try:
+                    state, scalars = experiment.step(state, feed)
+                except StepAbandoned:
+                    step -= 1
+                    status = "interrupted"
+                    watch.check_all()
+                    checkpoints.save(step, state)
+                    log.info(INTERRUPTED, step, total)
+                    break
                 watch.add(step, scalars, feed.take_image_ids())
                 clock.step()
                 progress.step()
@@ -158,12 +176,7 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
                         checkpoints.save(step, state, ap)
                 if stopping:
                     status = "interrupted"
-                    log.info(
-                        "stopped by a signal after step %d of %d; everything is saved,"
-                        " and the same command goes on from here",
-                        step,
-                        total,
-                    )
+                    log.info(INTERRUPTED, step, total)
                     break
     finally:
         progress.close()
@@ -188,8 +201,15 @@ class Feed:
     number of passes.
     """
 
-    def __init__(self, experiment: Experiment, start_step: int, progress: Progress):
+    def __init__(
+        self,
+        experiment: Experiment,
+        start_step: int,
+        progress: Progress,
+        stop: StopSignal,
+    ):
         self._mesh = experiment.mesh
+        self._stop = stop
         self._passes = experiment.plan.micro_batches
         self._progress = progress
         first = start_step * self._passes
@@ -200,6 +220,8 @@ class Feed:
         return self
 
     def __next__(self) -> Any:
+        if self._image_ids and self._stop.may_abandon_step:
+            raise StepAbandoned
         batch = next(self._batches)
         self._image_ids.append(np.asarray(batch.image_id))
         if self._passes > 2:

@@ -103,6 +103,11 @@ class StopSignal:
             raise KeyboardInterrupt
         self._wanted = True
 
+    @property
+    def may_abandon_step(self) -> bool:
+        """Whether a step may be left in the middle: several processes cannot agree."""
+        return self._wanted and jax.process_count() == 1
+
     def reached(self, step: int) -> bool:
         """Returns whether the run is to stop after ``step``."""
         if jax.process_count() > 1:
