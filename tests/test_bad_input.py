@@ -18,9 +18,7 @@ def run(*arguments, config="configs/tiny.py"):
     for name in [n for n in flags.FLAGS if n.startswith("config.")]:
         delattr(flags.FLAGS, name)
     # ml_collections looks for overrides in sys.argv itself.
-    with mock.patch.object(
-        sys, "argv", ["train.py", f"--config={config}", *arguments]
-    ):
+    with mock.patch.object(sys, "argv", ["train.py", f"--config={config}", *arguments]):
         return train.main(sys.argv)
 
 
@@ -61,9 +59,7 @@ def folder(tmp_path):
         for i in range(1, 4):
             picture = np.full((40, 60, 3), 40 * i, np.uint8)
             cv2.imwrite(str(root / split / f"{i}.png"), picture)
-            images.append(
-                {"id": i, "file_name": f"{i}.png", "height": 40, "width": 60}
-            )
+            images.append({"id": i, "file_name": f"{i}.png", "height": 40, "width": 60})
             annotations.append(
                 {
                     "id": i,
