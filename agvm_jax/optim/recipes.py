@@ -251,9 +251,7 @@ def check_modulation(
 
 def _known_place(place: str) -> str:
     if place not in PLACES:
-        raise ValueError(
-            f"agvm.place is {place!r}; choose one of {', '.join(PLACES)}."
-        )
+        raise ValueError(f"agvm.place is {place!r}; choose one of {', '.join(PLACES)}.")
     return place
 
 
