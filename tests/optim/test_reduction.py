@@ -1,7 +1,6 @@
 """Mean and phi over an axis of replicas, whatever carries the axis, and its traffic."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +15,7 @@ from agvm_jax.optim import (
     mean_gradients,
     value_and_local_grad,
 )
+from benchmarks.hlo import collectives
 
 ESTIMATORS = [
     ("halves", "interleaved"),
@@ -132,14 +132,21 @@ def test_bfloat16_gradients_stay_bfloat16(estimator, split):
 
 
 @each_estimator
-def test_a_nan_in_one_module_leaves_the_others_measured(on_replicas, estimator, split):
+def test_a_nan_in_one_module_leaves_the_others_measured(estimator, split):
     grads = jax.tree.map(np.copy, GRADS)
     grads["head"][0][3, 2] = np.nan
 
     def measure(grads):
+        grads = jax.tree.map(lambda g: g[0], grads)
         return mean_and_phi(grads, "data", LABELS, estimator, split)[1].phi
 
-    phi = on_replicas(measure, grads)
+    run = jax.shard_map(
+        measure,
+        mesh=make_mesh((8,), ("data",)),
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec(),
+    )
+    phi = jax.jit(run)(grads)
     assert np.isnan(phi["head"]) and np.isfinite(phi["backbone"])
 
 
@@ -295,46 +302,12 @@ GRADS_OF_1024 = {
     "head": np.ones((8, 256), np.float32),
 }
 BIG_LABELS = label_tree(GRADS_OF_1024)
-ELEMENT = re.compile(r"(f32|bf16|s32|pred)\[([\d,]*)\]")
-COLLECTIVE = re.compile(
-    r"= (.+?) (all-reduce|reduce-scatter|all-gather|collective-permute)\("
-    r".*?replica_groups=(\S+?), |= (.+?) (collective-permute)\("
-)
-
-
-def bytes_of(shapes):
-    sizes = []
-    for dtype, dims in ELEMENT.findall(shapes):
-        width = {"f32": 4, "bf16": 2, "s32": 4, "pred": 1}[dtype]
-        sizes.append(
-            width * int(np.prod([int(d) for d in dims.split(",") if d] or [1]))
-        )
-    return sum(sizes)
 
 
 def traffic(program):
     """Return bytes a device sends, by ring accounting, and how many collectives."""
-    moved, count = 0.0, 0
-    for line in program.splitlines():
-        if not (match := COLLECTIVE.search(line)):
-            continue
-        shapes, kind = (match[1], match[2]) if match[2] else (match[4], match[5])
-        if kind == "collective-permute":
-            moved += bytes_of(shapes)
-        else:
-            first = re.search(r"\{\{([\d,]+)\}", match[3]) if match[3] else None
-            if first:
-                n = len(first[1].split(","))
-            else:  # the short form [groups,size]<=[8]
-                n = int(re.search(r"\[\d+,(\d+)\]", match[3])[1])
-            out = bytes_of(shapes)
-            moved += {
-                "all-reduce": 2 * out * (n - 1) / n,
-                "reduce-scatter": out * (n - 1),
-                "all-gather": out * (n - 1) / n,
-            }[kind]
-        count += 1
-    return moved, count
+    found = collectives(program, num_devices=8)
+    return sum(c.moved for c in found), len(found)
 
 
 @pytest.mark.parametrize("check_vma", [False, True])
