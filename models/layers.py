@@ -1,16 +1,17 @@
-"""Convolution, batch normalisation and pooling as the detectors use them (NHWC).
+"""Convolution and batch normalisation as the detectors use them (NHWC).
 
 Weights and statistics are float32; `dtype` is what the arithmetic of the activations is
 done in. Padding is always `kernel_size // 2`, as in every network we follow, so a layer
 of stride s maps a side of n pixels to ceil(n / s).
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+
+from .ops.batch_norm import batch_norm
+from .ops.conv import conv2d
 
 NORM_MODES = ("frozen", "local", "synced")
 
@@ -23,8 +24,7 @@ kaiming_uniform = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
 class Conv(nnx.Module):
     """A square convolution over NHWC with 'same' padding of `kernel_size // 2`.
 
-    `kernel` is (k, k, in, out). A 1x1 convolution is computed as a matrix product: the
-    same thing to GPU and TPU compilers, and five times faster on the CPU.
+    `kernel` is (k, k, in, out), k odd.
     """
 
     def __init__(
@@ -58,23 +58,6 @@ class Conv(nnx.Module):
         if self.use_bias:
             y = y + self.bias[...].astype(self.dtype)
         return y
-
-
-def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolve (B, H, W, in) with (k, k, in, out), padded by `k // 2`."""
-    size = kernel.shape[0]
-    if size == 1:
-        return lax.dot_general(
-            x[:, ::stride, ::stride], kernel[0, 0], (((3,), (0,)), ((), ()))
-        )
-    pad = (size // 2, size // 2)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        (pad, pad),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
 
 class BatchNorm(nnx.Module):
@@ -134,69 +117,3 @@ class BatchNorm(nnx.Module):
         self.mean[...] = keep * self.mean[...] + (1 - keep) * mean
         self.var[...] = keep * self.var[...] + (1 - keep) * var
         return y
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def batch_norm(x, scale, bias, eps, axis_name):
-    """Normalise x (B, H, W, C) by its own statistics; return (y, mean, variance).
-
-    The statistics are those of all replicas on `axis_name`, from the means of x and of
-    x * x, and take no gradient. The backward pass is written out because automatic
-    differentiation walks over the activations several times more. Its two sums are
-    averaged over the replicas as well: a replica's activations move every replica's
-    loss. The gradients of scale and bias stay the replica's own.
-    """
-    return _batch_norm_forward(x, scale, bias, eps, axis_name)[0]
-
-
-def _batch_norm_forward(x, scale, bias, eps, axis_name):
-    x32 = x.astype(jnp.float32)
-    mean, square = _pmean((x32.mean((0, 1, 2)), (x32 * x32).mean((0, 1, 2))), axis_name)
-    var = jnp.maximum(square - mean * mean, 0.0)
-    inverse = lax.rsqrt(var + eps)
-    factor = inverse * scale
-    y = (x32 * factor + (bias - mean * factor)).astype(x.dtype)
-    return (y, mean, var), (x, scale, mean, inverse)
-
-
-def _batch_norm_backward(eps, axis_name, residuals, cotangents):
-    del eps
-    x, scale, mean, inverse = residuals
-    dy = cotangents[0].astype(jnp.float32)
-    x32 = x.astype(jnp.float32)
-    count = x.size // x.shape[-1]
-    dbias = dy.sum((0, 1, 2))
-    dscale = ((dy * x32).sum((0, 1, 2)) - mean * dbias) * inverse
-    mean_dy, mean_dy_xhat = _pmean((dbias / count, dscale / count), axis_name)
-    # dx = scale / std * (dy - mean(dy) - xhat * mean(dy * xhat)), gathered by dy, x, 1.
-    factor = scale * inverse
-    slope = factor * inverse * mean_dy_xhat
-    dx = factor * dy - slope * x32 + (slope * mean - factor * mean_dy)
-    return dx.astype(x.dtype), dscale, dbias
-
-
-batch_norm.defvjp(_batch_norm_forward, _batch_norm_backward)
-
-
-def _pmean(tree, axis_name):
-    """Average over the replicas: before, each holds its own; after, all the same."""
-    return tree if axis_name is None else lax.pmean(tree, axis_name)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """Take the maximum over 3x3 windows with stride 2 and padding 1 (the ResNet stem).
-
-    On the CPU it is the maximum of nine strided slices: the gradient of
-    `reduce_window` is a select-and-scatter, six times slower there. Where several
-    elements of a window are equal the gradient is shared between them; after a ReLU
-    the only ties that occur in practice are zeros, whose gradient the ReLU drops.
-    """
-    _, height, width, _ = x.shape
-    low = jnp.finfo(x.dtype).min
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=low)
-    slices = [
-        padded[:, i : i + height : 2, j : j + width : 2]
-        for i in range(3)
-        for j in range(3)
-    ]
-    return functools.reduce(jnp.maximum, slices)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..layers import BatchNorm, Conv, max_pool
+from ..layers import BatchNorm, Conv
+from ..ops.pooling import max_pool
 
 # depth -> (bottleneck?, blocks in each of the four stages)
 DEPTHS = {
