@@ -4,12 +4,22 @@ import doctest
 
 import pytest
 
-from models.ops import anchors, boxes, images, losses, matching, nms, topk
+from models.ops import (
+    anchors,
+    boxes,
+    images,
+    losses,
+    matching,
+    nms,
+    roi_align,
+    sampling,
+    topk,
+)
 
 
 @pytest.mark.parametrize(
     "module",
-    [anchors, boxes, images, losses, matching, nms, topk],
+    [anchors, boxes, images, losses, matching, nms, roi_align, sampling, topk],
     ids=lambda module: module.__name__,
 )
 def test_the_examples_run(module):
