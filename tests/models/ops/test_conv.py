@@ -1,0 +1,142 @@
+"""Convolutions, their gradients and pooling, beside slow NumPy sums over the taps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from models.ops.conv import conv2d
+from models.ops.pooling import max_pool
+from models.ops.winograd import winograd_conv, winograd_kernel_gradient
+
+
+def slow_taps(x, size, stride):
+    """Yield each tap of the kernel and the inputs that it multiplies."""
+    half = size // 2
+    padded = np.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
+    height, width = x.shape[1:3]
+    for i in range(size):
+        for j in range(size):
+            yield (i, j), padded[:, i : i + height : stride, j : j + width : stride]
+
+
+def slow_conv(x, kernel, stride=1):
+    taps = slow_taps(x, kernel.shape[0], stride)
+    return sum(part @ kernel[tap] for tap, part in taps)
+
+
+def slow_gradients(x, kernel, dy, stride=1):
+    size = kernel.shape[0]
+    half = size // 2
+    height, width = x.shape[1:3]
+    dkernel = np.zeros_like(kernel)
+    dx = np.pad(np.zeros_like(x), ((0, 0), (half, half), (half, half), (0, 0)))
+    for (i, j), part in slow_taps(x, size, stride):
+        dkernel[i, j] = np.einsum("bhwc,bhwk->ck", part, dy)
+        view = dx[:, i : i + height : stride, j : j + width : stride]
+        view += dy @ kernel[i, j].T
+    return dx[:, half : half + height, half : half + width], dkernel
+
+
+def random_arrays(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=shape) for shape in shapes]
+
+
+def as_float32(*arrays):
+    return [jnp.asarray(array, jnp.float32) for array in arrays]
+
+
+def assert_close(actual, expected):
+    np.testing.assert_allclose(
+        actual, expected, rtol=0, atol=2e-6 * abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "shape", "channels_out"),
+    [
+        (1, 1, (2, 5, 6, 3), 4),
+        (1, 2, (2, 5, 6, 4), 3),
+        (3, 1, (2, 5, 6, 3), 4),
+        (3, 2, (2, 5, 6, 3), 4),  # odd and even sides
+        (3, 2, (2, 6, 1, 4), 3),
+        (7, 2, (1, 9, 8, 3), 2),
+        (3, 1, (2, 17, 32, 64), 64),  # large enough for Winograd's form
+    ],
+)
+def test_a_convolution_and_its_gradients_are_the_sums_over_taps(
+    size, stride, shape, channels_out
+):
+    x, kernel = random_arrays(shape, (size, size, shape[-1], channels_out))
+    expected = slow_conv(x, kernel, stride)
+    (dy,) = random_arrays(expected.shape)
+
+    @jax.jit
+    def run(x, kernel, dy):
+        y, backward = jax.vjp(lambda x, kernel: conv2d(x, kernel, stride), x, kernel)
+        return y, backward(dy)
+
+    y, gradients = run(*as_float32(x, kernel, dy))
+    assert_close(y, expected)
+    expected = slow_gradients(x, kernel, dy, stride)
+    for actual, slow in zip(gradients, expected, strict=True):
+        assert_close(actual, slow)
+
+
+@pytest.mark.parametrize("block", [1, 2**8, 2**20])
+def test_winograd_does_not_depend_on_how_it_is_cut(block, monkeypatch):
+    # By the line, by a few lines or images, and all at once.
+    monkeypatch.setattr("models.ops.winograd._BLOCK", block)
+    x, kernel, dy = random_arrays((2, 5, 8, 2), (3, 3, 2, 3), (2, 5, 8, 3))
+    assert_close(winograd_conv(*as_float32(x, kernel)), slow_conv(x, kernel))
+    gradient = winograd_kernel_gradient(*as_float32(x, dy))
+    assert_close(gradient, slow_gradients(x, kernel, dy)[1])
+
+
+def test_other_platforms_keep_the_compilers_own_convolution():
+    def gradients(x, kernel):
+        return jax.grad(lambda *args: conv2d(*args).sum(), (0, 1))(x, kernel)
+
+    shapes = [
+        jax.ShapeDtypeStruct(shape, jnp.float32)
+        for shape in ((1, 32, 32, 64), (3, 3, 64, 64))
+    ]
+    for platform in ("cpu", "cuda", "tpu"):
+        program = export.export(jax.jit(gradients), platforms=[platform])(*shapes)
+        found = "stablehlo.convolution" in program.mlir_module()
+        assert found == (platform != "cpu"), platform
+
+
+def test_bfloat16_stays_bfloat16():
+    x, kernel = as_float32(*random_arrays((1, 32, 32, 64), (3, 3, 64, 64)))
+    x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    y = conv2d(x, kernel)
+    assert y.dtype == jnp.bfloat16
+    reference = slow_conv(np.asarray(x, float), np.asarray(kernel, float))
+    np.testing.assert_allclose(
+        y.astype(jnp.float32), reference, rtol=0, atol=0.01 * abs(reference).max()
+    )
+
+
+def slow_max_pool_gradient(x, dy):
+    dx = np.zeros_like(x)
+    for b, p, q, c in np.ndindex(dy.shape):
+        rows = range(max(2 * p - 1, 0), min(2 * p + 2, x.shape[1]))
+        columns = range(max(2 * q - 1, 0), min(2 * q + 2, x.shape[2]))
+        places = [(i, j) for i in rows for j in columns]
+        first = max(places, key=lambda place: x[b, *place, c])  # max keeps the first
+        dx[b, *first, c] += dy[b, p, q, c]
+    return dx
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 7, 2), (1, 5, 4, 3), (1, 1, 1, 1)])
+def test_max_pool_gives_the_gradient_to_the_first_of_equals(shape):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-2, 3, shape).astype(np.float32)  # many ties
+    y, backward = jax.vjp(max_pool, jnp.asarray(x))
+    windows = [part for _, part in slow_taps(x + 9, 3, 2)]  # above the padding's 0
+    np.testing.assert_array_equal(y, np.max(windows, axis=0) - 9)
+    dy = rng.integers(1, 9, y.shape).astype(np.float32)
+    np.testing.assert_array_equal(backward(dy)[0], slow_max_pool_gradient(x, dy))
