@@ -1,9 +1,10 @@
-"""Convolution over NHWC, with gradients that the CPU computes well.
+"""Convolution over NHWC, in forms that the CPU computes well.
 
 Everywhere but on the CPU this is the compiler's own convolution and its own gradient.
-On the CPU the compiler's gradients take three times as long as they need to; the forms
-here are those that docs/performance.md measures. The choice is made when a program is
-lowered, for the platform it is lowered for.
+There the compiler's gradients take up to three times as long as they need to, and maps
+of a few pixels thirty times; the forms here are those that docs/performance.md
+measures. The choice is made when a program is lowered, for the platform it is lowered
+for.
 """
 
 import functools
@@ -24,14 +25,60 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Returns:
       (B, ceil(H / stride), ceil(W / stride), K).
     """
-    if _suits_winograd(x.shape, kernel.shape, stride, x.dtype):
-        return lax.platform_dependent(
-            x, kernel, cpu=jax.jit(winograd_conv), default=_convolve
-        )
-    return _convolve(x, kernel, stride)
+    forward, _ = _cpu_form(x.shape, kernel.shape, stride, x.dtype)
+    if forward is None:
+        return _convolve(stride, x, kernel)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=functools.partial(forward, stride),
+        default=functools.partial(_convolve, stride),
+    )
 
 
-def _convolve(x, kernel, stride=1):
+def _forward(x, kernel, stride):
+    return conv2d(x, kernel, stride), (x, kernel)
+
+
+def _backward(stride, residuals, dy):
+    x, kernel = residuals
+    _, backward = _cpu_form(x.shape, kernel.shape, stride, x.dtype)
+    if backward is None:
+        return _gradients(stride, x, kernel, dy)
+    return lax.platform_dependent(
+        x,
+        kernel,
+        dy,
+        cpu=functools.partial(backward, stride),
+        default=functools.partial(_gradients, stride),
+    )
+
+
+conv2d.defvjp(_forward, _backward)
+
+
+def _cpu_form(shape, kernel_shape, stride, dtype):
+    """Return the forward and backward functions for the CPU, None for the compiler's.
+
+    The bounds are where the forms cross in the tables of docs/performance.md.
+    """
+    batch, height, width, channels = shape
+    size, _, _, channels_out = kernel_shape
+    positions = batch * -(-height // stride) * -(-width // stride)
+    if size == 1:
+        return None, _pointwise_gradients
+    if size != 3:
+        return None, None
+    wide = min(channels, channels_out) >= 64
+    if stride == 1 and wide and positions >= 1024 and dtype == jnp.float32:
+        return _winograd, _winograd_gradients
+    fits_cache = positions * 9 * channels <= 2**23
+    if fits_cache and (stride > 1 or positions < 1024):
+        return _patch_product, _patch_gradients
+    return None, None
+
+
+def _convolve(stride, x, kernel):
     size = kernel.shape[0]
     if size == 1:
         # A matrix product: the same to GPU and TPU, and five times faster on the CPU.
@@ -47,66 +94,8 @@ def _convolve(x, kernel, stride=1):
     )
 
 
-def _suits_winograd(shape, kernel_shape, stride, dtype) -> bool:
-    """Whether the transforms cost less than the multiplications they save."""
-    batch, height, width, _ = shape
-    size, _, channels_in, channels_out = kernel_shape
-    return (
-        size == 3
-        and stride == 1
-        and dtype == jnp.float32
-        and min(channels_in, channels_out) >= 64
-        and batch * height * width >= 1024
-    )
-
-
-def _forward(x, kernel, stride):
-    return conv2d(x, kernel, stride), (x, kernel)
-
-
-def _backward(stride, residuals, dy):
-    x, kernel = residuals
-    return lax.platform_dependent(
-        x,
-        kernel,
-        dy,
-        cpu=jax.jit(functools.partial(_gradients_on_cpu, stride)),
-        default=functools.partial(_gradients, stride),
-    )
-
-
-conv2d.defvjp(_forward, _backward)
-
-
 def _gradients(stride, x, kernel, dy):
-    return jax.vjp(functools.partial(_convolve, stride=stride), x, kernel)[1](dy)
-
-
-def _gradients_on_cpu(stride, x, kernel, dy):
-    size = kernel.shape[0]
-    if size == 1:
-        return _pointwise_gradients(x, kernel, dy, stride)
-    if _suits_winograd(x.shape, kernel.shape, stride, x.dtype):
-        mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-        return winograd_conv(dy, mirrored), winograd_kernel_gradient(x, dy)
-    if size == 3 and stride == 2:
-        return _strided_gradients(x, kernel, dy)
-    return _gradients(stride, x, kernel, dy)
-
-
-def _pointwise_gradients(x, kernel, dy, stride):
-    """The gradients of a 1x1 convolution."""
-    dx = lax.dot_general(dy, kernel[0, 0], (((3,), (1,)), ((), ())))
-    if stride > 1:
-        holes = [
-            (0, size - (stride * (small - 1) + 1), stride - 1)
-            for size, small in zip(x.shape[1:3], dy.shape[1:3], strict=True)
-        ]
-        zero = jnp.zeros((), dx.dtype)
-        dx = lax.pad(dx, zero, [(0, 0, 0), *holes, (0, 0, 0)])
-    x = x[:, ::stride, ::stride].reshape(-1, x.shape[-1])
-    dkernel = _product_over_rows(x, dy.reshape(-1, dy.shape[-1]))
-    return dx, dkernel[None, None]
+    return jax.vjp(functools.partial(_convolve, stride), x, kernel)[1](dy)
 
 
 def _product_over_rows(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -120,39 +109,77 @@ def _product_over_rows(a: jax.Array, b: jax.Array) -> jax.Array:
     return (lax.optimization_barrier(b.T) @ a).T
 
 
-def _strided_gradients(x, kernel, dy):
-    """The gradients of a 3x3 convolution with stride 2, without dilated zeros.
+# 1x1: a matrix product.
 
-    An output p takes, along each axis, the inputs 2p - 1, 2p and 2p + 1 by the taps
-    0, 1 and 2. So an even input 2p is seen by tap 1 of p alone, an odd one, 2p + 1, by
-    tap 2 of p and tap 0 of p + 1.
-    """
-    _, height, width, channels = x.shape
-    batch, rows, columns, _ = dy.shape
-    ends = ((0, 0), (0, 1), (0, 1), (0, 0))
-    padded = jnp.pad(dy, ends)
 
-    def tap_product(tap_i, tap_j, shift_i, shift_j):
-        part = padded[:, shift_i : shift_i + rows, shift_j : shift_j + columns]
-        return lax.dot_general(part, kernel[tap_i, tap_j], (((3,), (1,)), ((), ())))
+def _pointwise_gradients(stride, x, kernel, dy):
+    dx = lax.dot_general(dy, kernel[0, 0], (((3,), (1,)), ((), ())))
+    if stride > 1:
+        dx = _spread(dx, x.shape, stride, (0, 0))
+    x = x[:, ::stride, ::stride].reshape(-1, x.shape[-1])
+    dkernel = _product_over_rows(x, dy.reshape(-1, dy.shape[-1]))
+    return dx, dkernel[None, None]
 
-    taps = (((1, 0),), ((2, 0), (0, 1)))  # for even and odd inputs: (tap, shift)
-    parity_rows = []
-    for row_taps in taps:
-        parities = [
-            sum(tap_product(i, j, di, dj) for i, di in row_taps for j, dj in some)
-            for some in taps
-        ]
-        parity_rows.append(jnp.stack(parities, axis=3))
-    dx = jnp.stack(parity_rows, axis=2).reshape(batch, 2 * rows, 2 * columns, channels)
 
+def _spread(y, shape, stride, offset):
+    """Put (B, h, w, C) into zeros of `shape`, from `offset` on, `stride` apart."""
+    space = [
+        (start, size - start - (stride * (small - 1) + 1), stride - 1)
+        for start, size, small in zip(offset, shape[1:3], y.shape[1:3], strict=True)
+    ]
+    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *space, (0, 0, 0)])
+
+
+# 3x3 on small maps or with a stride: a matrix product with patches.
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _patch_product(stride, x, kernel):
+    patches = _patches(stride, x)  # (B, h, w, 9 C)
+    kernel = kernel.reshape(-1, kernel.shape[-1])
+    return lax.dot_general(patches, kernel, (((3,), (0,)), ((), ())))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _patch_gradients(stride, x, kernel, dy):
+    batch, height, width, channels = x.shape
+    flat_kernel = kernel.reshape(-1, kernel.shape[-1])
+    flat_dy = dy.reshape(-1, dy.shape[-1])
+    dpatches = lax.optimization_barrier(flat_dy @ flat_kernel.T)
+    dpatches = dpatches.reshape(*dy.shape[:3], 9, channels)
+    padded = (batch, height + 2, width + 2, channels)
+    dx = sum(
+        _spread(dpatches[:, :, :, tap], padded, stride, divmod(tap, 3))
+        for tap in range(9)
+    )
+    patches = _patches(stride, x).reshape(-1, 9 * channels)
+    dkernel = _product_over_rows(patches, flat_dy).reshape(kernel.shape)
+    return dx[:, 1:-1, 1:-1], dkernel
+
+
+def _patches(stride, x):
+    """Return the 3x3 neighbours of each output: (B, h, w, 9 C)."""
+    _, height, width, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    flat = dy.reshape(-1, dy.shape[-1])
-    dkernel = [
-        _product_over_rows(
-            x[:, i : i + height : 2, j : j + width : 2].reshape(-1, channels), flat
-        )
+    taps = [
+        x[:, i : i + height : stride, j : j + width : stride]
         for i in range(3)
         for j in range(3)
     ]
-    return dx[:, :height, :width], jnp.stack(dkernel).reshape(kernel.shape)
+    return lax.optimization_barrier(jnp.concatenate(taps, axis=-1))
+
+
+# 3x3 on large maps: Winograd's tiles.
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _winograd(stride, x, kernel):
+    del stride
+    return winograd_conv(x, kernel)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _winograd_gradients(stride, x, kernel, dy):
+    del stride
+    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+    return winograd_conv(dy, mirrored), winograd_kernel_gradient(x, dy)
