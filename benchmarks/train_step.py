@@ -8,6 +8,7 @@ are the same on both sides, BatchNorm is trained, and P6 is made from P5 as torc
 has it. The two take turns, a few steps each; the figure to trust is the ratio, which is
 taken turn by turn. `--peer-python` names an interpreter that can import torchvision;
 without it this one is tried. `--trace DIR` writes a profile of one of our steps.
+Environment variables reach both sides: OMP_NUM_THREADS, MALLOC_ARENA_MAX, ...
 """
 
 import argparse
@@ -19,6 +20,7 @@ import numpy as np
 import optax
 
 from agvm_jax.structures import Batch
+from agvm_jax.training.host_memory import keep_freed_memory
 from benchmarks.turns import Worker, serve, summary
 from configs import base
 from models.build import build_detector
@@ -94,8 +96,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps a turn")
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--trace", default="")
+    parser.add_argument(
+        "--release-memory",
+        action="store_true",
+        help="leave the C library's allocator as it is",
+    )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if not args.release_memory:
+        keep_freed_memory()  # as train.py does
     if args.worker:
         serve(make_step(args), args.steps)
         return
@@ -107,7 +116,8 @@ def main() -> None:
         return
 
     options = [f"--{name}={getattr(args, name.replace('-', '_'))}" for name in SHARED]
-    ours = Worker([sys.executable, "-m", "benchmarks.train_step", "--worker", *options])
+    command = [sys.executable, "-m", "benchmarks.train_step", "--worker", *options]
+    ours = Worker(command + ["--release-memory"] * args.release_memory)
     peer = None
     if can_import_torchvision(args.peer_python):
         command = [args.peer_python, "-m", "benchmarks.torchvision_step", *options]
