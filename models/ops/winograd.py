@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-# Elements of the transformed input that a block may have: 4 MiB of float32.
+# Elements of the transformed input that a block may have, 4 MiB of float32, unless that
+# leaves it fewer tiles than it takes to be worth reading the kernel again.
 _BLOCK = 2**20
+_TILES = 256
 
 
 def winograd_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -80,7 +82,9 @@ class _Plan:
         batch, self.height, self.width, channels = shape
         rows, self.columns = -(-self.height // 2), -(-self.width // 2)
         row_size = 16 * self.columns * channels
-        self.bands = min(rows, -(-rows * row_size // _BLOCK))
+        by_size = -(-rows * row_size // _BLOCK)
+        by_tiles = max(1, rows * self.columns // _TILES)
+        self.bands = min(rows, by_size, by_tiles)
         self.rows = -(-rows // self.bands)
         self.images = 1
         if self.bands == 1:

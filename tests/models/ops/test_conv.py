@@ -89,6 +89,7 @@ def test_a_convolution_and_its_gradients_are_the_sums_over_taps(
 def test_winograd_does_not_depend_on_how_it_is_cut(block, monkeypatch):
     # By the line, by a few lines or images, and all at once.
     monkeypatch.setattr("models.ops.winograd._BLOCK", block)
+    monkeypatch.setattr("models.ops.winograd._TILES", 1)
     x, kernel, dy = random_arrays((2, 5, 8, 2), (3, 3, 2, 3), (2, 5, 8, 3))
     assert_close(winograd_conv(*as_float32(x, kernel)), slow_conv(x, kernel))
     gradient = winograd_kernel_gradient(*as_float32(x, dy))
