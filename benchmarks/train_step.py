@@ -124,17 +124,21 @@ def main() -> None:
         peer = Worker(command)
     else:
         print(f"{args.peer_python} cannot import torchvision: ours alone")
-    times = []
+    turns = []
     for _ in range(args.turns):
-        times.append((ours.run(), peer.run() if peer else None))
+        turns.append((ours.run(), peer.run() if peer else None))
     images = args.batch_size
-    print("ours       ", summary([images / mine for mine, _ in times], " images/s"))
+    print("ours       ", summary([images / mine.clock for mine, _ in turns], UNIT))
     if peer:
-        rates = [images / theirs for _, theirs in times]
-        print("torchvision", summary(rates, " images/s"))
-        print("ratio      ", summary([theirs / mine for mine, theirs in times]))
+        rates = [images / theirs.clock for _, theirs in turns]
+        ratios = [theirs.clock / mine.clock for mine, theirs in turns]
+        work = [theirs.processor / mine.processor for mine, theirs in turns]
+        print("torchvision", summary(rates, UNIT))
+        print("ratio      ", summary(ratios))
+        print("by processor time", summary(work))
 
 
+UNIT = " images/s"
 SHARED = ("backbone", "norm", "image-size", "batch-size", "steps", "dtype")
 
 if __name__ == "__main__":

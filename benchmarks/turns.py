@@ -1,8 +1,10 @@
 """Time programs in turns, so that what else the machine does strikes them alike.
 
 Each program is a process that warms up, prints a line, and from then on answers each
-line that it reads with the seconds that one unit of its work took. The standard library
-is all that is needed here: one side may not have jax, the other not torch.
+line that it reads with the seconds that one unit of its work took, by the clock and by
+its processors. On a machine that does nothing else the clock is what counts; on a busy
+one the processors' time is steadier. The standard library is all that is needed here:
+one side may not have jax, the other not torch.
 """
 
 import statistics
@@ -10,6 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Seconds(NamedTuple):
+    clock: float
+    processor: float  # of all threads
 
 
 class Worker:
@@ -21,7 +29,7 @@ class Worker:
         )
         self._read()
 
-    def run(self) -> float:
+    def run(self) -> Seconds:
         """Let it do its work once; return the seconds that it reports."""
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -31,11 +39,11 @@ class Worker:
         self.process.stdin.close()
         self.process.wait()
 
-    def _read(self) -> float:
+    def _read(self) -> Seconds:
         line = self.process.stdout.readline()
         if not line:
             raise SystemExit(f"this program stopped: {' '.join(self.process.args)}")
-        return float(line)
+        return Seconds(*map(float, line.split()))
 
 
 def serve(step: Callable[[], None], steps: int) -> None:
@@ -47,12 +55,14 @@ def serve(step: Callable[[], None], steps: int) -> None:
     """
     for _ in range(2):
         step()
-    print(0.0, flush=True)
+    print(0.0, 0.0, flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
+        clock, processor = time.perf_counter(), time.process_time()
         for _ in range(steps):
             step()
-        print((time.perf_counter() - start) / steps, flush=True)
+        clock = time.perf_counter() - clock
+        processor = time.process_time() - processor
+        print(clock / steps, processor / steps, flush=True)
 
 
 def summary(values: list[float], unit: str = "") -> str:
