@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from agvm_jax.structures import Batch
-from agvm_jax.training.host_memory import keep_freed_memory
+from benchmarks.host_memory import keep_freed_memory
 from benchmarks.turns import Worker, serve, summary
 from configs import base
 from models.build import build_detector
@@ -97,14 +97,14 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--trace", default="")
     parser.add_argument(
-        "--release-memory",
+        "--keep-memory",
         action="store_true",
-        help="leave the C library's allocator as it is",
+        help="let the C library keep freed memory between steps",
     )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if not args.release_memory:
-        keep_freed_memory()  # as train.py does
+    if args.keep_memory:
+        keep_freed_memory()
     if args.worker:
         serve(make_step(args), args.steps)
         return
@@ -117,7 +117,7 @@ def main() -> None:
 
     options = [f"--{name}={getattr(args, name.replace('-', '_'))}" for name in SHARED]
     command = [sys.executable, "-m", "benchmarks.train_step", "--worker", *options]
-    ours = Worker(command + ["--release-memory"] * args.release_memory)
+    ours = Worker(command + ["--keep-memory"] * args.keep_memory)
     peer = None
     if can_import_torchvision(args.peer_python):
         command = [args.peer_python, "-m", "benchmarks.torchvision_step", *options]

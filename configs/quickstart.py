@@ -30,7 +30,6 @@ def get_config():
     config.optim.lr = 1e-3
     config.optim.lr_batch = 8
     config.optim.weight_decay = 0.05
-    config.optim.warmup_epochs = 0.25
     config.optim.schedule = "cosine"
     config.agvm.tau = 5
 

@@ -7,7 +7,7 @@ import pytest
 
 PROGRAM = """
 import resource
-from agvm_jax.training.host_memory import keep_freed_memory
+from benchmarks.host_memory import keep_freed_memory
 
 told = {tell} and keep_freed_memory()
 faults = []
