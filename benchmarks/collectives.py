@@ -43,7 +43,7 @@ from models.build import build_detector  # noqa: E402
 
 AXIS = "data"
 VARIANTS = ("plain mean", "paper", "halves", "replicas")
-PODS = ("v5e:8x8", "v6e:16x16", "v5p:8x8x8", "v4:8x8x8")  # 64, 256, 512, 512 and more
+PODS = ("v5e:8x8", "v6e:16x16", "v5p:8x8x8", "v4:8x8x8")  # 64 to 1024 devices
 
 
 def average(variant: str, grads, labels, split: str):
@@ -223,7 +223,7 @@ def main() -> None:
     describe = functools.partial(topologies.get_topology_desc, platform="tpu")
     for name in args.pods:
         devices = describe(topology_name=name).devices
-        print_table(f"TPU {name}, {len(devices)} chips", params, devices, args.split)
+        print_table(f"TPU {name}, {len(devices)} devices", params, devices, args.split)
 
 
 if __name__ == "__main__":
