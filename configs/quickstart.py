@@ -5,7 +5,9 @@
 RetinaNet ResNet-18 FPN with AGVM around AdamW, 128 px, trained from scratch. No
 accelerator and no download.
 
-@@MEASURED@@
+Measured here, on 2 CPU cores that other work shared: 7 epochs reached AP50 75.5 (AP 56.4)
+in about 5 and a half minutes. Runs differ: two runs of 6 epochs with other warm-ups
+reached AP50 60.4 and 56.4, the second in 4 min 54 s.
 """
 
 from configs import base
@@ -15,7 +17,7 @@ def get_config():
     config = base.get_config()
     config.name = "quickstart"
     config.batch_size = 8
-    config.epochs = 6.0
+    config.epochs = 7.0
     config.image_size = (128, 128)
 
     config.data.name = "shapes"
