@@ -28,7 +28,6 @@ from jax.sharding import PartitionSpec as P
 
 from agvm_jax.optim.baselines import sam_value_and_grad
 from agvm_jax.optim.noise import noise_update
-from agvm_jax.optim.preconditioning import adam_weights
 from agvm_jax.optim.recipes import Recipe
 from agvm_jax.optim.reduction import mean_gradients, value_and_local_grad
 from agvm_jax.optim.streaming import GroupPlan
@@ -176,7 +175,9 @@ class TrainStep:
             state.params, carry.model_state, batch, key
         )
         if self._groups:
-            groups = self._groups.add(carry.groups, grads, self._weights(state))
+            groups = self._groups.add(
+                carry.groups, grads, self._recipe.weights(state.opt_state)
+            )
         else:
             groups = grads
         return _lead(
@@ -196,7 +197,9 @@ class TrainStep:
         carry = _unlead(carry)
         stats, noise, phi = None, state.noise, {}
         if self._groups:
-            grads, stats = self._groups.finish(carry.groups, self._weights(state))
+            grads, stats = self._groups.finish(
+                carry.groups, self._recipe.weights(state.opt_state)
+            )
             noise = noise_update(noise, stats, batch_size=self._batch_size)
         else:
             grads = mean_gradients(carry.groups, DATA_AXIS)
@@ -248,12 +251,6 @@ class TrainStep:
             mu = optax.tree.get(new_state.opt_state, "AgvmState").mu
             metrics |= {f"mu/{name}": value for name, value in mu.items()}
         return new_state, metrics
-
-    def _weights(self, state: TrainState) -> Any:
-        """Returns Adam's 1 / (sqrt(v) + eps) when phi is to be taken behind it."""
-        if self._recipe.agvm and self._recipe.agvm.precondition:
-            return adam_weights(state.opt_state)
-        return None
 
 
 def _lead(tree: Any) -> Any:
