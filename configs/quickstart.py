@@ -17,7 +17,7 @@ def get_config():
     config = base.get_config()
     config.name = "quickstart"
     config.batch_size = 8
-    config.epochs = 9.0
+    config.epochs = 8.0
     config.image_size = (128, 128)
 
     config.data.name = "shapes"
