@@ -14,12 +14,13 @@ from models.ops import (
     roi_align,
     sampling,
     topk,
+    windows,
 )
 
 
 @pytest.mark.parametrize(
     "module",
-    [anchors, boxes, images, losses, matching, nms, roi_align, sampling, topk],
+    [anchors, boxes, images, losses, matching, nms, roi_align, sampling, topk, windows],
     ids=lambda module: module.__name__,
 )
 def test_the_examples_run(module):
