@@ -39,12 +39,17 @@ RETINANET_RULES = (
     (r"head\.regression_head\.bbox_reg", r"head/box_deltas"),
 )
 
-# Counters that torch's BatchNorm keeps for a mode we do not have.
-_UNUSED = re.compile(r".*\.num_batches_tracked")
+# Counters that torch's BatchNorm keeps for a mode we do not have, and constants.
+_UNUSED = re.compile(r".*\.(num_batches_tracked|relative_position_index)")
 
 
 # What a tensor is called by torch and, if it differs, by us.
-_LEAVES = {"weight": "scale", "running_mean": "mean", "running_var": "var"}
+_LEAVES = {
+    "weight": "scale",
+    "running_mean": "mean",
+    "running_var": "var",
+    "relative_position_bias_table": "bias_table",
+}
 
 
 def our_path(
@@ -58,7 +63,8 @@ def our_path(
     'backbone/conv1/kernel'
     """
     module, _, leaf = name.rpartition(".")
-    leaf = "kernel" if (leaf, ndim) == ("weight", 4) else _LEAVES.get(leaf, leaf)
+    is_kernel = leaf == "weight" and ndim in (2, 4)
+    leaf = "kernel" if is_kernel else _LEAVES.get(leaf, leaf)
     for pattern, path in rules:
         found = re.fullmatch(pattern, module)
         if found:
@@ -101,6 +107,8 @@ def from_torchvision(
         path = our_path(name, array.ndim, rules)
         if array.ndim == 4:
             array = array.transpose(2, 3, 1, 0)  # OIHW to HWIO
+        elif array.ndim == 2 and name.endswith(".weight"):
+            array = array.T  # (out, in) to (in, out)
         if path not in wanted:
             problems.append(f"{name} {array.shape} has no place in the model")
         elif path in filled:
