@@ -41,7 +41,24 @@ def get_config() -> ConfigDict:
     data.semantic = "none"  # label maps: none | stuff (things are one class) | all
     data.semantic_stride = 4  # pixels of the input a label stands for, each way
     data.flip = 0.5  # probability of a horizontal flip in training
-    data.scale_range = (1.0, 1.0)  # random scale of the picture before padding
+    # Random scale of the picture; what reaches over the input is cut, what falls short
+    # is padded. (0.1, 2.0) is large-scale jitter.
+    data.scale_range = (1.0, 1.0)
+    # Pixels of the shorter side, one of them drawn in training, the largest taken in
+    # evaluation; (): as large as image_size allows.
+    data.short_sides = ()
+    data.long_side = 0  # pixels the longer side may have; 0: as image_size allows
+    # Images in a row that share a frame: image_size, or image_size turned for those
+    # higher than wide. A multiple of devices x micro_batch_size. 0: one frame for all.
+    data.orientation_group = 0
+    data.crop = "none"  # random crop: none | size | iou (SSD's, around an object)
+    data.crop_range = (0.3, 1.0)  # share of each side that a crop keeps
+    data.crop_probability = 1.0
+    # Photometric distortion, each with probability 1/2; SSD: 0.125, 0.5, 0.5, 0.05.
+    data.brightness = 0.0  # largest shift, as a share of 255
+    data.contrast = 0.0  # factors are 1 minus to 1 plus this
+    data.saturation = 0.0
+    data.hue = 0.0  # largest turn, as a share of the colour circle
     data.num_threads = 4  # reading threads a process
     data.prefetch = 4  # batches prepared ahead
     data.max_unreadable = 10  # unreadable images skipped before it is an error

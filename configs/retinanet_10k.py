@@ -9,6 +9,10 @@ steps, tau 5, AGVM.
 
 Any number of devices will do: the micro-batches make up the global batch. The rate is
 the paper's for this batch; for another batch size it follows by the square root.
+
+Pictures keep their ratio: the shorter side is 800 pixels, the longer one at most 1333
+(the authors' code; flips, nothing else). Landscape and portrait pictures have a frame
+each, 512 of a kind in a row; so devices x micro_batch_size must divide 512.
 """
 
 from configs import base
@@ -20,9 +24,12 @@ def get_config():
     config.batch_size = 10240
     config.micro_batch_size = 16
     config.epochs = 24.0
-    config.image_size = (832, 1344)
+    config.image_size = (800, 1344)
 
     config.data.name = "coco"
+    config.data.short_sides = (800,)
+    config.data.long_side = 1333
+    config.data.orientation_group = 512
     config.data.num_threads = 16
 
     config.model.backbone = "resnet18"

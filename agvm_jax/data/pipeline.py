@@ -4,7 +4,8 @@ The stream's position is a number of batches and nothing else. Global position p
 p % batch_size of batch p // batch_size) shows image `shuffle(epoch)[p % n]` and draws
 its augmentation from (seed, p), whatever the number of threads or processes; process i
 of k takes positions i, i + k, i + 2k, ... So a run that stops can continue exactly, and
-on another number of processes too.
+on another number of processes too. With two frames (`orientation`) another order takes
+the shuffle's place; the rest is the same.
 """
 
 from collections.abc import Iterator
@@ -16,8 +17,22 @@ import numpy as np
 
 from agvm_jax.data.decode import Size
 from agvm_jax.data.errors import DataError
+from agvm_jax.data.orientation import (
+    Members,
+    TrainOrder,
+    evaluation_order,
+    split_by_orientation,
+)
 from agvm_jax.data.records import Source
 from agvm_jax.data.rows import LoadedRow, load_evaluation_row, load_training_row
+from agvm_jax.data.settings import (
+    check_config,
+    check_group,
+    check_stream,
+    frame_of,
+    share_of,
+)
+from agvm_jax.data.transforms import Augmentation
 from agvm_jax.structures import Batch
 
 _BUFFER_BYTES = 2**30  # pictures prepared ahead never take more than this
@@ -38,21 +53,21 @@ def train_batches(
 
     Args:
       source: a split, or anything with `len` and examples by index.
-      image_size: (H, W) of the batch; one number means square.
+      image_size: (H, W) of the batch, or (W, H) where data.orientation_group is set and
+        the batch is of the other orientation; one number means square.
       batch_size: images a step over all processes; each yields its
         batch_size / process_count.
       seed: 0 to 2**32 - 1.
-      data_config: section `data` of the config (max_boxes, mask_size, flip,
-        scale_range, num_threads, prefetch, max_unreadable).
+      data_config: section `data` of the config.
       start_batch: batches already consumed; the stream continues after them.
 
     Returns:
       An iterator of numpy Batches with `close()` and `counters`.
     """
-    rows = _share(batch_size, process_index, process_count)
+    rows = share_of(batch_size, process_index, process_count)
     return TrainBatches(
         source,
-        frame=_frame(image_size),
+        frame=frame_of(image_size),
         rows=rows,
         seed=seed,
         config=data_config,
@@ -70,7 +85,9 @@ def eval_batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> "EvalBatches":
-    """One pass over a split in its order, without augmentation.
+    """One pass over a split, without augmentation.
+
+    In the split's order; where data.orientation_group is set, landscape images first.
 
     Arguments as in `train_batches`. Every process gets the same number of batches, all
     of full size: rows that stand for no image carry image_id -1. An unreadable image
@@ -79,10 +96,10 @@ def eval_batches(
     Returns:
       An iterable with `len`; each `iter` starts a new pass.
     """
-    rows = _share(batch_size, process_index, process_count)
+    rows = share_of(batch_size, process_index, process_count)
     return EvalBatches(
         source,
-        frame=_frame(image_size),
+        frame=frame_of(image_size),
         rows=rows,
         config=data_config,
         shard=(process_index, process_count),
@@ -128,23 +145,29 @@ class TrainBatches(_Counting):
 
     def __init__(self, source, *, frame, rows, seed, config, shard, start_batch):
         super().__init__(config.max_unreadable)
-        _check_stream(source, seed, start_batch)
-        _check_config(config, frame)
+        check_stream(source, seed, start_batch)
+        check_config(config, frame)
         _use_one_thread_each()
-
-        def load(index: int, rng: np.random.Generator) -> LoadedRow:
-            return load_training_row(source, index, rng, frame, config)
-
+        augmentation = Augmentation.of(config)
         process_index, process_count = shard
+        members = _members(source, frame, config)
+        if len(members) == 1:
+            order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+        else:
+            check_group(config.orientation_group, rows * process_count)
+            counts = [len(some) for some in members]
+            order = grain.MapDataset.source(
+                TrainOrder(counts, config.orientation_group, seed)
+            ).seed(seed)
+
+        def load(place: int | tuple[int, int], rng: np.random.Generator) -> LoadedRow:
+            kind, index = (0, place) if len(members) == 1 else place
+            some = members[kind]
+            return load_training_row(some, index, rng, some.frame, config, augmentation)
+
         # random_map comes before the slice: its randomness is keyed by the global
         # position, not by the position within one process's share.
-        dataset = (
-            grain.MapDataset.range(len(source))
-            .seed(seed)
-            .shuffle()
-            .repeat()
-            .random_map(load)[process_index::process_count]
-        )
+        dataset = order.random_map(load)[process_index::process_count]
         self._rows = rows
         self._iterator = iter(
             dataset.to_iter_dataset(_read_options(config, rows, frame))
@@ -169,17 +192,22 @@ class EvalBatches(_Counting):
 
     def __init__(self, source, *, frame, rows, config, shard):
         super().__init__(config.max_unreadable)
-        _check_config(config, frame)
+        check_config(config, frame)
         _use_one_thread_each()
+        resizing = Augmentation.of(config).resizing
         process_index, process_count = shard
-        self._length = -(-len(source) // (rows * process_count))
+        members = _members(source, frame, config)
+        order = evaluation_order([len(some) for some in members], rows * process_count)
+        self._length = len(order) // (rows * process_count)
         self._rows = rows
 
-        def load(index: int) -> LoadedRow:
-            return load_evaluation_row(source, index, frame, config)
+        def load(place: tuple[int, int]) -> LoadedRow:
+            kind, index = place
+            some = members[kind]
+            return load_evaluation_row(some, index, some.frame, config, resizing)
 
         self._dataset = (
-            grain.MapDataset.range(self._length * rows * process_count)
+            grain.MapDataset.source(order)
             .map(load)[process_index::process_count]
             .to_iter_dataset(_read_options(config, rows, frame))
         )
@@ -205,6 +233,13 @@ def _stack(loaded: list[LoadedRow]) -> Batch:
     return Batch(**{key: np.stack([row[key] for row in rows]) for key in rows[0]})
 
 
+def _members(source: Source, frame: Size, config: Any) -> tuple[Members, ...]:
+    """The source's images, by the frame they go into."""
+    if config.orientation_group:
+        return split_by_orientation(source, frame)
+    return (Members(source, np.arange(len(source)), frame),)
+
+
 def _read_options(config: Any, rows: int, frame: Size) -> grain.ReadOptions:
     """Threads, and a buffer of `prefetch` batches within the memory bound."""
     fits = _BUFFER_BYTES // (frame[0] * frame[1] * 3)
@@ -215,60 +250,3 @@ def _read_options(config: Any, rows: int, frame: Size) -> grain.ReadOptions:
 def _use_one_thread_each() -> None:
     """Images are already decoded in parallel; OpenCV's own threads would fight that."""
     cv2.setNumThreads(0)
-
-
-def _frame(image_size: int | Size) -> Size:
-    """One number means square."""
-    if isinstance(image_size, int):
-        return (image_size, image_size)
-    height, width = image_size
-    return (int(height), int(width))
-
-
-def _share(batch_size: int, process_index: int, process_count: int) -> int:
-    """Rows of each process; ValueError where the batch cannot be shared evenly."""
-    if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
-            f"A batch of {batch_size} images cannot be shared by {process_count}"
-            " processes; choose a batch_size that they divide."
-        )
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index {process_index} of {process_count} processes.")
-    return batch_size // process_count
-
-
-def _check_stream(source: Source, seed: int, start_batch: int) -> None:
-    """Raise for what would otherwise fail inside a thread."""
-    if len(source) == 0:
-        raise DataError("The training split has no images.")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed}; it must lie in 0 .. 2**32 - 1.")
-    if start_batch < 0:
-        raise ValueError(f"start_batch is {start_batch}; it counts from 0.")
-
-
-def _check_config(config: Any, frame: Size) -> None:
-    """Raise a ValueError that names the key of config.data that cannot be used."""
-    low, high = config.scale_range
-    for good, key, rule in (
-        (config.max_boxes >= 1, "max_boxes", "must be 1 or more"),
-        (config.mask_size >= 0, "mask_size", "must be 0 (no masks) or more"),
-        (
-            config.semantic in ("none", "stuff", "all"),
-            "semantic",
-            "must be none, stuff or all",
-        ),
-        (config.semantic_stride >= 1, "semantic_stride", "must be 1 or more"),
-        (0 <= config.flip <= 1, "flip", "is a probability, 0 to 1"),
-        (0 < low <= high, "scale_range", "needs 0 < lowest <= highest"),
-        (config.num_threads >= 0, "num_threads", "must be 0 or more"),
-        (config.prefetch >= 0, "prefetch", "must be 0 or more"),
-        (config.max_unreadable >= 0, "max_unreadable", "must be 0 or more"),
-    ):
-        if not good:
-            raise ValueError(f"config.data.{key} is {getattr(config, key)}; it {rule}.")
-    if config.semantic != "none" and any(s % config.semantic_stride for s in frame):
-        raise ValueError(
-            f"image_size {frame} is no multiple of config.data.semantic_stride ="
-            f" {config.semantic_stride}."
-        )

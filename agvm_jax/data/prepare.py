@@ -31,6 +31,7 @@ from agvm_jax.data.masks import pack
 from agvm_jax.data.records import (
     CARD,
     FEATURES,
+    SIZES,
     Card,
     Example,
     Origin,
@@ -86,6 +87,7 @@ def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
     try:
         _write_records(origin, annotations, sizes, part)
         _count_records(part, len(annotations))
+        np.save(part / SIZES, annotations.sizes)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)  # leave no full disk behind
         raise

@@ -12,7 +12,8 @@ from agvm_jax.data.annotations import Annotations, Report
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.segments import Segments
 
-FORMAT = 4  # raise it when the records change: old sets are then prepared anew
+FORMAT = 5  # raise it when the records change: old sets are then prepared anew
+SIZES = "sizes.npy"  # (I, 2) height and width of each image, zeros where unknown
 CARD = "agvm.json"  # what the set holds; written last, so its presence means whole
 
 FEATURES = {
@@ -106,6 +107,11 @@ class Source:
         example["file_name"] = example["file_name"].decode()
         example["things"] = len(self.card.class_names)
         return example
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(I, 2) height and width of every image, without reading their records."""
+        return np.load(self.folder / SIZES)
 
     @property
     def report(self) -> Report:

@@ -9,8 +9,9 @@ from agvm_jax.data.decode import Size, decode_image, jpeg_divisor
 from agvm_jax.data.errors import DataError, UnreadableImage
 from agvm_jax.data.masks import unpack
 from agvm_jax.data.records import Source
+from agvm_jax.data.resizing import Resizing
 from agvm_jax.data.segments import IGNORE, load_segments
-from agvm_jax.data.transforms import Placement, random_placement, still_placement
+from agvm_jax.data.transforms import Augmentation, Drawn, draw, still_placement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,12 @@ class LoadedRow:
 
 
 def load_training_row(
-    source: Source, index: int, rng: np.random.Generator, frame: Size, config: Any
+    source: Source,
+    index: int,
+    rng: np.random.Generator,
+    frame: Size,
+    config: Any,
+    augmentation: Augmentation,
 ) -> LoadedRow:
     """A training row; an unreadable image is replaced by the next readable one.
 
@@ -35,10 +41,9 @@ def load_training_row(
         example = source[(index + step) % len(source)]
         size = (example["height"], example["width"])
         try:
-            placement = random_placement(
-                rng, _known(size), frame, config.flip, tuple(config.scale_range)
-            )
-            row, dropped = make_row(example, placement, frame, config, rng)
+            targets = example["boxes"][~example["crowd"]]
+            drawn = draw(rng, _known(size), frame, augmentation, targets)
+            row, dropped = make_row(example, drawn, frame, config, rng)
         except UnreadableImage as error:
             unreadable.append((example["file_name"], str(error)))
         else:
@@ -52,17 +57,16 @@ def load_training_row(
 
 
 def load_evaluation_row(
-    source: Source, index: int, frame: Size, config: Any
+    source: Source, index: int, frame: Size, config: Any, resizing: Resizing
 ) -> LoadedRow:
     """An evaluation row; padding where there is no image or it is unreadable."""
     if index >= len(source):
         return LoadedRow(empty_row(frame, config), 0, ())
     example = source[index]
     try:
-        placement = still_placement(
-            _known((example["height"], example["width"])), frame
-        )
-        row, dropped = make_row(example, placement, frame, config)
+        size = _known((example["height"], example["width"]))
+        drawn = Drawn(still_placement(size, frame, resizing))
+        row, dropped = make_row(example, drawn, frame, config)
     except UnreadableImage as error:
         unreadable = ((example["file_name"], str(error)),)
         return LoadedRow(empty_row(frame, config), 0, unreadable)
@@ -78,7 +82,7 @@ def _known(size: Size) -> Size:
 
 def make_row(
     example: dict[str, Any],
-    placement: Placement,
+    drawn: Drawn,
     frame: Size,
     config: Any,
     rng: np.random.Generator | None = None,
@@ -87,7 +91,7 @@ def make_row(
 
     Args:
       example: of `records.Source`.
-      placement: what to do with it.
+      drawn: what to do with it.
       frame: (H, W) of the result.
       config: section `data`. Of more objects than its max_boxes N, `rng` picks N at
         random, so that no kind is always the one left out.
@@ -101,9 +105,14 @@ def make_row(
       UnreadableImage: with the reason.
     """
     data = example["image"]
+    placement = drawn.placement
     divisor = jpeg_divisor(data, placement.size, placement.resized)
-    image = placement.image(decode_image(data, placement.size, divisor), frame, divisor)
+    image = decode_image(data, placement.size, divisor)
+    if drawn.colors is not None:
+        image = drawn.colors.apply(image)
+    image = placement.image(image, frame, divisor)
     boxes, keep = placement.boxes(example["boxes"])
+    keep &= drawn.keeps(example["boxes"], example["crowd"])
     chosen = np.flatnonzero(keep)
     dropped = max(0, len(chosen) - config.max_boxes)
     if dropped and rng is not None:

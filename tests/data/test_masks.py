@@ -5,13 +5,13 @@ import pytest
 from coco_files import annotation
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from placements import random_placement
 from pycocotools import mask as pycoco
 
 from agvm_jax.data import masks
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.pipeline import eval_batches, train_batches
-from agvm_jax.data.transforms import random_placement
 
 # pycocotools and numpy 2 disagree about the copy keyword; it works all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")

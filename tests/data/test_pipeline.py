@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -164,6 +165,36 @@ def test_a_batch_may_be_larger_than_the_data_set(data_config):
     assert np.bincount(batch.image_id).min() >= 2
 
 
+def test_every_augmentation_at_once_is_the_same_for_all_threads_and_positions(
+    data_config,
+):
+    data_config.update(
+        scale_range=(0.5, 1.5),
+        short_sides=(16, 24, 32),
+        long_side=44,
+        crop="iou",
+        brightness=0.125,
+        contrast=0.5,
+        saturation=0.5,
+        hue=0.05,
+    )
+    source = listed(7, boxes=3)
+    plain = data_config.copy_and_resolve_references()
+    plain.update(crop="none", hue=0.0, saturation=0.0, contrast=0.0, brightness=0.0)
+    whole, _ = take(source, data_config, 7)
+    data_config.num_threads = 3
+    rest, _ = take(source, data_config, 5, start_batch=2)
+    assert_same(rest, whole[2:])
+    share, _ = take(source, data_config, 7, process_index=1, process_count=2)
+    for one, other in zip(share, whole, strict=True):
+        np.testing.assert_array_equal(one.image, other.image[1::2])
+        np.testing.assert_array_equal(one.boxes, other.boxes[1::2])
+    without, _ = take(source, plain, 7)
+    ids = [[b.image_id.tolist() for b in batches] for batches in (whole, without)]
+    assert ids[0] == ids[1]
+    assert any((a.image != b.image).any() for a, b in zip(whole, without, strict=True))
+
+
 def test_padding_objects_are_zero_and_not_valid(data_config):
     source = Listed([example(0, boxes=0), example(1, boxes=3)])
     data_config.max_boxes = 5
@@ -318,6 +349,18 @@ def test_closing_twice_is_fine_and_a_closed_stream_gives_nothing(data_config):
         ({"flip": 1.5}, "data.flip is 1.5"),
         ({"scale_range": (0.0, 1.0)}, "data.scale_range"),
         ({"scale_range": (2.0, 1.0)}, "data.scale_range"),
+        ({"short_sides": (40,)}, "data.short_sides is (40,); it must lie in 1 .. 32"),
+        ({"short_sides": (0,)}, "data.short_sides"),
+        ({"long_side": -1}, "data.long_side is -1"),
+        ({"orientation_group": -4}, "data.orientation_group is -4"),
+        ({"crop": "center"}, "data.crop is center; it must be none, size or iou"),
+        ({"crop_range": (0.0, 1.0)}, "data.crop_range"),
+        ({"crop_range": (0.5, 1.1)}, "data.crop_range"),
+        ({"crop_probability": 2.0}, "data.crop_probability"),
+        ({"brightness": -0.1}, "data.brightness"),
+        ({"contrast": 1.5}, "data.contrast"),
+        ({"saturation": 1.5}, "data.saturation"),
+        ({"hue": 0.6}, "data.hue is 0.6"),
         ({"num_threads": -1}, "data.num_threads"),
         ({"prefetch": -1}, "data.prefetch"),
         ({"max_unreadable": -1}, "data.max_unreadable"),
@@ -325,7 +368,7 @@ def test_closing_twice_is_fine_and_a_closed_stream_gives_nothing(data_config):
 )
 def test_a_key_that_cannot_be_used_is_named(changes, words, data_config):
     data_config.update(changes)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=re.escape(words)):
         take(listed(3), data_config, 1)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from placements import random_placement
 
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.errors import DataError, UnreadableImage
@@ -12,7 +13,6 @@ from agvm_jax.data.segments import (
     segments_from_labels,
     store_segments,
 )
-from agvm_jax.data.transforms import random_placement
 
 
 def random_segments(rng, count, size=(20, 30)):

@@ -1,0 +1,89 @@
+"""Which settings of a stream can be used: each refusal names the key and the remedy."""
+
+from typing import Any
+
+from agvm_jax.data.decode import Size
+from agvm_jax.data.errors import DataError
+from agvm_jax.data.records import Source
+
+
+def frame_of(image_size: int | Size) -> Size:
+    """One number means square."""
+    if isinstance(image_size, int):
+        return (image_size, image_size)
+    height, width = image_size
+    return (int(height), int(width))
+
+
+def share_of(batch_size: int, process_index: int, process_count: int) -> int:
+    """Rows of each process; ValueError where the batch cannot be shared evenly."""
+    if batch_size < 1 or batch_size % process_count:
+        raise ValueError(
+            f"A batch of {batch_size} images cannot be shared by {process_count}"
+            " processes; choose a batch_size that they divide."
+        )
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index} of {process_count} processes.")
+    return batch_size // process_count
+
+
+def check_stream(source: Source, seed: int, start_batch: int) -> None:
+    """Raise for what would otherwise fail inside a thread."""
+    if len(source) == 0:
+        raise DataError("The training split has no images.")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}; it must lie in 0 .. 2**32 - 1.")
+    if start_batch < 0:
+        raise ValueError(f"start_batch is {start_batch}; it counts from 0.")
+
+
+def check_config(config: Any, frame: Size) -> None:
+    """Raise a ValueError that names the key of config.data that cannot be used."""
+    low, high = config.scale_range
+    least, most = config.crop_range
+    counts = ("mask_size", "long_side", "orientation_group", "num_threads", "prefetch")
+    for good, key, rule in (
+        (config.max_boxes >= 1, "max_boxes", "must be 1 or more"),
+        *(
+            (getattr(config, key) >= 0, key, "must be 0 or more")
+            for key in (*counts, "max_unreadable")
+        ),
+        (
+            config.semantic in ("none", "stuff", "all"),
+            "semantic",
+            "must be none, stuff or all",
+        ),
+        (config.semantic_stride >= 1, "semantic_stride", "must be 1 or more"),
+        (0 < low <= high, "scale_range", "needs 0 < lowest <= highest"),
+        (
+            all(0 < side <= min(frame) for side in config.short_sides),
+            "short_sides",
+            f"must lie in 1 .. {min(frame)}, the shorter side of image_size",
+        ),
+        (config.crop in ("none", "size", "iou"), "crop", "must be none, size or iou"),
+        (0 < least <= most <= 1, "crop_range", "needs 0 < smallest <= largest <= 1"),
+        *(
+            (0 <= getattr(config, key) <= 1, key, "must lie in 0 .. 1")
+            for key in ("flip", "crop_probability", "brightness", "contrast")
+        ),
+        (0 <= config.saturation <= 1, "saturation", "must lie in 0 .. 1"),
+        (0 <= config.hue <= 0.5, "hue", "must lie in 0 .. 0.5, half the circle"),
+    ):
+        if not good:
+            raise ValueError(f"config.data.{key} is {getattr(config, key)}; it {rule}.")
+    if config.semantic != "none" and any(s % config.semantic_stride for s in frame):
+        raise ValueError(
+            f"image_size {frame} is no multiple of config.data.semantic_stride ="
+            f" {config.semantic_stride}."
+        )
+
+
+def check_group(group: int, batch_size: int) -> None:
+    """A batch has one shape, so it may not reach over the end of a group."""
+    if group % batch_size:
+        raise ValueError(
+            f"config.data.orientation_group is {group}, but {batch_size} images are"
+            " taken in at once and need one frame: choose a multiple of"
+            f" {batch_size}, or a micro_batch_size that makes them a divisor of"
+            f" {group}."
+        )

@@ -1,0 +1,9 @@
+"""Placements drawn at random, for tests of what moves with a picture."""
+
+from agvm_jax.data.transforms import Augmentation, draw
+
+
+def random_placement(rng, size, frame, flip, scale_range):
+    """Scale, window and flip, nothing else."""
+    rules = Augmentation(flip=flip, scale_range=scale_range)
+    return draw(rng, size, frame, rules).placement
