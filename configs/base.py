@@ -72,9 +72,11 @@ def get_config() -> ConfigDict:
 
     model = config.model = ConfigDict()
     model.detector = "retinanet"
-    model.backbone = "resnet18"  # resnet18 | resnet34 | resnet50
+    # resnet18 | resnet34 | resnet50 | swin_t | swin_s | swin_b | swin_l
+    model.backbone = "resnet18"
     model.width = 1.0  # multiplies the backbone's channels
-    model.norm = "synced"  # frozen | local | synced BatchNorm in the backbone
+    model.norm = "synced"  # frozen | local | synced BatchNorm in the ResNets
+    model.drop_path = 0.2  # Swin: chance that the last block's branches are left out
     model.fpn_channels = 256
     model.p6_from = "c5"  # what P6 is computed from: c5 | p5
     model.head_convs = 4  # convolutions in each RetinaNet tower

@@ -11,6 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from .backbones.resnet import ResNet
+from .backbones.swin import Swin
 from .detectors.retinanet import RetinaNet
 from .fpn import FPN
 from .functional import Detector, make_detector
@@ -18,10 +19,35 @@ from .heads.retina import RetinaHead
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
+
+def build_resnet(depth: int, config: ConfigDict, *, axis_name, dtype, rngs) -> ResNet:
+    """Build a ResNet; `norm` is a key for it alone."""
+    return ResNet(
+        depth,
+        width=config.width,
+        norm=config.norm,
+        axis_name=axis_name,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def build_swin(size: str, config: ConfigDict, *, axis_name, dtype, rngs) -> Swin:
+    """Build a Swin; `drop_path` is a key for it alone."""
+    del axis_name  # LayerNorm looks at one place of one image
+    return Swin(
+        size, width=config.width, drop_path=config.drop_path, dtype=dtype, rngs=rngs
+    )
+
+
 BACKBONES = {
-    "resnet18": functools.partial(ResNet, 18),
-    "resnet34": functools.partial(ResNet, 34),
-    "resnet50": functools.partial(ResNet, 50),
+    "resnet18": functools.partial(build_resnet, 18),
+    "resnet34": functools.partial(build_resnet, 34),
+    "resnet50": functools.partial(build_resnet, 50),
+    "swin_t": functools.partial(build_swin, "t"),
+    "swin_s": functools.partial(build_swin, "s"),
+    "swin_b": functools.partial(build_swin, "b"),
+    "swin_l": functools.partial(build_swin, "l"),
 }
 
 
@@ -30,8 +56,7 @@ def build_backbone(
 ) -> nnx.Module:
     """Build `config.backbone`."""
     return look_up("model.backbone", config.backbone, BACKBONES)(
-        width=config.width,
-        norm=config.norm,
+        config,
         axis_name=axis_name,
         dtype=look_up("model.dtype", config.dtype, DTYPES),
         rngs=rngs,

@@ -149,8 +149,17 @@ class ResNet(nnx.Module):
         """Channels of each output: {"c2": ..., "c3": ..., "c4": ..., "c5": ...}."""
         return {f"c{i}": width for i, width in enumerate(self.widths, start=2)}
 
-    def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        """Map (B, H, W, 3) to {"c2".."c5"}: (B, ceil(H / 2^i), ceil(W / 2^i), C_i)."""
+    def __call__(
+        self, images: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """Map (B, H, W, 3) to {"c2".."c5"}: (B, ceil(H / 2^i), ceil(W / 2^i), C_i).
+
+        Args:
+          images: normalised.
+          train: BatchNorm uses the batch's own statistics and keeps account of them.
+          key: not needed, nothing is left to chance; every backbone takes one.
+        """
+        del key
         x = max_pool(jax.nn.relu(self.bn1(self.conv1(images), train=train)))
         features = {}
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)

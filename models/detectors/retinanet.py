@@ -24,7 +24,7 @@ class RetinaNet(nnx.Module):
     """A one-stage detector; its modules are `backbone`, `fpn` and `head`.
 
     Args:
-      backbone: images (B, H, W, 3) -> features, called with `train=`.
+      backbone: images (B, H, W, 3) -> features, called with `train=` and `key=`.
       fpn: features -> {level: (B, h, w, C)}, finest first.
       head: its anchors a place are `anchor_scales * len(anchor_ratios)`.
       anchor_sizes: pixels, one for each level of the pyramid.
@@ -93,13 +93,14 @@ class RetinaNet(nnx.Module):
         self.image_std = tuple(image_std)
 
     def outputs(
-        self, batch: Batch, *, train: bool
+        self, batch: Batch, *, train: bool, key: jax.Array | None = None
     ) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
         """Return logits, deltas and anchors of every level.
 
         Args:
           batch: images and their sizes.
           train: BatchNorm uses the batch's own statistics and keeps account of them.
+          key: decides what a backbone with drop path leaves out in training.
 
         Returns:
           Three lists with one array a level, finest first: logits (B, A_l, K), deltas
@@ -108,7 +109,8 @@ class RetinaNet(nnx.Module):
         images = normalize_images(
             batch.image, batch.image_size, self.image_mean, self.image_std
         )
-        features = list(self.fpn(self.backbone(images, train=train)).values())
+        features = self.backbone(images, train=train, key=key)
+        features = list(self.fpn(features).values())
         logits, deltas = self.head(features)
         cells = [cell_anchors(sizes, self.anchor_ratios) for sizes in self.anchor_sizes]
         grids = [feature.shape[1:3] for feature in features]
@@ -121,10 +123,9 @@ class RetinaNet(nnx.Module):
 
         Args:
           batch: images and annotations.
-          key: not needed, nothing is sampled; every detector takes one.
+          key: decides what a backbone with drop path leaves out.
         """
-        del key
-        return retina_loss(*self.outputs(batch, train=True), batch)
+        return retina_loss(*self.outputs(batch, train=True, key=key), batch)
 
     def predict(self, batch: Batch) -> Predictions:
         """Return the detections in `batch`; its annotations are not looked at."""

@@ -64,7 +64,28 @@ def test_a_step_in_bfloat16_on_odd_maps_gives_finite_float32_gradients():
     chex.assert_type(jax.tree.leaves((params, model_state, parts)), jnp.float32)
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50"])
+def test_a_step_of_a_swin_in_bfloat16_reaches_every_module_and_uses_its_key():
+    detector = build_detector(
+        make_config(backbone="swin_t", dtype="bfloat16", drop_path=0.5),
+        num_classes=3,
+        image_size=IMAGE_SIZE,
+    )
+    params, model_state = detector.init(jax.random.key(0))
+    assert set(params) == {"backbone", "fpn", "head"} and not model_state
+    step = jax.jit(jax.value_and_grad(detector.loss, has_aux=True))
+    (loss, _), gradient = step(params, model_state, make_batch(), jax.random.key(1))
+    (other, _), _ = step(params, model_state, make_batch(), jax.random.key(2))
+    assert loss.dtype == jnp.float32 and loss != other
+    chex.assert_trees_all_equal_shapes_and_dtypes(gradient, params)
+    chex.assert_tree_all_finite((gradient, loss, other))
+    for module, tree in gradient.items():
+        assert any(jnp.any(leaf != 0) for leaf in jax.tree.leaves(tree)), module
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    ["resnet18", "resnet34", "resnet50", "swin_t", "swin_s", "swin_b", "swin_l"],
+)
 def test_predictions_have_the_configured_shape(backbone):
     detector = build_detector(
         make_config(backbone=backbone), num_classes=3, image_size=IMAGE_SIZE
@@ -93,6 +114,7 @@ def test_the_number_of_parameters_is_torchvisions():
         ({"dtype": "float16"}, r"model.dtype='float16'.*bfloat16.*float32"),
         ({"p6_from": "p4"}, r"'p4'.*c5.*p5"),
         ({"width": 0.001}, r"width 0.001"),
+        ({"backbone": "swin_t", "drop_path": -0.1}, r"drop_path is -0.1"),
         ({"anchor_sizes": (32.0, 64.0)}, r"anchor_sizes"),
     ],
 )

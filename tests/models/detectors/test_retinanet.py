@@ -40,8 +40,8 @@ class OneLayer(nnx.Module):
     def __init__(self, dtype, rngs):
         self.conv = Conv(3, 4, 3, stride=8, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images, *, train):
-        del train
+    def __call__(self, images, *, train, key=None):
+        del train, key
         return {"c5": jax.nn.relu(self.conv(images))}
 
 
