@@ -6,9 +6,12 @@ leaves nothing but the sum. Here, for each module, n replicas in two halves of n
 1. reduce-scatter inside each half: member j then has slice j (2 P / n bytes) of its
    half's sum. Moves P (n-2) / n.
 2. member j and its partner in the other half, which has the same slice of the other
-   sum, each give away the part of it that the other owns. Each then has both half sums
-   of its own P / n bytes, and so its share of a . b, ||a||^2 and ||b||^2. Moves P / n.
-3. all-gather of the mean over all replicas. Moves P (n-1) / n.
+   sum, exchange them. Each then has both half sums of that slice, and so its part of
+   a . b, ||a||^2 and ||b||^2. Moves 2 P / n.
+3. all-gather of the mean inside each half. Moves P (n-2) / n.
+
+(Under ``check_vma=True`` partners exchange half a slice each, P / n, and the gather is
+over all replicas, P (n-1) / n: only then does the mean count as replicated.)
 
 Together 2 P (n-1) / n, as before. One psum of 3 h scalars completes the products.
 """
@@ -26,6 +29,8 @@ from agvm_jax.optim.variance import (
     stats_from_halves,
     wide,
 )
+
+LANES = 128  # of a TPU's tiles; a harmless choice anywhere else
 
 
 def mean_and_stats_by_scatter(
@@ -86,45 +91,67 @@ def _halve(
 
     Returns:
       The mean, (P,), and (3,) float32: a . b, ||a||^2 and ||b||^2 of the half means
-      over the part that this device owns.
+      over what this device holds of both; halved where its partner holds it too.
     """
     size = flat.size
     first, second = members = _members(n, split)
     pairs = list(zip(first, second, strict=True))
     index = jax.lax.axis_index(axis_name)
     half = half_of(index, n, split)
-    flat = jnp.pad(flat, (0, -size % n))
-    share = flat.size // n
-    # Before: everybody has its own (P,). After: member j of a half has slice j, two
-    # shares long, of its half's sum.
+    tracked = tracks_varying(axis_name)
+
+    def own(slices: jax.Array) -> jax.Array:
+        """Of one slice, what this device shall have of both sums: all, or its part."""
+        return slices.reshape(2, -1, LANES)[half][None] if tracked else slices
+
+    # Before: everybody has its own (n/2, rows, lanes). After: member j of a half has
+    # slice j of its half's sum, (1, rows, lanes).
     slices = jax.lax.psum_scatter(
-        flat, axis_name, axis_index_groups=members, scatter_dimension=0, tiled=True
-    ).reshape(2, share)
-    # Of a slice the member of the first half owns the first share, its partner the
-    # second. After: the owner has that share of both half sums.
-    ours = slices[half]
-    theirs = jax.lax.ppermute(
-        slices[1 - half], axis_name, [*pairs, *((b, a) for a, b in pairs)]
+        _in_slices(flat, n),
+        axis_name,
+        axis_index_groups=members,
+        scatter_dimension=0,
+        tiled=True,
     )
-    # After: everybody has the mean (P,), its shares in the order of the devices. Where
-    # the type system tracks what varies, the result counts as the same everywhere.
-    to = "invarying" if tracks_varying(axis_name) else "varying"
-    mean = jax.lax.all_gather((ours + theirs) / n, axis_name, tiled=True, to=to)
-    if split == "contiguous":  # the first half's members come before their partners
-        mean = mean.reshape(2, n // 2, share).swapaxes(0, 1).ravel()
+    ours = own(slices)
+    given = slices.reshape(2, -1, LANES)[1 - half][None] if tracked else slices
+    # After: both partners have slice j, or their parts of it, of both half sums.
+    theirs = jax.lax.ppermute(given, axis_name, [*pairs, *((b, a) for a, b in pairs)])
+    mean = (ours + theirs) / n
+    if tracked:
+        # Only a gather over the whole axis gives a result that counts as the same
+        # everywhere. After: all parts, (n, rows / 2, lanes), in the order of devices.
+        mean = jax.lax.all_gather(mean, axis_name, tiled=True, to="invarying")
+        if split == "contiguous":  # the first half's members come before their partners
+            mean = mean.reshape(2, n // 2, -1).swapaxes(0, 1)
+    else:
+        # After: all slices, (n/2, rows, lanes), from one's own half.
+        mean = jax.lax.all_gather(
+            mean, axis_name, axis_index_groups=members, tiled=True
+        )
 
     scale = 2.0 / n  # from half sums to half means
     if factor is not None:
         member = index // 2 if split == "interleaved" else index % (n // 2)
-        start = (2 * member + half) * share
-        factor = jnp.pad(factor, (0, -size % n))
-        scale = scale * jax.lax.dynamic_slice(factor, (start,), (share,))
+        factor = jax.lax.dynamic_slice_in_dim(_in_slices(factor, n), member, 1)
+        scale = scale * own(factor)
     ours, theirs = wide(ours) * scale, wide(theirs) * scale
     sq_ours, sq_theirs = float32_vdot(ours, ours), float32_vdot(theirs, theirs)
     sq_first = jnp.where(half == 0, sq_ours, sq_theirs)
     sq_second = jnp.where(half == 0, sq_theirs, sq_ours)
     product = jnp.stack([float32_vdot(ours, theirs), sq_first, sq_second])
-    return mean[:size], product
+    return mean.ravel()[:size], product if tracked else product / 2
+
+
+def _in_slices(flat: jax.Array, n: int) -> jax.Array:
+    """Shape (P,) into the slices of n/2 members, (n/2, rows, lanes), rows even.
+
+    The leading axis is what is scattered and gathered. A TPU lays out the last two in
+    tiles; on a flat vector, whose slices would cut tiles, its compiler makes an
+    all-reduce of a reduce-scatter and of an all-gather, at twice the bytes.
+    """
+    flat = jnp.pad(flat, (0, -flat.size % (n * LANES)))
+    return flat.reshape(n // 2, -1, LANES)
 
 
 def _members(n: int, split: Split) -> list[list[int]]:

@@ -294,14 +294,14 @@ def lower(fn, check_vma=False):
         out_specs=PartitionSpec(),
         check_vma=check_vma,
     )
-    return jax.jit(run).lower(GRADS_OF_1024).compile().as_text()
+    return jax.jit(run).lower(GRADS_OF_2048).compile().as_text()
 
 
-GRADS_OF_1024 = {
-    "backbone": {"w": np.ones((8, 32, 16), np.float32), "b": np.ones((8, 256), "f4")},
-    "head": np.ones((8, 256), np.float32),
+GRADS_OF_2048 = {
+    "backbone": {"w": np.ones((8, 32, 24), np.float32), "b": np.ones((8, 256), "f4")},
+    "head": np.ones((8, 1024), np.float32),
 }
-BIG_LABELS = label_tree(GRADS_OF_1024)
+BIG_LABELS = label_tree(GRADS_OF_2048)
 
 
 def traffic(program):
@@ -313,7 +313,7 @@ def traffic(program):
 @pytest.mark.parametrize("check_vma", [False, True])
 def test_halves_and_replicas_move_no_more_bytes_than_a_plain_mean(check_vma):
     plain, _ = traffic(lower(lambda g: mean_gradients(g, "data"), check_vma))
-    assert plain == 2 * 1024 * 4 * 7 / 8
+    assert plain == 2 * 2048 * 4 * 7 / 8
     scalars = 2 * 4 * 7 / 8  # what a psum of one scalar moves
     for estimator, per_module in (("halves", 3), ("replicas", 1)):
         program = lower(
