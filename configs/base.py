@@ -71,24 +71,33 @@ def get_config() -> ConfigDict:
     data.shapes.seed = 0
 
     model = config.model = ConfigDict()
-    model.detector = "retinanet"
+    model.detector = "retinanet"  # retinanet | faster_rcnn | mask_rcnn
     # resnet18 | resnet34 | resnet50 | swin_t | swin_s | swin_b | swin_l
     model.backbone = "resnet18"
     model.width = 1.0  # multiplies the backbone's channels
     model.norm = "synced"  # frozen | local | synced BatchNorm in the ResNets
     model.drop_path = 0.2  # Swin: chance that the last block's branches are left out
     model.fpn_channels = 256
-    model.p6_from = "c5"  # what P6 is computed from: c5 | p5
+    model.p6_from = "c5"  # what RetinaNet's P6 is computed from: c5 | p5
     model.head_convs = 4  # convolutions in each RetinaNet tower
     # Compute; parameters stay float32. float32 | bfloat16 | auto: bfloat16 on
     # accelerators, float32 on CPUs, which only emulate it.
     model.dtype = "float32"
-    model.anchor_sizes = (32.0, 64.0, 128.0, 256.0, 512.0)  # pixels, P3..P7
-    model.anchor_scales = 3  # octave steps a level: size * 2 ** (i / 3)
+    # Pixels, one size a level: P3..P7 of RetinaNet, P2..P6 of R-CNN.
+    model.anchor_sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
+    model.anchor_scales = 3  # octave steps a level: size * 2 ** (i / 3); R-CNN: 1
     model.anchor_ratios = (0.5, 1.0, 2.0)  # height / width
+    # R-CNN: the proposals. Pairs are (training, evaluation).
+    model.rpn_pre_nms_top_k = (2000, 1000)  # candidates a level
+    model.rpn_post_nms_top_k = (2000, 1000)  # proposals an image
+    model.rpn_nms_threshold = 0.7
+    model.rpn_samples = 256  # anchors an image that the RPN learns from
+    model.roi_samples = 512  # proposals an image that the heads learn from
+    model.box_head_width = 1024  # units of each of its two layers
+    model.mask_head_convs = 4  # 3x3 convolutions in front of the masks
     model.score_threshold = 0.05
     model.nms_threshold = 0.5
-    model.pre_nms_top_k = 1000  # candidates a level
+    model.pre_nms_top_k = 1000  # candidates a level (RetinaNet), an image (R-CNN)
     model.max_detections = 100
     model.image_mean = (123.675, 116.28, 103.53)
     model.image_std = (58.395, 57.12, 57.375)

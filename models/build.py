@@ -12,10 +12,20 @@ from ml_collections import ConfigDict
 
 from .backbones.resnet import ResNet
 from .backbones.swin import Swin
+from .detectors.mask_rcnn import MaskRCNN
+from .detectors.rcnn import FasterRCNN
 from .detectors.retinanet import RetinaNet
 from .fpn import FPN
 from .functional import Detector, make_detector
+from .heads.box import BoxHead
+from .heads.mask import MaskHead
 from .heads.retina import RetinaHead
+from .heads.rpn import RPNHead
+
+# Bins of a pooled box along each side: for its class and its corners (Lin et al. 2017,
+# section 4.2), and for its mask (He et al. 2017, figure 4).
+BOX_ROI_SIZE = 7
+MASK_ROI_SIZE = 14
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -101,7 +111,76 @@ def build_retinanet(
     )
 
 
-DETECTORS = {"retinanet": build_retinanet}
+def build_rcnn(
+    detector: type[FasterRCNN],
+    config: ConfigDict,
+    *,
+    num_classes: int,
+    axis_name: str | None,
+    rngs: nnx.Rngs,
+) -> FasterRCNN:
+    """Build a Faster or Mask R-CNN: levels P2 to P6, boxes are read from P2 to P5."""
+    dtype = look_up("model.dtype", config.dtype, DTYPES)
+    channels = config.fpn_channels
+    backbone = build_backbone(config, axis_name=axis_name, rngs=rngs)
+    modules = {
+        "backbone": backbone,
+        "fpn": FPN(
+            backbone.channels,
+            channels,
+            first_level=2,
+            extra="max_pool",
+            dtype=dtype,
+            rngs=rngs,
+        ),
+        "rpn": RPNHead(
+            channels,
+            num_anchors=config.anchor_scales * len(config.anchor_ratios),
+            dtype=dtype,
+            rngs=rngs,
+        ),
+        "box_head": BoxHead(
+            channels,
+            num_classes,
+            roi_size=BOX_ROI_SIZE,
+            width=config.box_head_width,
+            dtype=dtype,
+            rngs=rngs,
+        ),
+    }
+    if issubclass(detector, MaskRCNN):
+        modules["mask_head"] = MaskHead(
+            channels,
+            num_classes,
+            num_convs=config.mask_head_convs,
+            roi_size=MASK_ROI_SIZE,
+            dtype=dtype,
+            rngs=rngs,
+        )
+    return detector(
+        **modules,
+        anchor_sizes=config.anchor_sizes,
+        anchor_scales=config.anchor_scales,
+        anchor_ratios=config.anchor_ratios,
+        rpn_pre_nms_top_k=config.rpn_pre_nms_top_k,
+        rpn_post_nms_top_k=config.rpn_post_nms_top_k,
+        rpn_nms_threshold=config.rpn_nms_threshold,
+        rpn_samples=config.rpn_samples,
+        roi_samples=config.roi_samples,
+        score_threshold=config.score_threshold,
+        nms_threshold=config.nms_threshold,
+        pre_nms_top_k=config.pre_nms_top_k,
+        max_detections=config.max_detections,
+        image_mean=config.image_mean,
+        image_std=config.image_std,
+    )
+
+
+DETECTORS = {
+    "retinanet": build_retinanet,
+    "faster_rcnn": functools.partial(build_rcnn, FasterRCNN),
+    "mask_rcnn": functools.partial(build_rcnn, MaskRCNN),
+}
 
 
 def build_detector(

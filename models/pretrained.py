@@ -17,7 +17,7 @@ Tree = dict[str, Any]
 # torchvision's module name -> ours; the last part of the name is translated below.
 # Its published detectors still carry names from before version 0.13: there the ".0" is
 # missing, and the convolutions of a tower are counted with the ReLUs between them.
-RETINANET_RULES = (
+RESNET_FPN_RULES = (
     (r"backbone\.body\.(conv\d|bn\d)", r"backbone/\1"),
     (r"backbone\.body\.(layer\d)\.(\d+)\.(conv\d|bn\d)", r"backbone/\1/\2/\3"),
     (
@@ -28,6 +28,9 @@ RETINANET_RULES = (
     (r"backbone\.fpn\.inner_blocks\.(\d+)(?:\.0)?", r"fpn/lateral/\1"),
     (r"backbone\.fpn\.layer_blocks\.(\d+)(?:\.0)?", r"fpn/output/\1"),
     (r"backbone\.fpn\.extra_blocks\.(p6|p7)", r"fpn/\1"),
+)
+RETINANET_RULES = (
+    *RESNET_FPN_RULES,
     (r"head\.classification_head\.conv\.(\d+)\.0", r"head/class_tower/\1"),
     (r"head\.regression_head\.conv\.(\d+)\.0", r"head/box_tower/\1"),
     *(
@@ -37,6 +40,25 @@ RETINANET_RULES = (
     ),
     (r"head\.classification_head\.cls_logits", r"head/class_logits"),
     (r"head\.regression_head\.bbox_reg", r"head/box_deltas"),
+)
+FASTER_RCNN_RULES = (
+    *RESNET_FPN_RULES,
+    (r"rpn\.head\.conv(?:\.0\.0)?", r"rpn/conv"),
+    (r"rpn\.head\.cls_logits", r"rpn/objectness"),
+    (r"rpn\.head\.bbox_pred", r"rpn/box_deltas"),
+    (r"roi_heads\.box_head\.(fc6|fc7)", r"box_head/\1"),
+    (r"roi_heads\.box_predictor\.cls_score", r"box_head/class_logits"),
+    (r"roi_heads\.box_predictor\.bbox_pred", r"box_head/box_deltas"),
+)
+MASK_RCNN_RULES = (
+    *FASTER_RCNN_RULES,
+    (r"roi_heads\.mask_head\.(\d+)\.0", r"mask_head/convs/\1"),
+    *(
+        (rf"roi_heads\.mask_head\.mask_fcn{index + 1}", f"mask_head/convs/{index}")
+        for index in range(4)
+    ),
+    (r"roi_heads\.mask_predictor\.conv5_mask", r"mask_head/upsample"),
+    (r"roi_heads\.mask_predictor\.mask_fcn_logits", r"mask_head/logits"),
 )
 
 # Counters that torch's BatchNorm keeps for a mode we do not have, and constants.
@@ -49,6 +71,35 @@ _LEAVES = {
     "running_mean": "mean",
     "running_var": "var",
     "relative_position_bias_table": "bias_table",
+}
+
+# Bins of a pooled box along each side, in every detector that torchvision publishes.
+_ROI_SIZE = 7
+
+
+def _channels_last(tensor: np.ndarray) -> np.ndarray:
+    """Reorder a layer's inputs from (C, P, P) to (P, P, C), where they are that."""
+    bins = _ROI_SIZE**2
+    if tensor.ndim != 2 or tensor.shape[1] % bins:
+        return tensor  # its shape will be complained about
+    split = tensor.reshape(tensor.shape[0], -1, bins)
+    return split.transpose(0, 2, 1).reshape(tensor.shape)
+
+
+# What differs beyond the order of dimensions, by our path. Outputs stand first here.
+# Our background is the last class, theirs the first; their box deltas of the
+# background are never read, and we have none.
+_LAYOUTS = {
+    "box_head/fc6/kernel": _channels_last,
+    "box_head/class_logits/kernel": lambda tensor: np.roll(tensor, -1, axis=0),
+    "box_head/class_logits/bias": lambda tensor: np.roll(tensor, -1, axis=0),
+    "box_head/box_deltas/kernel": lambda tensor: tensor[4:],
+    "box_head/box_deltas/bias": lambda tensor: tensor[4:],
+    # A transposed convolution of theirs has its inputs first; masks of the background
+    # are never read.
+    "mask_head/upsample/kernel": lambda tensor: np.swapaxes(tensor, 0, 1),
+    "mask_head/logits/kernel": lambda tensor: tensor[1:],
+    "mask_head/logits/bias": lambda tensor: tensor[1:],
 }
 
 
@@ -105,6 +156,7 @@ def from_torchvision(
             continue
         array = np.asarray(tensor, np.float32)
         path = our_path(name, array.ndim, rules)
+        array = _LAYOUTS.get(path, np.asarray)(array)
         if array.ndim == 4:
             array = array.transpose(2, 3, 1, 0)  # OIHW to HWIO
         elif array.ndim == 2 and name.endswith(".weight"):

@@ -14,6 +14,12 @@ NUM_CLASSES = 7
 # detections, than are let through.
 PRE_NMS_TOP_K = 150
 MAX_DETECTIONS = 120
+# The same of Faster R-CNN. All anchors (10 thousand at most) and all proposals fit into
+# its samples, half or a quarter of which may be objects.
+RCNN_PRE_NMS_TOP_K = 200
+RCNN_POST_NMS_TOP_K = 90
+RCNN_MAX_DETECTIONS = 60
+RCNN_SAMPLES = 20_000
 CANVAS = (128, 160)
 PICTURES = ((128, 160), (96, 130), (128, 100))  # height, width
 # x1 y1 x2 y2 and class of each picture's objects. The second has one smaller than any
@@ -22,6 +28,15 @@ OBJECTS = (
     ((10, 12, 60, 70, 1), (70.5, 20.25, 150, 100, 4), (40, 60, 95, 125, 1)),
     ((5, 5, 9.5, 8, 6), (30, 20, 110, 90, 2)),
     (),
+)
+# Another canvas for Mask R-CNN. Sides of objects are multiples of MASK_SIDE, so that a
+# mask of so many cells over its box is a bitmap, exactly.
+MASK_CANVAS = (192, 96)
+MASK_PICTURES = ((192, 96), (150, 81))
+MASK_SIDE = 8
+MASK_OBJECTS = (
+    ((8, 16, 72, 104, 3), (20, 100, 92, 180, 0), (30, 40, 54, 64, 5)),
+    ((10, 30, 74, 126, 6),),
 )
 
 # What the general rule is multiplied by, for names that contain the key.
@@ -53,10 +68,56 @@ def make_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def make_pictures() -> list[np.ndarray]:
-    """Return one (height, width, 3) uint8 picture for each entry of PICTURES."""
+def make_rcnn_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the float32 tensor of torchvision's Faster R-CNN parameter `name`.
+
+    The last layers are made quieter, so that boxes stay near their proposals and
+    scores spread over the threshold.
+    """
+    gains = {
+        "rpn.head.cls_logits.bias": 0.0,  # undoes the shift of RetinaNet's scores
+        "rpn.head.cls_logits.weight": 4.0,
+        "rpn.head.bbox_pred.weight": 0.2,
+        "box_predictor.cls_score.weight": 1.5,
+        "box_predictor.bbox_pred.weight": 0.5,
+    }
+    values = make_tensor(name, shape)
+    for part, gain in gains.items():
+        if part in name:
+            values = values * np.float32(gain)
+    return values
+
+
+def make_masks() -> list[np.ndarray]:
+    """Return, for each entry of MASK_OBJECTS, (n, MASK_SIDE, MASK_SIDE) uint8 masks."""
+    rng = np.random.default_rng(0)
+    masks = []
+    for objects in MASK_OBJECTS:
+        shape = (len(objects), MASK_SIDE, MASK_SIDE)
+        masks.append((rng.random(shape) < 0.7).astype(np.uint8))
+    return masks
+
+
+def make_bitmaps() -> list[np.ndarray]:
+    """Return the same masks as (n, height, width) uint8 bitmaps of the pictures."""
+    bitmaps = []
+    for (height, width), objects, masks in zip(
+        MASK_PICTURES, MASK_OBJECTS, make_masks(), strict=True
+    ):
+        of_picture = np.zeros((len(objects), height, width), np.uint8)
+        for bitmap, (x1, y1, x2, y2, _), mask in zip(
+            of_picture, objects, masks, strict=True
+        ):
+            tall = np.repeat(mask, (y2 - y1) // MASK_SIDE, axis=0)
+            bitmap[y1:y2, x1:x2] = np.repeat(tall, (x2 - x1) // MASK_SIDE, axis=1)
+        bitmaps.append(of_picture)
+    return bitmaps
+
+
+def make_pictures(sizes=PICTURES) -> list[np.ndarray]:
+    """Return one (height, width, 3) uint8 picture for each (height, width)."""
     pictures = []
-    for index, (height, width) in enumerate(PICTURES):
+    for index, (height, width) in enumerate(sizes):
         rng = np.random.default_rng(index)
         coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
         smooth = np.repeat(np.repeat(coarse, 8, axis=0), 8, axis=1)[:height, :width]

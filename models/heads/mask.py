@@ -1,0 +1,157 @@
+"""The mask head: which pixels under a box belong to the object, and its loss.
+
+He et al. 2017 ("Mask R-CNN"), section 3 and figure 4 (right); in every detail that
+changes a number, torchvision's.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from agvm_jax.structures import Batch
+
+from ..layers import Conv, kaiming_normal
+from ..ops.masks import mask_targets
+from .box import POSITIVE_FRACTION, RoiSample
+
+
+class Upsample(nnx.Module):
+    """A transposed convolution of 2x2 with stride 2: each cell becomes four.
+
+    `kernel` is (2, 2, in, out): cell (2 i + a, 2 j + b) is cell (i, j) times
+    ``kernel[a, b]``. Nothing overlaps, so it is one matrix product.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, dtype, rngs: nnx.Rngs):
+        shape = (2, 2, in_channels, out_channels)
+        self.kernel = nnx.Param(kaiming_normal(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map (R, H, W, in) to (R, H, W, 2, 2, out); the four cells stay together."""
+        kernel = self.kernel[...].astype(self.dtype)
+        y = jnp.einsum("rhwc,abcd->rhwabd", x.astype(self.dtype), kernel)
+        return y + self.bias[...].astype(self.dtype)
+
+
+class MaskHead(nnx.Module):
+    """A few 3x3 convolutions, twice the resolution, and one mask a class.
+
+    Only the mask of the class that a box has is looked at, in training and after it, so
+    only that one is computed: the last layer costs as much for eighty classes as for
+    one.
+
+    Args:
+      in_channels: channels of the pooled features, and of every layer.
+      num_classes: K.
+      num_convs: 3x3 convolutions.
+      roi_size: bins of the pooled features along each side; masks have twice as many.
+      dtype: what the activations are computed in.
+      rngs: keys for the initial weights.
+
+    Raises:
+      ValueError: fewer than one class or convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        num_convs: int = 4,
+        roi_size: int = 14,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if num_classes < 1 or num_convs < 1:
+            raise ValueError(
+                f"a mask head with {num_classes} classes and {num_convs} convolutions: "
+                "at least 1 of each is needed"
+            )
+
+        def make_conv(out_channels, size):
+            return Conv(
+                in_channels, out_channels, size, use_bias=True, dtype=dtype, rngs=rngs
+            )
+
+        self.convs = nnx.List([make_conv(in_channels, 3) for _ in range(num_convs)])
+        self.upsample = Upsample(in_channels, in_channels, dtype=dtype, rngs=rngs)
+        self.logits = make_conv(num_classes, 1)
+        self.num_classes = num_classes
+        self.roi_size = roi_size
+        self.dtype = dtype
+
+    def __call__(self, pooled: jax.Array, classes: jax.Array) -> jax.Array:
+        """Return the mask of each box, for the class that it is said to have.
+
+        Args:
+          pooled: (B, R, P, P, C).
+          classes: (B, R) int; the mask of a row outside 0..K-1 is zero.
+
+        Returns:
+          (B, R, 2 P, 2 P) float32 logits.
+        """
+        batch, count, side, _, channels = pooled.shape
+        x = pooled.reshape(batch * count, side, side, channels)
+        for conv in self.convs:
+            x = jax.nn.relu(conv(x))
+        x = jax.nn.relu(self.upsample(x))  # (B R, P, P, 2, 2, C)
+        # Each box's own column of the last kernel, by a product: an index would have a
+        # scatter for its gradient.
+        chosen = jax.nn.one_hot(classes.ravel(), self.num_classes, dtype=self.dtype)
+        kernel = chosen @ self.logits.kernel[0, 0].astype(self.dtype).T  # (B R, C)
+        bias = chosen.astype(jnp.float32) @ self.logits.bias[...]
+        logits = jnp.einsum(
+            "rhwabc,rc->rhawb", x, kernel, preferred_element_type=jnp.float32
+        )
+        logits = logits + bias[:, None, None, None, None]
+        return logits.reshape(batch, count, 2 * side, 2 * side)
+
+
+def mask_sample(sample: RoiSample) -> RoiSample:
+    """Return the rows of a sample that may be objects, which all stand in front."""
+    most = max(int(sample.chosen.shape[1] * POSITIVE_FRACTION), 1)
+    return RoiSample(*(field[:, :most] for field in sample))
+
+
+def sampled_mask_targets(sample: RoiSample, batch: Batch, size: int) -> jax.Array:
+    """Return what the masks of sampled proposals should be, (B, S, M, M) float32.
+
+    Args:
+      sample: S proposals an image.
+      batch: B images' annotations.
+      size: M.
+
+    Raises:
+      ValueError: the batch has no masks.
+    """
+    if batch.masks is None:
+        raise ValueError(
+            "the batch has no masks, which a mask head learns from: set data.mask_size"
+            " (56 is twice the head's 28)"
+        )
+
+    def of_image(masks, boxes, rois, rows):
+        return mask_targets(masks[rows], boxes[rows], rois, size)
+
+    return jax.vmap(of_image)(batch.masks, batch.boxes, sample.boxes, sample.rows)
+
+
+def mask_loss(
+    logits: jax.Array, targets: jax.Array, counted: jax.Array
+) -> dict[str, jax.Array]:
+    """Return the binary cross entropy of masks, over all their cells.
+
+    Args:
+      logits: (B, S, M, M), each of its object's class.
+      targets: (B, S, M, M) in [0, 1].
+      counted: (B, S) bool, True for objects.
+
+    Returns:
+      "mask", a float32 scalar; 0 where there is no object.
+    """
+    logits = logits.astype(jnp.float32)
+    surprise = (jax.nn.softplus(logits) - targets * logits).mean(axis=(2, 3))
+    count = jnp.maximum(counted.sum(), 1)
+    return {"mask": jnp.where(counted, surprise, 0.0).sum() / count}
