@@ -104,13 +104,30 @@ def make_row(
     Raises:
       UnreadableImage: with the reason.
     """
-    data = example["image"]
+    image = make_image(example["image"], drawn, frame)
+    return fill_row(image, example, drawn, frame, config, rng)
+
+
+def make_image(data: bytes, drawn: Drawn, frame: Size) -> np.ndarray:
+    """Decode and place a picture: (*frame, 3) uint8; UnreadableImage says why not."""
     placement = drawn.placement
     divisor = jpeg_divisor(data, placement.size, placement.resized)
     image = decode_image(data, placement.size, divisor)
     if drawn.colors is not None:
         image = drawn.colors.apply(image)
-    image = placement.image(image, frame, divisor)
+    return placement.image(image, frame, divisor)
+
+
+def fill_row(
+    image: np.ndarray,
+    example: dict[str, Any],
+    drawn: Drawn,
+    frame: Size,
+    config: Any,
+    rng: np.random.Generator | None = None,
+) -> tuple[dict[str, np.ndarray], int]:
+    """`make_row` for a picture that `make_image` made."""
+    placement = drawn.placement
     boxes, keep = placement.boxes(example["boxes"])
     keep &= drawn.keeps(example["boxes"], example["crowd"])
     chosen = np.flatnonzero(keep)

@@ -1,14 +1,18 @@
 """Decoding: every kind of image comes out as 8-bit RGB, or as one reason why not."""
 
 import base64
+import dataclasses
 
 import cv2
 import numpy as np
 import pytest
 from coco_files import with_orientation
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agvm_jax.data.decode import decode_image, jpeg_divisor, stored_size
 from agvm_jax.data.errors import UnreadableImage
+from agvm_jax.data.transforms import still_placement
 
 # 16 x 8, Adobe CMYK, left half red, right half cyan.
 CMYK_JPEG = base64.b64decode(
@@ -95,6 +99,41 @@ def test_a_jpeg_is_decoded_as_small_as_the_target_allows(divisor):
     decoded = decode_image(jpeg, (160, 240), divisor)
     slow = cv2.resize(pixels, target[::-1], interpolation=cv2.INTER_AREA)
     assert np.abs(decoded.astype(int) - slow).mean() < 3
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 3000), st.integers(1, 3000)),
+    target=st.tuples(st.integers(1, 1400), st.integers(1, 1400)),
+)
+def test_a_picture_is_never_decoded_smaller_than_its_target(size, target):
+    divisor = jpeg_divisor(b"\xff\xd8", size, target)
+    decoded = [-(-side // divisor) for side in size]
+    if divisor > 1:
+        assert decoded[0] >= target[0] and decoded[1] >= target[1]
+    if divisor < 8:  # the next smaller size would be too small on some side
+        assert any(side < 2 * divisor * t for side, t in zip(size, target, strict=True))
+
+
+@pytest.mark.parametrize("size", [(320, 480), (323, 477), (161, 243)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_box_painted_into_a_jpeg_that_is_decoded_small_is_where_its_box_went(
+    size, flip
+):
+    frame = (40, 60)
+    place = still_placement(size, frame)
+    place = dataclasses.replace(place, flip=flip)
+    y1, x1, y2, x2 = size[0] // 4, size[1] // 8, size[0] * 3 // 4, size[1] // 2
+    pixels = np.zeros((*size, 3), np.uint8)
+    pixels[y1:y2, x1:x2] = 255
+    jpeg = encode(pixels, ".jpg")
+    divisor = jpeg_divisor(jpeg, size, place.resized)
+    assert divisor > 1
+    shown = place.image(decode_image(jpeg, size, divisor), frame, divisor)
+    (box,), _ = place.boxes(np.array([[x1, y1, x2, y2]], np.float32))
+    found = np.argwhere(shown[..., 0] >= 128)
+    (top, left), (bottom, right) = found.min(0), found.max(0) + 1
+    np.testing.assert_allclose([left, top, right, bottom], box, atol=0.75)
 
 
 def test_odd_sizes_are_rounded_up_when_decoded_small():
