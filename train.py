@@ -27,12 +27,13 @@ from agvm_jax.data.errors import DataError, UnreadableImage
 from agvm_jax.data.pipeline import eval_batches, train_batches
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.evaluator import evaluate
+from agvm_jax.evaluation.instance import InstanceEvaluator
 from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init
 from agvm_jax.optim.recipes import build_optimizer, check_modulation
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
-from agvm_jax.training.checkpoint import CheckpointMismatch
+from agvm_jax.training.checkpoint import CheckpointMismatch, any_checkpoint
 from agvm_jax.training.loop import Experiment, Outcome, train_and_evaluate
 from agvm_jax.training.metrics import open_log
 from agvm_jax.training.run_folder import open_run_folder
@@ -40,6 +41,10 @@ from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep, make_predict
 from agvm_jax.training.watch import TrainingStopped
 from models.build import build_detector
+from models.initial_weights import load_initial_weights
+
+# Who judges a detector's predictions; those with masks learn from masks.
+EVALUATORS = {"mask_rcnn": InstanceEvaluator}
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", lock_config=True)
@@ -129,6 +134,13 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         config.micro_batch_size,
         estimator=recipe.agvm.estimator if recipe.agvm else None,
     )
+    evaluator_type = EVALUATORS.get(config.model.detector, DetectionEvaluator)
+    if evaluator_type is InstanceEvaluator and not config.data.mask_size:
+        raise ValueError(
+            f"model.detector={config.model.detector} learns from masks and the config"
+            " has data.mask_size=0: use --config.data.mask_size=56, twice the head's"
+            " 28."
+        )
     model_config = config.model.copy_and_resolve_references()
     if model_config.dtype == "auto":
         # CPUs only emulate bfloat16, several times slower than float32.
@@ -140,13 +152,21 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         image_size=config.image_size,
         axis_name=mesh_lib.DATA_AXIS,
     )
-    params, _ = jax.eval_shape(detector.init, jax.random.key(config.seed))
+    shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
+    params, _ = shapes
     labels = label_tree(params)
     check_modulation(recipe, params)
-    folder = open_run_folder(
-        Path(config.workdir or Path("runs") / config.name / str(config.seed)),
-        config.to_dict(),
-    )
+    folder = Path(config.workdir or Path("runs") / config.name / str(config.seed))
+    weights = None
+    # A run that goes on takes its weights from its own checkpoint.
+    if config.train.init_from and not any_checkpoint(folder / "checkpoints"):
+        weights = load_initial_weights(
+            config.train.init_from,
+            config.train.init_what,
+            config.train.weights_dir,
+            *shapes,
+        )
+    open_run_folder(folder, config.to_dict())
     introduce(
         **{
             "data": "\n".join(dataset.report),
@@ -154,6 +174,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             f" {sum(math.prod(p.shape) for p in jax.tree.leaves(params)) / 1e6:.2f} M"
             f" parameters, {config.image_size[0]} x {config.image_size[1]} px, computed"
             f" in {model_config.dtype}",
+            **({"weights": weights.report} if weights else {}),
             "steps": f"{total_steps}, {steps_per_epoch} an epoch; {plan}",
             "optimizer": "\n".join(recipe.reasons),
             "run folder": str(folder),
@@ -165,12 +186,14 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         "process_count": jax.process_count(),
     }
     predict_on_mesh = make_predict(detector.predict, mesh)
-    evaluator = DetectionEvaluator(
+    evaluator = evaluator_type(
         dataset.val.ground_truth(), dataset.category_ids, dataset.class_names
     )
 
     def initial_state():
         params, model_state = detector.init(jax.random.key(config.seed))
+        if weights:
+            params, model_state = weights.put_into(params, model_state)
         opt_state = recipe.tx.init(params)
         noise = noise_init(module_names(labels))
         state = create_state(params, model_state, opt_state, noise, config.seed)

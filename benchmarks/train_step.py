@@ -1,11 +1,12 @@
-"""Images a second of our RetinaNet training step, beside torchvision's.
+"""Images a second of our training step, beside torchvision's.
 
     python -m benchmarks.train_step                        # ours alone
     python -m benchmarks.train_step --peer-python PATH     # and torchvision's
+    python -m benchmarks.train_step --detector faster_rcnn --peer-python PATH
 
 Network, image size, batch, classes and optimizer (SGD with momentum and weight decay)
-are the same on both sides, BatchNorm is trained, and P6 is made from P5 as torchvision
-has it. The two take turns, a few steps each; the figure to trust is the ratio, which is
+are the same on both sides, BatchNorm is trained, and RetinaNet's P6 is made from P5 as
+torchvision has it. The two take turns, a few steps each; the figure to trust is the ratio, which is
 taken turn by turn. `--peer-python` names an interpreter that can import torchvision;
 without it this one is tried. `--trace DIR` writes a profile of one of our steps.
 Environment variables reach both sides: OMP_NUM_THREADS, MALLOC_ARENA_MAX, ...
@@ -28,13 +29,19 @@ from models.build import build_detector
 NUM_CLASSES = 91
 BOXES = 8  # objects an image
 MAX_BOXES = 100  # rows an image, the rest is padding
+MASK_SIZE = 56  # of each object's mask, for Mask R-CNN
 
 
 def make_step(args):
     """Return a function that takes one training step and waits for it."""
     config = base.get_config().model
     config.update(
-        backbone=args.backbone, norm=args.norm, dtype=args.dtype, p6_from="p5"
+        detector=args.detector,
+        backbone=args.backbone,
+        norm=args.norm,
+        dtype=args.dtype,
+        p6_from="p5",
+        anchor_scales=3 if args.detector == "retinanet" else 1,
     )
     size = (args.image_size, args.image_size)
     detector = build_detector(config, num_classes=NUM_CLASSES, image_size=size)
@@ -77,6 +84,9 @@ def make_batch(batch_size: int, side: int) -> Batch:
         classes=rng.integers(0, NUM_CLASSES, (batch_size, MAX_BOXES)).astype(np.int32),
         valid=valid,
         crowd=np.zeros_like(valid),
+        masks=rng.integers(
+            0, 2, (batch_size, MAX_BOXES, MASK_SIZE, MASK_SIZE), np.uint8
+        ),
     )
 
 
@@ -87,6 +97,9 @@ def can_import_torchvision(python: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--detector", default="retinanet", help="or faster_rcnn, mask_rcnn"
+    )
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--norm", default="local", help="frozen | local")
     parser.add_argument("--dtype", default="float32")
@@ -139,7 +152,15 @@ def main() -> None:
 
 
 UNIT = " images/s"
-SHARED = ("backbone", "norm", "image-size", "batch-size", "steps", "dtype")
+SHARED = (
+    "detector",
+    "backbone",
+    "norm",
+    "image-size",
+    "batch-size",
+    "steps",
+    "dtype",
+)
 
 if __name__ == "__main__":
     main()

@@ -18,11 +18,12 @@ from agvm_jax.optim.modules import (
 )
 from agvm_jax.optim.preconditioning import Precondition, find_weights
 from agvm_jax.optim.reduction import (
-    mean_and_phi,
-    mean_gradients,
+    divided,
     stats_of_replicas,
+    sum_gradients,
+    total_and_phi,
 )
-from agvm_jax.optim.replicas import AxisName
+from agvm_jax.optim.replicas import AxisName, axis_size
 from agvm_jax.optim.smoothing import Average, smooth, variance_ratios
 from agvm_jax.optim.variance import (
     Estimator,
@@ -167,34 +168,38 @@ class Modulator:
     ) -> tuple[PyTree, ModuleScalars]:
         """Average over the axis; measure on the way if it is time."""
 
+        axis = self.axis_name
+
         def measured(grads: PyTree) -> tuple[PyTree, ModuleScalars]:
             weights = find_weights(self.precondition, inner_state, grads)
-            mean, stats = mean_and_phi(
-                grads, self.axis_name, labels, self.estimator, self.split, weights
+            total, stats = total_and_phi(
+                grads, axis, labels, self.estimator, self.split, weights
             )
-            return mean, stats.phi
+            return total, stats.phi
 
-        def averaged(grads: PyTree) -> tuple[PyTree, ModuleScalars]:
-            return mean_gradients(grads, self.axis_name), nothing
+        def summed(grads: PyTree) -> tuple[PyTree, ModuleScalars]:
+            return sum_gradients(grads, axis), nothing
 
-        def measured_apart(grads: PyTree, mean: PyTree) -> ModuleScalars:
+        def measured_apart(grads: PyTree, total: PyTree) -> ModuleScalars:
             weights = find_weights(self.precondition, inner_state, grads)
-            axis = self.axis_name
-            return stats_of_replicas(grads, mean, axis, labels, weights).phi
+            return stats_of_replicas(grads, total, axis, labels, weights).phi
 
         nan = jnp.full((), jnp.nan, jnp.float32)
         nothing = dict.fromkeys(module_names(labels), nan)
         if due is True:
-            return measured(grads)
-        if self.estimator == "replicas":
-            # The mean stays outside the condition: there the compiler may start it
+            total, phi = measured(grads)
+        elif self.estimator == "replicas":
+            # The sum stays outside the condition: there the compiler may start it
             # while the backward pass still runs.
-            mean = mean_gradients(grads, self.axis_name)
+            total = sum_gradients(grads, axis)
             phi = jax.lax.cond(
-                due, measured_apart, lambda grads, mean: nothing, grads, mean
+                due, measured_apart, lambda grads, total: nothing, grads, total
             )
-            return mean, phi
-        return jax.lax.cond(due, measured, averaged, grads)
+        else:
+            total, phi = jax.lax.cond(due, measured, summed, grads)
+        # Divided last, so that the quotient is made on the way into the optimizer and
+        # needs no pass through memory of its own.
+        return divided(total, axis_size(axis)), phi
 
     def _smooth(
         self, state: AgvmState, phi: ModuleScalars, due: jax.Array | bool

@@ -1,4 +1,4 @@
-"""Averages over replicas so that both half-batch sums pass by, at no extra traffic.
+"""Sums over replicas so that both half-batch sums pass by, at no extra traffic.
 
 A ring all-reduce of P bytes over n replicas moves 2 P (n-1) / n bytes a device and
 leaves nothing but the sum. Here, for each module, n replicas in two halves of n/2:
@@ -8,10 +8,10 @@ leaves nothing but the sum. Here, for each module, n replicas in two halves of n
 2. member j and its partner in the other half, which has the same slice of the other
    sum, exchange them. Each then has both half sums of that slice, and so its part of
    a . b, ||a||^2 and ||b||^2. Moves 2 P / n.
-3. all-gather of the mean inside each half. Moves P (n-2) / n.
+3. all-gather of the sum inside each half. Moves P (n-2) / n.
 
 (Under ``check_vma=True`` partners exchange half a slice each, P / n, and the gather is
-over all replicas, P (n-1) / n: only then does the mean count as replicated.)
+over all replicas, P (n-1) / n: only then does the sum count as replicated.)
 
 Together 2 P (n-1) / n, as before. One psum of 3 h scalars completes the products.
 """
@@ -33,7 +33,7 @@ from agvm_jax.optim.variance import (
 LANES = 128  # of a TPU's tiles; a harmless choice anywhere else
 
 
-def mean_and_stats_by_scatter(
+def total_and_stats_by_scatter(
     leaves: list[jax.Array],
     labels: list[str],
     axis_name: str,
@@ -41,7 +41,7 @@ def mean_and_stats_by_scatter(
     split: Split,
     factors: list[jax.Array] | None,
 ) -> tuple[list[jax.Array], GroupStats]:
-    """Average gradients over an axis and measure the halves' cosines on the way.
+    """Sum gradients over an axis and measure the halves' cosines on the way.
 
     Args:
       leaves: the replica's own gradients, of any shape and float dtype.
@@ -52,28 +52,28 @@ def mean_and_stats_by_scatter(
       factors: None, or what multiplies each gradient in the statistic only.
 
     Returns:
-      The mean of each leaf and the statistics, the same on all replicas.
+      The sum of each leaf and the statistics, the same on all replicas.
     """
     names = module_names(labels)
     products = {m: jnp.zeros((3,), jnp.float32) for m in names}
-    means = list(leaves)
+    totals = list(leaves)
     for (label, _), indices in _buckets(leaves, labels).items():
         flat = _concatenate([leaves[i] for i in indices])
         factor = None
         if factors is not None:
             factor = _concatenate([factors[i].astype(jnp.float32) for i in indices])
-        mean, product = _halve(flat, axis_name, num_replicas, split, factor)
+        total, product = _halve(flat, axis_name, num_replicas, split, factor)
         products[label] += product
         start = 0
         for i in indices:
-            means[i] = mean[start : start + leaves[i].size].reshape(leaves[i].shape)
+            totals[i] = total[start : start + leaves[i].size].reshape(leaves[i].shape)
             start += leaves[i].size
     # Before: each device has the products of its own share. After: of everything.
-    total = jax.lax.psum(jnp.stack([products[m] for m in names]), axis_name)  # (h, 3)
+    whole = jax.lax.psum(jnp.stack([products[m] for m in names]), axis_name)  # (h, 3)
     dot, sq_a, sq_b = (
-        {m: total[row, column] for row, m in enumerate(names)} for column in range(3)
+        {m: whole[row, column] for row, m in enumerate(names)} for column in range(3)
     )
-    return means, stats_from_halves(dot, sq_a, sq_b)
+    return totals, stats_from_halves(dot, sq_a, sq_b)
 
 
 def _halve(
@@ -83,14 +83,14 @@ def _halve(
     split: Split,
     factor: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Average one flat vector over n replicas.
+    """Sum one flat vector over n replicas.
 
     Args:
       flat: (P,) the replica's own.
-      factor: None or (P,) float32, multiplied into the products but not the mean.
+      factor: None or (P,) float32, multiplied into the products but not the sum.
 
     Returns:
-      The mean, (P,), and (3,) float32: a . b, ||a||^2 and ||b||^2 of the half means
+      The sum, (P,), and (3,) float32: a . b, ||a||^2 and ||b||^2 of the half means
       over what this device holds of both; halved where its partner holds it too.
     """
     size = flat.size
@@ -117,17 +117,17 @@ def _halve(
     given = slices.reshape(2, -1, LANES)[1 - half][None] if tracked else slices
     # After: both partners have slice j, or their parts of it, of both half sums.
     theirs = jax.lax.ppermute(given, axis_name, [*pairs, *((b, a) for a, b in pairs)])
-    mean = (ours + theirs) / n
+    total = ours + theirs
     if tracked:
         # Only a gather over the whole axis gives a result that counts as the same
         # everywhere. After: all parts, (n, rows / 2, lanes), in the order of devices.
-        mean = jax.lax.all_gather(mean, axis_name, tiled=True, to="invarying")
+        total = jax.lax.all_gather(total, axis_name, tiled=True, to="invarying")
         if split == "contiguous":  # the first half's members come before their partners
-            mean = mean.reshape(2, n // 2, -1).swapaxes(0, 1)
+            total = total.reshape(2, n // 2, -1).swapaxes(0, 1)
     else:
         # After: all slices, (n/2, rows, lanes), from one's own half.
-        mean = jax.lax.all_gather(
-            mean, axis_name, axis_index_groups=members, tiled=True
+        total = jax.lax.all_gather(
+            total, axis_name, axis_index_groups=members, tiled=True
         )
 
     scale = 2.0 / n  # from half sums to half means
@@ -140,7 +140,7 @@ def _halve(
     sq_first = jnp.where(half == 0, sq_ours, sq_theirs)
     sq_second = jnp.where(half == 0, sq_theirs, sq_ours)
     product = jnp.stack([float32_vdot(ours, theirs), sq_first, sq_second])
-    return mean.ravel()[:size], product if tracked else product / 2
+    return total.ravel()[:size], product if tracked else product / 2
 
 
 def _in_slices(flat: jax.Array, n: int) -> jax.Array:

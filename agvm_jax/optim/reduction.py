@@ -17,7 +17,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from agvm_jax.optim.halves import mean_and_stats_by_scatter
+from agvm_jax.optim.halves import total_and_stats_by_scatter
 from agvm_jax.optim.modules import FROZEN, leaf_labels, map_floats
 from agvm_jax.optim.replicas import (
     AxisName,
@@ -116,10 +116,30 @@ def mean_and_phi(
     >>> mean["fpn"].tolist(), float(stats.phi["fpn"])
     ([1.0, 1.0], 1.0)
     """
+    total, stats = total_and_phi(
+        grads, axis_name, labels, estimator, split, weights, route
+    )
+    return divided(total, axis_size(axis_name)), stats
+
+
+def total_and_phi(
+    grads: PyTree,
+    axis_name: AxisName,
+    labels: PyTree,
+    estimator: Estimator = "halves",
+    split: Split = "interleaved",
+    weights: PyTree | None = None,
+    route: Route = "auto",
+) -> tuple[PyTree, GroupStats]:
+    """Sum the replicas' gradients and measure; ``mean_and_phi`` before its division.
+
+    A sum that is divided where it is used needs no memory for the quotient: the
+    compiler divides on the way into the optimizer.
+    """
     num_replicas = _check_replicas(grads, axis_name, estimator, split)
     if estimator == "replicas":
-        mean = mean_gradients(grads, axis_name)
-        return mean, stats_of_replicas(grads, mean, axis_name, labels, weights)
+        total = sum_gradients(grads, axis_name)
+        return total, stats_of_replicas(grads, total, axis_name, labels, weights)
     if route == "auto":
         route = "scatter" if has_grouped_collectives(axis_name) else "masked"
     if route == "masked":
@@ -152,7 +172,17 @@ def mean_and_phi_of_groups(
 
 def mean_gradients(grads: PyTree, axis_name: AxisName) -> PyTree:
     """Average gradients over an axis; leaves that are not floats pass as they are."""
-    return map_floats(lambda g: jax.lax.pmean(g, axis_name), grads)
+    return divided(sum_gradients(grads, axis_name), axis_size(axis_name))
+
+
+def sum_gradients(grads: PyTree, axis_name: AxisName) -> PyTree:
+    """Sum gradients over an axis; leaves that are not floats pass as they are."""
+    return map_floats(lambda g: jax.lax.psum(g, axis_name), grads)
+
+
+def divided(total: PyTree, count: int) -> PyTree:
+    """Return the floats of a tree divided by a number, in their own dtype."""
+    return map_floats(lambda g: g / count, total)
 
 
 def psum_scalars(values: ModuleScalars, axis_name: AxisName) -> ModuleScalars:
@@ -170,19 +200,20 @@ def weighted(weights: PyTree | None, grads: PyTree) -> PyTree:
 
 def stats_of_replicas(
     grads: PyTree,
-    mean: PyTree,
+    total: PyTree,
     axis_name: AxisName,
     labels: PyTree,
     weights: PyTree | None = None,
 ) -> GroupStats:
-    """Return the statistics of replicas whose ``mean`` is known; one psum of scalars.
+    """Return the statistics of replicas whose sum is known; one psum of scalars.
 
     Arguments and errors as in ``mean_and_phi``.
     """
     num_replicas = _check_replicas(grads, axis_name, "replicas", "interleaved")
     norms = module_sq_norms(weighted(weights, grads), labels)
-    total = psum_scalars(as_varying(norms, axis_name), axis_name)
-    mean_sq = {m: value / num_replicas for m, value in total.items()}
+    sum_sq = psum_scalars(as_varying(norms, axis_name), axis_name)
+    mean_sq = {m: value / num_replicas for m, value in sum_sq.items()}
+    mean = divided(total, num_replicas)
     sq_mean = module_sq_norms(weighted(weights, mean), labels)
     return stats_from_replicas(mean_sq, sq_mean, num_replicas)
 
@@ -205,7 +236,7 @@ def _by_scatter(
     split: Split,
     weights: PyTree | None,
 ) -> tuple[PyTree, GroupStats]:
-    """Take apart the mean of what is measured; average the rest as usual."""
+    """Take apart the sum of what is measured; sum the rest as usual."""
     flat_labels = leaf_labels(labels, grads)
     leaves, treedef = jax.tree.flatten(grads)
     measured = [
@@ -217,7 +248,7 @@ def _by_scatter(
     if weights is not None:
         flat_weights = jax.tree.leaves(weights)
         factors = [flat_weights[i] for i in measured]
-    means, stats = mean_and_stats_by_scatter(
+    totals, stats = total_and_stats_by_scatter(
         as_varying([leaves[i] for i in measured], axis_name),
         [flat_labels[i] for i in measured],
         axis_name,
@@ -225,9 +256,9 @@ def _by_scatter(
         split,
         factors,
     )
-    taken = dict(zip(measured, means, strict=True))
+    taken = dict(zip(measured, totals, strict=True))
     rest = {i: leaf for i, leaf in enumerate(leaves) if i not in taken}
-    taken |= mean_gradients(rest, axis_name)
+    taken |= sum_gradients(rest, axis_name)
     return jax.tree.unflatten(treedef, [taken[i] for i in range(len(leaves))]), stats
 
 
@@ -242,17 +273,18 @@ def _by_masks(
     """Sum each half over the whole axis, the other half's gradients set to zero."""
     half = half_of(jax.lax.axis_index(axis_name), num_replicas, split)
 
-    def half_mean(which: int) -> PyTree:
+    def half_sum(which: int) -> PyTree:
         def leaf(g: jax.Array) -> jax.Array:
-            own = jnp.where(half == which, g, 0)
-            return jax.lax.psum(own, axis_name) / (num_replicas // 2)
+            return jax.lax.psum(jnp.where(half == which, g, 0), axis_name)
 
         return map_floats(leaf, grads)
 
-    a, b = half_mean(0), half_mean(1)
-    mean = map_floats(lambda x, y: (x + y) / 2, a, b)
-    a, b = weighted(weights, a), weighted(weights, b)
-    return mean, stats_from_halves(
+    first, second = half_sum(0), half_sum(1)
+    total = map_floats(jnp.add, first, second)
+    a, b = (
+        weighted(weights, divided(one, num_replicas // 2)) for one in (first, second)
+    )
+    return total, stats_from_halves(
         module_vdot(a, b, labels),
         module_sq_norms(a, labels),
         module_sq_norms(b, labels),
