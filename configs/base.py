@@ -59,7 +59,7 @@ def get_config() -> ConfigDict:
     data.contrast = 0.0  # factors are 1 minus to 1 plus this
     data.saturation = 0.0
     data.hue = 0.0  # largest turn, as a share of the colour circle
-    data.num_threads = 4  # reading threads a process
+    data.num_threads = 0  # reading threads a process; 0: one a core, up to 16
     data.prefetch = 4  # batches prepared ahead
     data.max_unreadable = 10  # unreadable images skipped before it is an error
     data.shapes = ConfigDict()

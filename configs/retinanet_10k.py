@@ -30,7 +30,6 @@ def get_config():
     config.data.short_sides = (800,)
     config.data.long_side = 1333
     config.data.orientation_group = 512
-    config.data.num_threads = 16
 
     config.model.backbone = "resnet18"
     config.model.norm = "synced"

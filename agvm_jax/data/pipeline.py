@@ -30,6 +30,7 @@ from agvm_jax.data.settings import (
     check_group,
     check_stream,
     frame_of,
+    reading_threads,
     share_of,
 )
 from agvm_jax.data.transforms import Augmentation
@@ -243,8 +244,9 @@ def _members(source: Source, frame: Size, config: Any) -> tuple[Members, ...]:
 def _read_options(config: Any, rows: int, frame: Size) -> grain.ReadOptions:
     """Threads, and a buffer of `prefetch` batches within the memory bound."""
     fits = _BUFFER_BYTES // (frame[0] * frame[1] * 3)
-    ahead = max(config.num_threads, min(config.prefetch * rows, fits))
-    return grain.ReadOptions(num_threads=config.num_threads, prefetch_buffer_size=ahead)
+    threads = reading_threads(config.num_threads)
+    ahead = max(threads, min(config.prefetch * rows, fits))
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
 
 
 def _use_one_thread_each() -> None:

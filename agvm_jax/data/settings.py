@@ -1,10 +1,24 @@
 """Which settings of a stream can be used: each refusal names the key and the remedy."""
 
+import os
 from typing import Any
 
 from agvm_jax.data.decode import Size
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.records import Source
+
+_MOST_THREADS = 16  # beyond, they wait for Python's lock
+
+
+def reading_threads(num_threads: int) -> int:
+    """The number asked for; 0: one a core that this process may use, up to 16."""
+    if num_threads:
+        return num_threads
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
 
 
 def frame_of(image_size: int | Size) -> Size:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from agvm_jax.optim import noise
-from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training import metrics as metrics_lib
 from agvm_jax.training.batching import BatchPlan
 from agvm_jax.training.checkpoint import Checkpoints
+from agvm_jax.training.feed import Feed, StepAbandoned
 from agvm_jax.training.progress import Clock, Progress
 from agvm_jax.training.run_folder import StopSignal
 from agvm_jax.training.state import TrainState
@@ -26,10 +25,6 @@ INTERRUPTED = (
     "stopped by a signal after step %d of %d; everything is saved, and the same command"
     " goes on from here"
 )
-
-
-class StepAbandoned(Exception):
-    """A signal came between two micro-batches of a step; the step never happened."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +118,10 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
     save_every = _every(settings.checkpoint_every_epochs, experiment)
     progress = Progress(total, start, settings.progress and first_process)
     stop = StopSignal()
-    feed = Feed(experiment, start, progress, stop)
+    passes = experiment.plan.micro_batches
+    # The stream is indexed, and every step takes the same number of passes.
+    batches = experiment.train_batches(start * passes)
+    feed = Feed(experiment.mesh, batches, passes, progress, stop)
     watch = Watch(settings.max_skipped_steps, log)
     clock = Clock(experiment.plan.batch_size)
     results: dict[str, float] = {}
@@ -192,55 +190,6 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
 def noise_scales(state: TrainState) -> dict[str, float]:
     """Returns the run's gradient noise scale per module and in all, in images."""
     return {k: float(v) for k, v in noise.noise_scale(state.noise).items()}
-
-
-class Feed:
-    """Host batches put on the devices, one after the other; an iterator.
-
-    It starts where the run stands: the stream is indexed, and every step takes the same
-    number of passes.
-    """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        start_step: int,
-        progress: Progress,
-        stop: StopSignal,
-    ):
-        self._mesh = experiment.mesh
-        self._stop = stop
-        self._passes = experiment.plan.micro_batches
-        self._progress = progress
-        first = start_step * self._passes
-        self._batches = experiment.train_batches(first)
-        self._image_ids: list[np.ndarray] = []
-
-    def __iter__(self) -> "Feed":
-        return self
-
-    def __next__(self) -> Any:
-        if self._image_ids and self._stop.may_abandon_step:
-            raise StepAbandoned
-        batch = next(self._batches)
-        self._image_ids.append(np.asarray(batch.image_id))
-        if self._passes > 2:
-            self._progress.part(len(self._image_ids), self._passes)
-        return mesh_lib.put_batch(self._mesh, batch)
-
-    def take_image_ids(self) -> np.ndarray:
-        """Returns the image ids handed out since the last call."""
-        ids, self._image_ids = np.concatenate(self._image_ids), []
-        return ids
-
-    @property
-    def counters(self) -> dict[str, int]:
-        """What the data pipeline counted: unreadable images, dropped boxes, ..."""
-        return dict(self._batches.counters)
-
-    def close(self) -> None:
-        """Ends the reading threads."""
-        self._batches.close()
 
 
 def _every(epochs: float, experiment: Experiment) -> int:

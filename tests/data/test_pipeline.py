@@ -388,6 +388,22 @@ def test_a_stream_that_cannot_be_is_refused(options, words, data_config):
         take(listed(4), data_config, 1, **options)
 
 
+def test_threads_are_as_many_as_asked_for_or_one_a_core_up_to_sixteen(monkeypatch):
+    from agvm_jax.data import settings
+
+    assert settings.reading_threads(5) == 5
+    for cores, threads in ((1, 1), (3, 3), (200, 16)):
+        for name in ("sched_getaffinity", "cpu_count"):
+            answer = range(cores) if name == "sched_getaffinity" else cores
+            monkeypatch.setattr(
+                settings.os, name, lambda *_, answer=answer: answer, raising=False
+            )
+        assert settings.reading_threads(0) == threads
+        monkeypatch.delattr(settings.os, "sched_getaffinity")
+        assert settings.reading_threads(0) == threads
+        monkeypatch.undo()
+
+
 def test_an_empty_source_is_refused(data_config):
     with pytest.raises(DataError, match="no images"):
         take(Listed([]), data_config, 1)
