@@ -148,6 +148,13 @@ def get_config() -> ConfigDict:
     agvm.precondition = False  # adamw: cosine of g / (sqrt(v) + eps)
 
     train = config.train = ConfigDict()
+    # Weights to start from: a .pth, .npz or .safetensors file of torchvision's names;
+    # the name of published ones (resnet50, swin_t, retinanet_resnet50_fpn, ...; models/
+    # weight_files.py); hf:OWNER/REPOSITORY/FILE; "": random ones.
+    train.init_from = ""
+    # all | backbone | all_but_heads: all but the layers that have a size for each class
+    train.init_what = "backbone"
+    train.weights_dir = "~/.cache/agvm_jax/weights"  # where fetched ones are kept
     train.log_every_steps = 10
     train.eval_every_epochs = 1.0
     train.checkpoint_every_epochs = 1.0

@@ -13,6 +13,9 @@ import jax
 import numpy as np
 
 Tree = dict[str, Any]
+Rules = tuple[tuple[str, str], ...]
+
+NOTHING = r"(?!)"  # a pattern
 
 # torchvision's module name -> ours; the last part of the name is translated below.
 # Its published detectors still carry names from before version 0.13: there the ".0" is
@@ -103,9 +106,7 @@ _LAYOUTS = {
 }
 
 
-def our_path(
-    name: str, ndim: int, rules: tuple[tuple[str, str], ...] = RETINANET_RULES
-) -> str | None:
+def our_path(name: str, ndim: int, rules: Rules = RETINANET_RULES) -> str | None:
     """Return where a torchvision tensor of `ndim` dimensions belongs, or None.
 
     >>> our_path("backbone.body.layer2.0.downsample.1.running_var", 1)
@@ -127,7 +128,7 @@ def from_torchvision(
     tensors: Mapping[str, Any],
     params: Tree,
     model_state: Tree,
-    rules: tuple[tuple[str, str], ...] = RETINANET_RULES,
+    rules: Rules = RETINANET_RULES,
 ) -> tuple[Tree, Tree]:
     """Return trees like `params` and `model_state` filled from torchvision's tensors.
 
@@ -142,20 +143,45 @@ def from_torchvision(
       params and model_state, of NumPy float32 arrays.
 
     Raises:
+      ValueError: see `place`.
+    """
+    placed, _ = place(tensors, leaf_shapes(params, model_state), rules)
+    return fill(params, placed), fill(model_state, placed)
+
+
+def place(
+    tensors: Mapping[str, Any],
+    wanted: Mapping[str, tuple[int, ...]],
+    rules: Rules,
+    kept: str = NOTHING,
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Return torchvision's tensors under our paths and in our layouts.
+
+    Args:
+      tensors: a state dict; the values are anything that `numpy.asarray` takes.
+      wanted: path -> shape of what the model has.
+      rules: which module goes where.
+      kept: a pattern of our paths. What matches is not set, and tensors that belong
+        there are not used; it need not exist in the model.
+
+    Returns:
+      path -> float32 array, and the names of the tensors that were not used (constants
+      and counters apart).
+
+    Raises:
       ValueError: lists each tensor without a place, each place without a tensor and
         each pair whose shapes differ.
     """
-    wanted = {
-        "/".join(key.key for key in path): leaf.shape
-        for tree in (params, model_state)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    filled, problems = {}, []
+    wanted = {p: shape for p, shape in wanted.items() if not re.fullmatch(kept, p)}
+    placed, unused, problems = {}, [], []
     for name, tensor in tensors.items():
         if _UNUSED.fullmatch(name):
             continue
         array = np.asarray(tensor, np.float32)
         path = our_path(name, array.ndim, rules)
+        if path is not None and re.fullmatch(kept, path):
+            unused.append(name)
+            continue
         array = _LAYOUTS.get(path, np.asarray)(array)
         if array.ndim == 4:
             array = array.transpose(2, 3, 1, 0)  # OIHW to HWIO
@@ -163,27 +189,36 @@ def from_torchvision(
             array = array.T  # (out, in) to (in, out)
         if path not in wanted:
             problems.append(f"{name} {array.shape} has no place in the model")
-        elif path in filled:
+        elif path in placed:
             problems.append(f"{name} is a second tensor for {path}")
-        elif array.shape != wanted[path]:
-            problems.append(
-                f"{name} is {array.shape} in our layout, {path} is {wanted[path]}"
-            )
-            filled[path] = array
         else:
-            filled[path] = array
+            placed[path] = array
+            if array.shape != wanted[path]:
+                problems.append(
+                    f"{name} is {array.shape} in our layout, {path} is {wanted[path]}"
+                )
     problems += [
-        f"nothing sets {path} {wanted[path]}" for path in wanted if path not in filled
+        f"nothing sets {path} {wanted[path]}" for path in wanted if path not in placed
     ]
     if problems:
         raise ValueError(
             f"the weights do not fit the model ({len(problems)} differences):\n  "
             + "\n  ".join(problems)
         )
+    return placed, unused
 
-    def fill(tree):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: filled["/".join(key.key for key in path)], tree
-        )
 
-    return fill(params), fill(model_state)
+def leaf_shapes(*trees: Tree) -> dict[str, tuple[int, ...]]:
+    """Return path -> shape of every leaf, as in "backbone/conv1/kernel"."""
+    return {
+        "/".join(key.key for key in path): leaf.shape
+        for tree in trees
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def fill(tree: Tree, placed: Mapping[str, np.ndarray]) -> Tree:
+    """Return `tree` with the arrays of `placed` where there are any."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: placed.get("/".join(key.key for key in path), leaf), tree
+    )

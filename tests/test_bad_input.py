@@ -185,6 +185,19 @@ def test_too_many_unreadable_images_are_listed(complaint, folder):
     assert "1.png" in err and "2.png" in err
 
 
+def test_weights_that_are_not_there(complaint, tmp_path):
+    err = complaint("--config.train.init_from=resnet19")
+    assert "'resnet19'" in err and "resnet18" in err and "hf:" in err
+    # Nothing is left behind, so that the command can be put right.
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_cut_short(complaint, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04")
+    err = complaint(f"--config.train.init_from={tmp_path / 'weights.pth'}")
+    assert "weights.pth is cut short" in err
+
+
 def test_a_run_folder_of_another_config_is_left_alone(complaint, tmp_path):
     (tmp_path / "run").mkdir()
     config = tmp_path / "run" / "config.json"

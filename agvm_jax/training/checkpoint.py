@@ -19,6 +19,12 @@ class CheckpointMismatch(ValueError):
     """A checkpoint belongs to another model or optimizer."""
 
 
+def any_checkpoint(folder: Path) -> bool:
+    """Returns whether the folder of a run's checkpoints holds a whole one."""
+    # One that is still being written has a longer name.
+    return any(entry.name.isdigit() for entry in Path(folder).glob("*"))
+
+
 class Checkpoints:
     """The checkpoints of one run folder.
 

@@ -25,6 +25,8 @@ FREE_KEYS = (
     "eval.",
     "train.",
 )
+# These among them do say what is computed.
+HELD_KEYS = ("train.init_from", "train.init_what")
 
 
 def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
@@ -46,7 +48,8 @@ def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
         changed = [
             f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
             for key in sorted(theirs.keys() | ours.keys())
-            if theirs.get(key) != ours.get(key) and not key.startswith(FREE_KEYS)
+            if theirs.get(key) != ours.get(key)
+            and (key in HELD_KEYS or not key.startswith(FREE_KEYS))
         ]
         if changed:
             raise ValueError(

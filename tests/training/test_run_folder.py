@@ -40,6 +40,15 @@ def test_keys_that_do_not_change_the_result_may_change(tmp_path):
     open_run_folder(folder, {**CONFIG, "workdir": "x", "train": {"progress": False}})
 
 
+def test_other_weights_to_start_from_make_another_run(tmp_path):
+    config = {**CONFIG, "train": {"init_from": "a.npz", "progress": True}}
+    folder = open_run_folder(tmp_path / "run", config)
+    other = {**CONFIG, "train": {"init_from": "b.npz", "progress": False}}
+    with pytest.raises(ValueError, match="init_from is 'a.npz' there") as error:
+        open_run_folder(folder, other)
+    assert "progress" not in str(error.value)
+
+
 def test_lines_after_the_restored_step_and_a_torn_line_are_removed(tmp_path):
     writer = MetricsWriter(tmp_path, tensorboard=False)
     for step in (1, 2, 3):

@@ -1,0 +1,246 @@
+"""Files of weights put into detectors: what is taken, what stays, what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from torchvision_names import resnet18, retinanet_resnet18, swin_t
+
+from configs import base
+from models.build import build_detector
+from models.coco_classes import IDS, select_coco_classes
+from models.initial_weights import load_initial_weights
+
+WIDTH, CHANNELS, CLASSES = 1 / 16, 8, 3
+
+
+def make_detector(backbone="resnet18", classes=CLASSES, **changes):
+    config = base.get_config().model
+    config.update(
+        {
+            "backbone": backbone,
+            "width": WIDTH,
+            "fpn_channels": CHANNELS,
+            "head_convs": 1,
+            "pre_nms_top_k": 20,
+            **changes,
+        }
+    )
+    return build_detector(config, num_classes=classes, image_size=(64, 64))
+
+
+def shapes_of(detector):
+    return jax.eval_shape(detector.init, jax.random.key(0))
+
+
+def as_initialised(shapes):
+    """Arrays of sevens in the place of random ones."""
+    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, 7.0), shapes)
+
+
+def whole_detector(classes=CLASSES):
+    return retinanet_resnet18(WIDTH, CHANNELS, convs=1, classes=classes)
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Write tensors to a file and load it for a detector of these shapes."""
+
+    def load(tensors, what, shapes, name="weights.npz"):
+        np.savez(tmp_path / name, **tensors)
+        return load_initial_weights(str(tmp_path / name), what, tmp_path, *shapes)
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return make_detector()
+
+
+@pytest.mark.parametrize("norm", ["synced", "frozen"])
+def test_a_classification_model_gives_its_backbone(norm, load):
+    detector = make_detector(norm=norm)
+    tensors = resnet18(WIDTH)
+    before = as_initialised(shapes_of(detector))
+    weights = load(tensors, "backbone", shapes_of(detector))
+    assert weights.report.splitlines() == [
+        "weights.npz: 100 of 124 arrays",
+        "as initialised: fpn, head",
+        "not used: fc",
+    ]
+    params, model_state = weights.put_into(*before)
+    conv = tensors["layer2.0.downsample.0.weight"].transpose(2, 3, 1, 0)
+    module = params["backbone"]["layer2"]["0"]["shortcut"]
+    np.testing.assert_array_equal(module["conv"]["kernel"], conv)
+    affine = model_state if norm == "frozen" else params
+    for tree, ours, theirs in (
+        (affine, "scale", "weight"),
+        (affine, "bias", "bias"),
+        (model_state, "mean", "running_mean"),
+        (model_state, "var", "running_var"),
+    ):
+        np.testing.assert_array_equal(
+            tree["backbone"]["bn1"][ours], tensors[f"bn1.{theirs}"]
+        )
+    for name in ("fpn", "head"):
+        jax.tree.map(np.testing.assert_array_equal, params[name], before[0][name])
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
+
+
+def test_a_swin_keeps_the_norms_that_classification_does_not_have(load):
+    detector = make_detector("swin_t")
+    tensors = swin_t(WIDTH)
+    weights = load(tensors, "backbone", shapes_of(detector))
+    assert weights.report.splitlines()[1:] == [
+        "as initialised: backbone/norm1, backbone/norm2, backbone/norm3, "
+        "backbone/norm4, fpn, head",
+        "not used: head, norm",
+    ]
+    params, _ = weights.put_into(*as_initialised(shapes_of(detector)))
+    block = params["backbone"]["layer3"]["5"]
+    name = "features.5.5"
+    np.testing.assert_array_equal(
+        block["fc2"]["kernel"], tensors[f"{name}.mlp.3.weight"].T
+    )
+    np.testing.assert_array_equal(
+        block["attn"]["bias_table"],
+        tensors[f"{name}.attn.relative_position_bias_table"],
+    )
+    np.testing.assert_array_equal(params["backbone"]["norm4"]["scale"], 7.0)
+
+
+def test_a_whole_detector_is_taken_as_a_whole(load, resnet):
+    tensors = whole_detector()
+    weights = load(tensors, "all", shapes_of(resnet))
+    assert weights.report == "weights.npz: 124 of 124 arrays"
+    params, _ = weights.put_into(*as_initialised(shapes_of(resnet)))
+    np.testing.assert_array_equal(
+        params["head"]["class_logits"]["bias"],
+        tensors["head.classification_head.cls_logits.bias"],
+    )
+
+
+def test_all_but_the_heads_does_not_mind_another_number_of_classes(load, resnet):
+    before = as_initialised(shapes_of(resnet))
+    weights = load(whole_detector(classes=5), "all_but_heads", shapes_of(resnet))
+    assert weights.report.splitlines() == [
+        "weights.npz: 122 of 124 arrays",
+        "as initialised: head/class_logits",
+        "not used: head.classification_head.cls_logits",
+    ]
+    params, _ = weights.put_into(*before)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        params["head"]["class_logits"],
+        before[0]["head"]["class_logits"],
+    )
+
+
+def test_the_backbone_of_a_whole_detector_can_be_taken(load, resnet):
+    weights = load(whole_detector(classes=5), "backbone", shapes_of(resnet))
+    assert weights.report.splitlines() == [
+        "weights.npz: 100 of 124 arrays",
+        "as initialised: fpn, head",
+        "not used: backbone.fpn, head",
+    ]
+
+
+def test_missing_extra_and_misshaped_tensors_are_listed_in_one_message(load, resnet):
+    tensors = resnet18(WIDTH)
+    tensors["layer1.0.conv9.weight"] = tensors.pop("layer1.0.conv1.weight")
+    tensors["surprise"] = np.zeros(2, np.float32)
+    tensors["bn1.bias"] = np.zeros(5, np.float32)
+    with pytest.raises(ValueError) as error:
+        load(tensors, "backbone", shapes_of(resnet))
+    message = str(error.value)
+    assert "weights.npz" in message and "(4 differences)" in message
+    assert "layer1.0.conv9.weight (3, 3, 4, 4) has no place in the model" in message
+    assert "surprise (2,) has no place in the model" in message
+    assert "bn1.bias is (5,) in our layout, backbone/bn1/bias is (4,)" in message
+    assert "nothing sets backbone/layer1/0/conv1/kernel (3, 3, 4, 4)" in message
+
+
+def test_weights_of_another_depth_or_kind_do_not_fit(load, resnet):
+    with pytest.raises(ValueError, match=r"nothing sets backbone/conv1/kernel"):
+        load(swin_t(WIDTH), "backbone", shapes_of(resnet))
+    deeper = make_detector("resnet34")
+    with pytest.raises(ValueError, match="nothing sets backbone/layer1/2/conv1/kernel"):
+        load(resnet18(WIDTH), "backbone", shapes_of(deeper))
+
+
+def test_a_backbone_alone_is_no_detector(load, resnet):
+    for what in ("all", "all_but_heads"):
+        with pytest.raises(ValueError, match="init_what=backbone"):
+            load(resnet18(WIDTH), what, shapes_of(resnet))
+
+
+def test_unknown_names_and_choices_are_answered(load, resnet):
+    with pytest.raises(ValueError, match=r"names?.*torchvision.*stem\.kernel"):
+        load({"stem.kernel": np.zeros(3)}, "backbone", shapes_of(resnet))
+    with pytest.raises(ValueError, match=r"'head'.*all.*all_but_heads.*backbone"):
+        load(resnet18(WIDTH), "head", shapes_of(resnet))
+
+
+def test_of_cocos_91_ids_the_80_with_objects_are_taken(load):
+    assert len(IDS) == 80 and IDS[:12] == (*range(1, 12), 13) and IDS[-1] == 90
+    detector = make_detector(classes=80)
+    tensors = whole_detector(classes=91)
+    weights = load(tensors, "all", shapes_of(detector))
+    assert weights.report == (
+        "weights.npz: 124 of 124 arrays; the 80 classes of COCO out of 91 ids"
+    )
+    params, _ = weights.put_into(*as_initialised(shapes_of(detector)))
+    bias = np.asarray(params["head"]["class_logits"]["bias"]).reshape(9, 80)
+    theirs = tensors["head.classification_head.cls_logits.bias"].reshape(9, 91)
+    np.testing.assert_array_equal(bias[:, 0], theirs[:, 1])  # person
+    np.testing.assert_array_equal(bias[:, 11], theirs[:, 13])  # stop sign
+    np.testing.assert_array_equal(bias[:, 79], theirs[:, 90])  # toothbrush
+
+
+def test_heads_with_a_background_keep_it_first():
+    def numbered(*rest):
+        by_class = np.arange(91.0).reshape(91, *(1 for _ in rest))
+        return np.broadcast_to(by_class, (91, *rest)).reshape(-1, *rest[1:])
+
+    names = {
+        "roi_heads.box_predictor.cls_score.weight": (1, 6),
+        "roi_heads.box_predictor.bbox_pred.bias": (4,),
+        "roi_heads.mask_predictor.mask_fcn_logits.weight": (1, 6, 1, 1),
+        "roi_heads.box_head.fc6.bias": (1,),
+    }
+    selected = select_coco_classes({n: numbered(*rest) for n, rest in names.items()})
+    scores, boxes, masks, other = selected.values()
+    assert scores.shape == (81, 6) and masks.shape == (81, 6, 1, 1)
+    assert scores[:3, 0].tolist() == [0, 1, 2] and scores[12, 0] == 13
+    assert masks[-1].max() == 90
+    assert boxes.reshape(81, 4)[12].tolist() == [13] * 4
+    assert other.shape == (91,)
+
+
+def test_published_detectors_are_made_up_for_their_epsilon_of_zero(
+    load, tmp_path, resnet, monkeypatch
+):
+    from models import weight_files
+
+    name = "retinanet_resnet50_fpn_coco-eeacb38b.pth"
+    tensors = whole_detector()
+    tensors["backbone.body.bn1.running_var"] = np.array([1, 1e-4, 1e-8, 0], np.float32)
+    np.savez(tmp_path / "x.npz", **tensors)
+    (tmp_path / name).write_bytes(b"")
+    monkeypatch.setattr(
+        weight_files, "read_torch_file", lambda _: dict(np.load(tmp_path / "x.npz"))
+    )
+    monkeypatch.setattr(weight_files, "_check_name", lambda _: None)
+    weights = load_initial_weights(
+        str(tmp_path / name), "all", tmp_path, *shapes_of(resnet)
+    )
+    norm = {
+        leaf: weights.placed[f"backbone/bn1/{leaf}"].astype(np.float64)
+        for leaf in ("scale", "var")
+    }
+    ours = norm["scale"] / np.sqrt(norm["var"] + 1e-5)
+    theirs = tensors["backbone.body.bn1.weight"].astype(np.float64)
+    theirs[:3] /= np.sqrt([1, 1e-4, 1e-8])
+    np.testing.assert_allclose(ours[:3], theirs[:3], rtol=1e-5)
+    assert np.isfinite(ours[3])
