@@ -31,6 +31,7 @@ def draw_detections(
     ground_truth: np.ndarray | None = None,
     *,
     masks: np.ndarray | None = None,
+    regions: Sequence[np.ndarray] | None = None,
     score_threshold: float = 0.0,
     min_side: int = 480,
 ) -> np.ndarray:
@@ -44,6 +45,7 @@ def draw_detections(
       class_names: K names.
       ground_truth: (G, 4) boxes, drawn as thin dashed white lines.
       masks: (D, m, m) probabilities over each box; tinted where they reach 0.5.
+      regions: D masks (H, W) of the whole image instead; tinted where they are not 0.
       score_threshold: detections below it are not drawn.
       min_side: an image whose longer side is shorter is enlarged to it first.
 
@@ -65,10 +67,18 @@ def draw_detections(
     # The best detection is drawn last, on top; its label is placed first.
     order = np.argsort(-scores, kind="stable")
     order = [i for i in order if scores[i] >= score_threshold]
-    if masks is not None:
+    if masks is not None or regions is not None:
         picture = picture.copy()
         for i in reversed(order):
-            where = paste_mask(masks[i], boxes[i] * scale, height, width).astype(bool)
+            if masks is not None:
+                where = paste_mask(masks[i], boxes[i] * scale, height, width)
+            else:
+                where = cv2.resize(
+                    regions[i].astype(np.uint8),
+                    (width, height),
+                    interpolation=cv2.INTER_NEAREST,
+                )
+            where = where.astype(bool)
             picture[where] = _tint(picture[where], class_color(int(classes[i])))
     canvas = Image.fromarray(picture)
     pen = ImageDraw.Draw(canvas)

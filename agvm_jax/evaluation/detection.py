@@ -171,6 +171,11 @@ class DetectionEvaluator:
             lines += ["", f"Detections dropped as not finite: {self.non_finite}"]
         return "\n".join(lines)
 
+    def regions(self, detections: np.ndarray) -> list[np.ndarray] | None:
+        """Return the masks of detections, by their places in `rows`; here None."""
+        del detections
+        return None
+
     def detections(self) -> list[dict[str, Any]]:
         """Return the detections as a COCO results list, ready for `json.dump`.
 

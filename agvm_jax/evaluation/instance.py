@@ -90,6 +90,10 @@ class InstanceEvaluator(DetectionEvaluator):
             for one, rle in zip(super().detections(), self._rles(), strict=True)
         ]
 
+    def regions(self, detections: np.ndarray) -> list[np.ndarray]:
+        """Return the masks (H, W) uint8 of detections, by their places in `rows`."""
+        return [hotcoco.mask.decode(rle) for rle in self._rles(detections)]
+
     def mask_result(self) -> hotcoco.COCOeval:
         """Return hotcoco's evaluation of the masks."""
         if self._mask_result is None:
@@ -102,12 +106,13 @@ class InstanceEvaluator(DetectionEvaluator):
             self._mask_result = self._evaluate(found, "segm")
         return self._mask_result
 
-    def _rles(self) -> list[dict[str, Any]]:
+    def _rles(self, places: np.ndarray | slice = slice(None)) -> list[dict[str, Any]]:
+        """Run lengths of the detections at these places in `rows`; of all."""
         sizes = self.ground_truth.sizes
-        ids = self.rows()[:, 0].astype(np.int64).tolist()
+        ids = self.rows()[places, 0].astype(np.int64).tolist()
         return [
             {"size": list(sizes[image_id]), "counts": self._counts[k].decode("ascii")}
-            for image_id, k in zip(ids, self._order().tolist(), strict=True)
+            for image_id, k in zip(ids, self._order()[places].tolist(), strict=True)
         ]
 
     def _arrays(self) -> dict[str, np.ndarray]:

@@ -103,7 +103,8 @@ def _draw_images(
     class_of = {c: k for k, c in enumerate(evaluator.category_ids)}
     images, titles = [], []
     for image_id in image_ids.tolist():
-        mine = rows[rows[:, 0] == image_id]
+        own = np.flatnonzero(rows[:, 0] == image_id)
+        mine = rows[own]
         objects = truth.boxes[(truth.image_ids == image_id) & ~truth.crowd]
         images.append(
             draw_detections(
@@ -113,6 +114,7 @@ def _draw_images(
                 mine[:, 5],
                 evaluator.class_names,
                 _corners(objects),
+                regions=evaluator.regions(own),
                 score_threshold=diagnosis.score_threshold,
             )
         )

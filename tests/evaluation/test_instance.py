@@ -5,6 +5,7 @@ import copy
 import io
 import json
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as pycocotools_mask
@@ -13,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from agvm_jax.evaluation.instance import InstanceEvaluator
 from agvm_jax.evaluation.masks import encode_mask, paste_mask
+from agvm_jax.evaluation.report import write_report
 from agvm_jax.structures import Batch, Predictions
 
 SIDE = 14  # of a predicted mask
@@ -180,6 +182,22 @@ def test_saved_masks_are_those_that_were_pasted():
     pasted = paste_mask(mask, np.array([10, 10, 30, 30]), 40, 40)
     expected = {"size": [40, 40], "counts": encode_mask(pasted).decode()}
     assert one["segmentation"] == expected
+
+
+def test_best_and_worst_images_are_drawn_with_their_masks(tmp_path):
+    evaluator = InstanceEvaluator(square_truth(), (1,), ("square",))
+    mask = np.zeros((10, 10))
+    mask[:5] = 1
+    add_square(evaluator, mask)
+    (region,) = evaluator.regions(np.array([0]))
+    assert region.shape == (40, 40) and region[10:20, 10:30].all()
+    assert region.sum() == 10 * 20
+    write_report(evaluator, tmp_path, lambda _: np.full((40, 40, 3), 99, np.uint8))
+    sheet = cv2.imread(str(tmp_path / "best.png"))
+    # The picture is drawn in a cell of 480 pixels that ends 12 above the sheet's end.
+    picture = sheet[-492:-12, 12:492]
+    assert (picture[340, 240] == 99).all()  # in the box, not in the mask
+    assert (picture[190, 240] != 99).any()
 
 
 def test_shares_of_two_processes_merge_to_the_same_bits():
