@@ -6,10 +6,10 @@
 
 Network, image size, batch, classes and optimizer (SGD with momentum and weight decay)
 are the same on both sides, BatchNorm is trained, and RetinaNet's P6 is made from P5 as
-torchvision has it. The two take turns, a few steps each; the figure to trust is the ratio, which is
-taken turn by turn. `--peer-python` names an interpreter that can import torchvision;
-without it this one is tried. `--trace DIR` writes a profile of one of our steps.
-Environment variables reach both sides: OMP_NUM_THREADS, MALLOC_ARENA_MAX, ...
+torchvision has it. The two take turns, a few steps each; the figure to trust is the
+ratio, which is taken turn by turn. `--peer-python` names an interpreter that can import
+torchvision; without it this one is tried. `--trace DIR` writes a profile of one of our
+steps. Environment variables reach both sides: OMP_NUM_THREADS, MALLOC_ARENA_MAX, ...
 """
 
 import argparse
