@@ -178,6 +178,11 @@ def _label_layout(
         _require_folder(root / images, "image", remedy)
         _require_folder(root / labels, "label", remedy)
     names = read_names(tuple(data_config.label_names), root)
+    if any(not 0 <= value < 2**16 for value in void):
+        raise DataError(
+            f"config.data.label_void is {void}: these are values of PNG pixels, 0 to"
+            " 65535."
+        )
     return lambda split, categories: LabelFolderOrigin(
         data_config.name,
         split,

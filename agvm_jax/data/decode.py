@@ -29,7 +29,7 @@ def decode_image(data: bytes, size: Size, divisor: int = 1) -> np.ndarray:
     Raises:
       UnreadableImage: with the reason.
     """
-    _check_whole(data)
+    check_whole(data)
     image = _imdecode(data, _REDUCED[divisor] | cv2.IMREAD_IGNORE_ORIENTATION)
     expected = tuple(-(-side // divisor) for side in size)
     if min(size) > 0 and image.shape[:2] != expected:
@@ -53,7 +53,7 @@ def stored_size(data: bytes, turned: bool = False) -> Size:
       turned: of the picture as its EXIF orientation shows it, not as it is stored.
     """
     try:
-        _check_whole(data)
+        check_whole(data)
         ignore = 0 if turned else cv2.IMREAD_IGNORE_ORIENTATION
         return _imdecode(data, cv2.IMREAD_COLOR | ignore).shape[:2]
     except UnreadableImage:
@@ -83,7 +83,7 @@ def jpeg_divisor(data: bytes, size: Size, at_least: Size) -> int:
     return 1
 
 
-def _check_whole(data: bytes) -> None:
+def check_whole(data: bytes) -> None:
     """Raise for truncated JPEG and PNG, whose lost part OpenCV would paint grey."""
     if data.startswith(_JPEG):
         # Inside the scan an FF byte is never followed by D9 or DA, so the last scan of

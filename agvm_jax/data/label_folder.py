@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 
 from agvm_jax.data.annotations import Annotations
-from agvm_jax.data.decode import IMAGES
-from agvm_jax.data.errors import DataError
+from agvm_jax.data.decode import IMAGES, check_whole
+from agvm_jax.data.errors import DataError, UnreadableImage
 from agvm_jax.data.fingerprints import digest, listing
 from agvm_jax.data.records import FORMAT
 from agvm_jax.data.segments import Segments, segments_from_labels
@@ -93,9 +93,12 @@ class LabelFolderOrigin:
 
     def segments(self, annotations: Annotations, index: int) -> Segments:
         path = self.label_folder / _label_name(annotations.file_names[index])
-        values = cv2.imdecode(
-            np.frombuffer(_read(path), np.uint8), cv2.IMREAD_UNCHANGED
-        )
+        data = _read(path)
+        try:
+            check_whole(data)
+        except UnreadableImage as error:
+            raise DataError(f"The label file {path} {error}.") from None
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
         if values is None or values.ndim != 2:
             raise DataError(
                 f"{path} is not a PNG of one channel: label files hold class numbers,"

@@ -8,9 +8,11 @@ import threading
 import cv2
 import numpy as np
 
-from agvm_jax.data.errors import DataError
+from agvm_jax.data.decode import check_whole
+from agvm_jax.data.errors import DataError, UnreadableImage
 from agvm_jax.data.json_fields import (
     check_file_name,
+    is_text,
     load_json,
     object_list,
     short,
@@ -67,11 +69,13 @@ class Panoptic:
         name, ids, classes, crowd = self._entries[image_id]
         path = self._folder / name
         try:
-            pixels = cv2.imdecode(
-                np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR
-            )
+            data = path.read_bytes()
+            check_whole(data)
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         except (OSError, cv2.error):
             pixels = None
+        except UnreadableImage as error:
+            raise DataError(f"The panoptic PNG {path} {error}.") from None
         if pixels is None:
             raise DataError(f"The panoptic PNG {path} cannot be read.")
         if min(size) > 0 and pixels.shape[:2] != tuple(size):
@@ -87,6 +91,13 @@ class Panoptic:
             raise DataError(
                 f"{path} shows the segment ids {unknown.tolist()}, which"
                 f" {self._folder}.json does not list for image {image_id}."
+            )
+        hidden = np.bincount(numbers.ravel(), minlength=len(ids) + 1)[1:] == 0
+        if hidden.any():
+            raise DataError(
+                f"{self._folder}.json lists the segment ids {ids[hidden][:10].tolist()}"
+                f" for image {image_id}, which {path} does not show; remove the entries"
+                " or put in the PNG that belongs to them."
             )
         return Segments(numbers, classes, crowd)
 
@@ -109,6 +120,8 @@ def read_panoptic(path: pathlib.Path, things: dict[int, str]) -> Panoptic:
             entry.get("id"), f"the id of category {number}", path
         )
         name = str(entry.get("name", f"category {category_id}"))
+        if not is_text(name):
+            raise DataError(f"{path}: category {category_id} has no usable name.")
         if entry.get("isthing") not in (0, 1):
             raise DataError(
                 f"{path}: isthing of category {category_id} is"
@@ -134,6 +147,8 @@ def read_panoptic(path: pathlib.Path, things: dict[int, str]) -> Panoptic:
             entry.get("image_id"), f"the image_id of entry {number}", path
         )
         check_file_name(entry.get("file_name"), image_id, path)
+        if image_id in entries:
+            raise DataError(f"{path}: two annotations are of image {image_id}.")
         entries[image_id] = (
             entry["file_name"],
             *_read_segments(entry, image_id, class_of, path),

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from agvm_jax.data.annotations import Annotations
 from agvm_jax.data.errors import DataError
+from agvm_jax.data.json_fields import is_text
 from agvm_jax.data.masks import pack
 from agvm_jax.data.records import (
     CARD,
@@ -78,6 +79,7 @@ def open_split(origin: Origin, cache_dir: str | os.PathLike) -> Source:
 def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
     """Write the records of `origin` and move them to `folder` in one step."""
     annotations = origin.annotations()
+    _check_names(annotations)
     sizes = origin.image_sizes(annotations)
     # What a killed preparation left is continued, where a lock shows that its writer
     # is gone. Without locks each process has a folder of its own.
@@ -88,9 +90,24 @@ def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
         _write_records(origin, annotations, sizes, part)
         _count_records(part, len(annotations))
         np.save(part / SIZES, annotations.sizes)
+        card = _write_card(origin, annotations, part)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)  # leave no full disk behind
         raise
+    if folder.exists():  # damaged, or read_card would have found it whole
+        shutil.rmtree(folder)
+    try:
+        part.rename(folder)
+    except OSError:  # without locks, another process may have finished first
+        if read_card(folder) is None:
+            raise
+        shutil.rmtree(part)
+    _flush_to_disk(cache)
+    return card
+
+
+def _write_card(origin: Origin, annotations: Annotations, part: pathlib.Path) -> Card:
+    """Write the card, and see to it that all of `part` is on the disk."""
     card = Card(
         name=origin.name,
         split=origin.split,
@@ -106,16 +123,16 @@ def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
     (part / CARD).write_text(content, "utf-8")
     for file in [*part.iterdir(), part]:
         _flush_to_disk(file)
-    if folder.exists():  # damaged, or read_card would have found it whole
-        shutil.rmtree(folder)
-    try:
-        part.rename(folder)
-    except OSError:  # without locks, another process may have finished first
-        if read_card(folder) is None:
-            raise
-        shutil.rmtree(part)
-    _flush_to_disk(cache)
     return card
+
+
+def _check_names(annotations: Annotations) -> None:
+    """A file system takes any bytes for a name; records hold text."""
+    for name in annotations.file_names:
+        if not is_text(name):
+            raise DataError(
+                f"The name of the image {name!r} is not UTF-8 text; rename the file."
+            )
 
 
 def _write_records(

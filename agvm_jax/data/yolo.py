@@ -12,6 +12,7 @@ from agvm_jax.data.annotations import Annotations
 from agvm_jax.data.decode import IMAGES, stored_size
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.fingerprints import digest, listing
+from agvm_jax.data.json_fields import is_text
 from agvm_jax.data.masks import Segmentation
 from agvm_jax.data.records import FORMAT
 from agvm_jax.data.segments import Segments
@@ -177,7 +178,10 @@ def read_class_names(root: pathlib.Path) -> tuple[str, ...]:
             f"{path or root} names no classes: it needs `names`, a list or a mapping"
             " that counts from 0."
         )
-    return tuple(str(name) for name in found)
+    names = tuple(str(name) for name in found)
+    if not all(map(is_text, names)):
+        raise DataError(f"{path}: a class has a name that is not UTF-8 text.")
+    return names
 
 
 _YAML = ("data.yaml", "dataset.yaml", "data.yml")

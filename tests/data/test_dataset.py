@@ -3,12 +3,14 @@
 import copy
 import pathlib
 
+import cv2
 import numpy as np
 import pytest
-from coco_files import annotation, noise_png
+from coco_files import CMYK_JPEG, annotation, noise_png, with_orientation
 
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.errors import DataError
+from agvm_jax.data.pipeline import eval_batches
 
 
 def test_shapes_open_without_anything_on_disk(data_config):
@@ -109,10 +111,19 @@ def test_absent_pictures_are_listed_up_to_ten(write_coco, two_images):
 
 def test_a_name_that_leads_out_of_the_folder_is_never_opened(write_coco, two_images):
     config = write_coco(two_images)
-    two_images["images"][0]["file_name"] = "../outside.png"
     (pathlib.Path(config.root) / "outside.png").write_bytes(noise_png(20, 30))
-    with pytest.raises(DataError, match="leads out of the image folder"):
-        open_dataset(write_coco(two_images))
+    for name in (
+        "../outside.png",
+        "a/../../outside.png",
+        f"{config.root}/outside.png",
+        "..\\outside.png",
+        "C:\\outside.png",
+        "\\\\host\\share\\outside.png",
+    ):
+        two_images["images"][0]["file_name"] = name
+        config = write_coco(two_images, skip=[name])
+        with pytest.raises(DataError, match="leads out of the image folder"):
+            open_dataset(config)
 
 
 def test_a_val_split_with_other_categories_is_refused(write_coco, two_images):
@@ -175,3 +186,52 @@ def test_the_coco_layout_is_that_of_its_archives(write_coco, two_images):
         )
     config.name = "coco"
     assert len(open_dataset(config).train) == 2
+
+
+def test_images_of_every_kind_come_through_and_the_truncated_one_is_counted(
+    write_coco,
+):
+    """Grey, CMYK, 16 bits, turned by EXIF either way, truncated; in one folder."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 3), np.uint8)
+    pixels = cv2.resize(pixels, (16, 8))
+    jpeg = cv2.imencode(".jpg", pixels)[1].tobytes()
+    files = {
+        "grey.jpg": cv2.imencode(".jpg", pixels[..., 0])[1].tobytes(),
+        "sixteen bits.png": cv2.imencode(".png", pixels.astype(np.uint16) * 257)[1],
+        "grey sixteen.png": cv2.imencode(".png", pixels[..., 0].astype(np.uint16))[1],
+        "cmyk.jpg": CMYK_JPEG,
+        "turned, annotated as stored.jpg": with_orientation(jpeg, 6),
+        "turned, annotated as shown.jpg": with_orientation(jpeg, 6),
+        "truncated.jpg": jpeg[:-30],
+    }
+    content = {
+        "images": [
+            {"id": i, "file_name": name, "height": 8, "width": 16}
+            for i, name in enumerate(files)
+        ],
+        "annotations": [annotation(i + 1, i, 1, [1, 1, 5, 5]) for i in range(7)],
+        "categories": [{"id": 1, "name": "one"}],
+    }
+    content["images"][5].update(height=16, width=8)
+    config = write_coco(content)
+    for split in ("train", "val"):
+        for name, data in files.items():
+            (pathlib.Path(config.root) / split / name).write_bytes(bytes(data))
+    batches = eval_batches(
+        open_dataset(config).val, image_size=16, batch_size=7, data_config=config
+    )
+    (batch,) = batches
+    assert batch.image_id.tolist() == [0, 1, 2, 3, 4, 5, -1]
+    assert batch.image_size[:6].tolist() == [[8, 16]] * 5 + [[16, 8]]
+    assert batch.valid[:6, 0].all()
+    assert batches.counters["unreadable_images"] == 1
+    config.max_unreadable = 0
+    with pytest.raises(DataError, match="'truncated.jpg' is truncated"):
+        list(
+            eval_batches(
+                open_dataset(config).val,
+                image_size=16,
+                batch_size=7,
+                data_config=config,
+            )
+        )

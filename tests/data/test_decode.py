@@ -1,29 +1,17 @@
 """Decoding: every kind of image comes out as 8-bit RGB, or as one reason why not."""
 
-import base64
 import dataclasses
 
 import cv2
 import numpy as np
 import pytest
-from coco_files import with_orientation
+from coco_files import CMYK_JPEG, with_orientation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agvm_jax.data.decode import decode_image, jpeg_divisor, stored_size
 from agvm_jax.data.errors import UnreadableImage
 from agvm_jax.data.transforms import still_placement
-
-# 16 x 8, Adobe CMYK, left half red, right half cyan.
-CMYK_JPEG = base64.b64decode(
-    "/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwACAQEBAQECAQEBAgICAgIEAwICAgIFBAQDBAYFBgYGBQYGBgcJ"
-    "CAYHCQcGBggLCAkKCgoKCgYICwwLCgwJCgoK/8AAFAgACAAQBEMRAE0RAFkRAEsRAP/EAB8AAAEFAQEB"
-    "AQEBAAAAAAAAAAABAgMEBQYHCAkKC//EALUQAAIBAwMCBAMFBQQEAAABfQECAwAEEQUSITFBBhNRYQci"
-    "cRQygZGhCCNCscEVUtHwJDNicoIJChYXGBkaJSYnKCkqNDU2Nzg5OkNERUZHSElKU1RVVldYWVpjZGVm"
-    "Z2hpanN0dXZ3eHl6g4SFhoeIiYqSk5SVlpeYmZqio6Slpqeoqaqys7S1tre4ubrCw8TFxsfIycrS09TV"
-    "1tfY2drh4uPk5ebn6Onq8fLz9PX29/j5+v/aAA4EQwBNAFkASwAAPwD9/K/n/r+f+v38r+AOv7/K/v8A"
-    "KK//2Q=="
-)
 
 
 def encode(pixels, extension=".png", *options):

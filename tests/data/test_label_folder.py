@@ -1,5 +1,9 @@
 """Folders of images and label PNGs: classes, void, and what is wrong with them."""
 
+import os
+import shutil
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -115,7 +119,8 @@ def test_images_without_labels_are_listed(write_labels, labels, tmp_path):
     [
         (b"nothing", "a.png is not a PNG"),
         (label_png(np.zeros((16, 16, 3), np.uint8)), "a.png is not a PNG of one chann"),
-        (label_png(np.zeros((16, 16), np.uint8))[:40], "a.png is not a PNG of one"),
+        (label_png(np.zeros((16, 16), np.uint8))[:40], "a.png is truncated"),
+        (label_png(np.eye(16, dtype=np.uint8))[:-8], "a.png is truncated"),
     ],
 )
 def test_a_label_file_that_is_none_is_named(content, words, write_labels, labels):
@@ -167,4 +172,27 @@ def test_missing_label_folders_are_named(write_labels, labels):
     config = write_labels(labels)
     config.train_labels = "masks"
     with pytest.raises(DataError, match="no label folder .*masks: put it there"):
+        open_dataset(config)
+
+
+def test_names_may_have_spaces_and_letters_of_any_language(write_labels, labels):
+    config = write_labels({"zwölf 犬": labels["a"]})
+    source = open_dataset(config).train
+    assert source[0]["file_name"] == "zwölf 犬.png"
+    assert source.report.label_maps == 1
+
+
+@pytest.mark.parametrize("void", [(-1,), (70000,)])
+def test_void_values_that_no_pixel_can_have_are_refused(void, write_labels, labels):
+    with pytest.raises(DataError, match="config.data.label_void"):
+        open_dataset(write_labels(labels, void=void))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are text")
+def test_a_name_that_is_no_text_is_named(write_labels, labels):
+    config = write_labels(labels)
+    for folder in ("train", "train_labels"):
+        path = os.fsencode(f"{config.root}/{folder}")
+        shutil.copy(path + b"/a.png", path + b"/\xff.png")
+    with pytest.raises(DataError, match="'.udcff.png' is not UTF-8 text; rename"):
         open_dataset(config)

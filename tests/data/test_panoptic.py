@@ -1,14 +1,18 @@
 """COCO panoptic annotations: a JSON, PNGs of segment ids, and their agreement."""
 
+import copy
 import json
 import pathlib
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.errors import DataError
+from agvm_jax.data.panoptic import read_panoptic
 from agvm_jax.data.pipeline import eval_batches
 from agvm_jax.data.segments import load_segments
 
@@ -116,6 +120,9 @@ BROKEN = {
     "no entry": ("annotations.0.image_id", 8, r"1 images have no entry.*\[7\]"),
     "no png": ("annotations.0.file_name", "no.png", "1 panoptic PNGs .*'no.png'"),
     "outside": ("annotations.0.file_name", "../7.png", "leads out"),
+    "absolute": ("annotations.0.file_name", "/etc/7.png", "leads out"),
+    "two entries": ("annotations.1.image_id", 7, "two annotations are of image 7"),
+    "name of halves": ("categories.2.name", "\ud800", "category 50 has no usable name"),
     "isthing": ("categories.0.isthing", 2, "isthing of category 90 is 2"),
     "other thing": ("categories.0.name", "horse", "thing 'horse' here but 'zebra'"),
     "thing as stuff": ("categories.0.isthing", 0, "no stuff categories of its own"),
@@ -136,13 +143,97 @@ def test_a_broken_annotation_is_one_sentence(name, write_panoptic, panoptic):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"no png", "cannot be read"), (None, r"width \(20, 29\), its image \(20, 30\)")],
+    [
+        ("no png", "cannot be read"),
+        ("smaller", r"width \(20, 29\), its image \(20, 30\)"),
+        ("truncated", "is truncated"),
+        ("empty", "is an empty file"),
+    ],
 )
 def test_a_png_that_does_not_fit_is_named(content, words, write_panoptic, panoptic):
     config = write_panoptic(panoptic)
-    if content is None:
-        content = cv2.imencode(".png", np.zeros((20, 29, 3), np.uint8))[1].tobytes()
     path = pathlib.Path(config.root) / "panoptic_train" / "7.png"
-    path.write_bytes(content)
+    smaller = cv2.imencode(".png", np.zeros((20, 29, 3), np.uint8))[1].tobytes()
+    path.write_bytes(
+        {
+            "no png": b"no png",
+            "smaller": smaller,
+            "truncated": path.read_bytes()[:-20],
+            "empty": b"",
+        }[content]
+    )
     with pytest.raises(DataError, match=f"7.png .*{words}"):
         open_dataset(config)
+
+
+def test_a_segment_that_the_png_does_not_show_is_named(write_panoptic, panoptic):
+    segments = panoptic["annotations"][0]["segments_info"]
+    segments.append({"id": 6, "category_id": 50})
+    with pytest.raises(DataError, match=r"lists the segment ids \[6\] for image 7"):
+        open_dataset(write_panoptic(panoptic))
+
+
+def test_pngs_may_have_names_with_spaces_and_letters_of_any_language(
+    write_panoptic, panoptic
+):
+    panoptic["annotations"][0]["file_name"] = "zwölf 犬.png"
+    config = write_panoptic(panoptic)
+    for split in ("train", "val"):
+        folder = pathlib.Path(config.root) / f"panoptic_{split}"
+        (folder / "7.png").rename(folder / "zwölf 犬.png")
+    assert load_segments(open_dataset(config).train[0]).classes.tolist() == [1, 0, 3]
+
+
+values = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 400)
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=4)
+    | st.lists(st.integers(0, 3), max_size=2)
+    | st.dictionaries(st.text(max_size=3), st.integers(), max_size=2)
+)
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_any_panoptic_json_gives_segments_or_one_data_error(data, panoptic, tmp_path):
+    """Up to three values of a good file are replaced by any JSON, or dropped."""
+    content = copy.deepcopy(panoptic)
+    for _ in range(data.draw(st.integers(1, 3))):
+        target = content
+        for _ in range(data.draw(st.integers(0, 4))):
+            keys = list(target) if isinstance(target, dict) else range(len(target))
+            inner = [k for k in keys if isinstance(target[k], dict | list)]
+            if not inner:
+                break
+            target = target[data.draw(st.sampled_from(inner))]
+        keys = list(target) if isinstance(target, dict) else list(range(len(target)))
+        if not keys:
+            continue
+        key = data.draw(st.sampled_from(keys))
+        if data.draw(st.booleans()):
+            target[key] = data.draw(values)
+        else:
+            del target[key]
+    path = tmp_path / "panoptic.json"
+    path.write_text(json.dumps(content))
+    (tmp_path / "panoptic").mkdir(exist_ok=True)
+    ids = IDS[7]
+    png = np.stack([ids // 65536, ids // 256 % 256, ids % 256], -1).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "panoptic" / "7.png"), png)
+    try:
+        found = read_panoptic(path, {90: "zebra", 4: "ape"})
+        found.require(np.array([7]))
+        segments = found.segments(7, (20, 30))
+    except DataError as error:
+        assert str(error)
+        return
+    count = len(segments.classes)
+    assert count == len(segments.crowd) and segments.numbers.max() <= count
+    assert segments.classes.max(initial=-1) < 2 + len(found.stuff_ids)

@@ -3,7 +3,10 @@
 import concurrent.futures
 import dataclasses
 import errno
+import pathlib
 import shutil
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -17,6 +20,7 @@ from agvm_jax.data.prepare import open_split
 from agvm_jax.data.records import CARD
 from agvm_jax.data.shapes import Style
 
+ROOT = pathlib.Path(__file__).parents[2]
 STYLE = Style(seed=0, image_size=(32, 40), max_objects=3)
 ORIGIN = ShapesOrigin("train", count=9, style=STYLE)
 
@@ -197,3 +201,45 @@ def test_two_that_prepare_at_once_prepare_once(tmp_path):
     assert sorted(len(origin.asked) for origin in origins) == [0, 9]
     for source in sources:
         assert_holds_the_drawings(source)
+
+
+@pytest.mark.parametrize("where", ["sizes", "card"])
+def test_a_disk_that_fills_at_the_very_end_leaves_nothing_either(
+    where, tmp_path, monkeypatch
+):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        if where == "sizes":
+            patch.setattr(prepare.np, "save", full)
+        else:
+            patch.setattr(prepare, "_flush_to_disk", full)
+        with pytest.raises(DataError, match="No space left"):
+            open_split(ORIGIN, tmp_path)
+    assert visible(tmp_path) == [] and not list(tmp_path.glob(".*part*"))
+    assert_holds_the_drawings(open_split(ORIGIN, tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_FSIZE")
+def test_a_real_refusal_of_the_system_is_one_sentence(tmp_path):
+    """A process that may write files of 4 kB only, as on a disk that is full."""
+    code = (
+        "import resource, signal, sys\n"
+        "from agvm_jax.data.builders import ShapesOrigin\n"
+        "from agvm_jax.data.prepare import open_split\n"
+        "from agvm_jax.data.shapes import Style\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "style = Style(seed=0, image_size=(32, 40), max_objects=3)\n"
+        "try:\n"
+        "    open_split(ShapesOrigin('train', 9, style), sys.argv[1])\n"
+        "except ValueError as error:\n"
+        "    print(type(error).__name__, error)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert run.stdout.startswith("DataError The data set could not be written to")
+    assert visible(tmp_path) == [] and not list(tmp_path.glob(".*part*"))
+    assert_holds_the_drawings(open_split(ORIGIN, tmp_path))

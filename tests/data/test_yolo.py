@@ -158,3 +158,36 @@ def test_any_label_file_gives_objects_or_one_data_error(content, tmp_path):
         return
     report = annotations.report()
     assert len(annotations.objects(0)["boxes"]) == report.boxes
+
+
+def test_names_may_have_spaces_and_letters_of_any_language(write_yolo):
+    dataset = open_dataset(write_yolo({"zwölf 犬": "1 0.5 0.5 0.2 0.4\n"}))
+    assert dataset.train[0]["file_name"] == "zwölf 犬.png"
+    assert dataset.train[0]["classes"].tolist() == [1]
+
+
+def test_a_polygon_of_fewer_than_three_points_is_refused(write_yolo):
+    """A line of two points would be five numbers: class, x y width height."""
+    with pytest.raises(DataError, match="a.txt, line 1: '0 0.1' is neither"):
+        open_dataset(write_yolo({"a": "0 0.1\n"}))
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    content=st.binary(max_size=40)
+    | st.text('names:[]{}, 012ab\n-&*!"\\ud8', max_size=30).map(str.encode)
+    | st.text(max_size=12).map(lambda t: f"names: [{t}]".encode())
+)
+def test_any_yaml_gives_names_or_one_data_error(content, tmp_path):
+    (tmp_path / "data.yaml").write_bytes(content)
+    try:
+        names = read_class_names(tmp_path)
+    except DataError as error:
+        assert "data.yaml" in str(error)
+        return
+    assert names and all(isinstance(name, str) for name in names)
+    "".join(names).encode()
