@@ -122,7 +122,7 @@ def _from_hugging_face(source: str, folder: str | Path) -> Path:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise ValueError(
-            f"{source} needs the package huggingface_hub: pip install huggingface_hub"
+            f"{source} needs the package huggingface_hub: pip install huggingface-hub"
         ) from error
     folder = Path(folder).expanduser()
     try:

@@ -107,3 +107,33 @@ def retinanet_resnet18(
     tensors.conv(name, channels, 9 * classes, 3, True)
     tensors.conv("head.regression_head.bbox_reg", channels, 9 * 4, 3, True)
     return tensors
+
+
+def mask_rcnn_resnet18(
+    width: float, channels: int, units: int, classes: int, *, old: bool = False
+) -> StateDict:
+    """Mask R-CNN on a ResNet-18; `classes` without the background, which theirs has.
+
+    `old`: under names from before torchvision 0.13, as the published ones are.
+    """
+    tensors = resnet18(width, "backbone.body.", classifier=False)
+    step = "" if old else ".0"
+    for level in range(4):
+        inputs = round(64 * width) * 2**level
+        name = f"backbone.fpn.inner_blocks.{level}{step}"
+        tensors.conv(name, inputs, channels, 1, True)
+        name = f"backbone.fpn.layer_blocks.{level}{step}"
+        tensors.conv(name, channels, channels, 3, True)
+    tensors.conv("rpn.head.conv" + ("" if old else ".0.0"), channels, channels, 3, True)
+    tensors.conv("rpn.head.cls_logits", channels, 3, 1, True)
+    tensors.conv("rpn.head.bbox_pred", channels, 12, 1, True)
+    tensors.linear("roi_heads.box_head.fc6", channels * 49, units)
+    tensors.linear("roi_heads.box_head.fc7", units, units)
+    tensors.linear("roi_heads.box_predictor.cls_score", units, classes + 1)
+    tensors.linear("roi_heads.box_predictor.bbox_pred", units, 4 * (classes + 1))
+    name = "mask_fcn1" if old else "0.0"
+    tensors.conv(f"roi_heads.mask_head.{name}", channels, channels, 3, True)
+    name = "roi_heads.mask_predictor"
+    tensors.conv(f"{name}.conv5_mask", channels, channels, 2, True)
+    tensors.conv(f"{name}.mask_fcn_logits", channels, classes + 1, 1, True)
+    return tensors

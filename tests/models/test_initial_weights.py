@@ -4,7 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from torchvision_names import resnet18, retinanet_resnet18, swin_t
+from torchvision_names import (
+    mask_rcnn_resnet18,
+    resnet18,
+    retinanet_resnet18,
+    swin_t,
+)
 
 from configs import base
 from models.build import build_detector
@@ -143,6 +148,37 @@ def test_the_backbone_of_a_whole_detector_can_be_taken(load, resnet):
         "weights.npz: 100 of 124 arrays",
         "as initialised: fpn, head",
         "not used: backbone.fpn, head",
+    ]
+
+
+@pytest.fixture(scope="module")
+def mask_rcnn():
+    return make_detector(
+        detector="mask_rcnn", anchor_scales=1, box_head_width=12, mask_head_convs=1
+    )
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_whole_mask_rcnn_is_taken_under_old_names_and_new(old, load, mask_rcnn):
+    shapes = shapes_of(mask_rcnn)
+    tensors = mask_rcnn_resnet18(WIDTH, CHANNELS, units=12, classes=CLASSES, old=old)
+    weights = load(tensors, "all", shapes)
+    assert "as initialised" not in weights.report and "not used" not in weights.report
+    params, _ = weights.put_into(*as_initialised(shapes))
+    scores = tensors["roi_heads.box_predictor.cls_score.bias"]  # background first
+    np.testing.assert_array_equal(
+        params["box_head"]["class_logits"]["bias"], [*scores[1:], scores[0]]
+    )
+
+
+def test_all_but_the_heads_of_a_mask_rcnn_leaves_what_classes_give_their_size(
+    load, mask_rcnn
+):
+    tensors = mask_rcnn_resnet18(WIDTH, CHANNELS, units=12, classes=CLASSES + 2)
+    weights = load(tensors, "all_but_heads", shapes_of(mask_rcnn))
+    assert weights.report.splitlines()[1:] == [
+        "as initialised: box_head/box_deltas, box_head/class_logits, mask_head/logits",
+        "not used: roi_heads.box_predictor, roi_heads.mask_predictor.mask_fcn_logits",
     ]
 
 

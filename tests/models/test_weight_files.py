@@ -162,7 +162,7 @@ def test_errors_of_the_hugging_face_hub_are_told(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="hf:OWNER/REPOSITORY/FILE"):
         find_weights("hf:model", tmp_path)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ValueError, match="pip install huggingface_hub"):
+    with pytest.raises(ValueError, match="pip install huggingface-hub"):
         find_weights("hf:a/b/c.npz", tmp_path)
 
     def offline(*arguments, **options):
