@@ -123,6 +123,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
+        assert "agvm_jax/data/url_checksums.tsv" in archive.namelist()
         metadata = next(n for n in archive.namelist() if n.endswith("METADATA"))
         text = archive.read(metadata).decode()
     assert {t for t in tops if not t.endswith(".dist-info")} == {"agvm_jax"}

@@ -71,8 +71,8 @@ def _shapes(data_config: Any) -> MakeOrigin:
 def _coco(data_config: Any) -> MakeOrigin:
     """COCO 2017 as it comes out of its archives."""
     layout = (
-        "put train2017/, val2017/ and annotations/instances_{train,val}2017.json of\n"
-        "https://cocodataset.org/#download there, or set --config.data.root=PATH"
+        "set --config.data.root=PATH to a folder with train2017/, val2017/ and\n"
+        "annotations/ of COCO; `python -m agvm_jax.data.download coco PATH` makes one"
     )
     return _coco_layout(
         data_config,
@@ -147,8 +147,8 @@ def _ade20k(data_config: Any) -> MakeOrigin:
         "val": ("images/validation", "annotations/validation"),
     }
     remedy = (
-        "unpack ADEChallengeData2016.zip of http://sceneparsing.csail.mit.edu there,\n"
-        "or set --config.data.root=PATH to the folder with images/ and annotations/"
+        "set --config.data.root=PATH to a folder with images/ and annotations/ of\n"
+        "SceneParse150; `python -m agvm_jax.data.download ade20k PATH` makes one"
     )
     return _label_layout(data_config, layout, (0,), remedy)
 

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from agvm_jax.data.annotations import Annotations
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.json_fields import is_text
+from agvm_jax.data.locks import HAS_LOCKS, locked
 from agvm_jax.data.masks import pack
 from agvm_jax.data.records import (
     CARD,
@@ -40,11 +41,6 @@ from agvm_jax.data.records import (
     read_card,
 )
 from agvm_jax.data.segments import store_segments
-
-try:
-    import fcntl
-except ImportError:  # Windows: no lock, and so no continuing of another's shards
-    fcntl = None
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +65,7 @@ def open_split(origin: Origin, cache_dir: str | os.PathLike) -> Source:
     if card is None:
         with _disk_errors(cache):
             cache.mkdir(parents=True, exist_ok=True)
-            with _locked(cache / f".{key}.lock", key):
+            with locked(cache / f".{key}.lock", f"preparing {key}"):
                 card = read_card(folder)  # another process may have been faster
                 if card is None:
                     card = _prepare(origin, cache, folder)
@@ -83,7 +79,7 @@ def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
     sizes = origin.image_sizes(annotations)
     # What a killed preparation left is continued, where a lock shows that its writer
     # is gone. Without locks each process has a folder of its own.
-    owner = "" if fcntl else f"-{os.getpid()}"
+    owner = "" if HAS_LOCKS else f"-{os.getpid()}"
     part = cache / f".{folder.name}.part{owner}"
     _check_space(origin, int(sizes.sum()), cache, part)
     try:
@@ -250,21 +246,6 @@ def _check_space(
 
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB"
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path, key: str) -> Iterator[None]:
-    """Hold an advisory lock on `path`; it ends with the process at the latest."""
-    if fcntl is None:
-        yield
-        return
-    with open(path, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("Another process is preparing %s; waiting for it.", key)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager
