@@ -142,6 +142,11 @@ def test_megdet_needs_synced_batch_norm(complaint):
     assert "--config.model.norm=synced" in err
 
 
+def test_a_mask_head_without_masks(complaint):
+    err = complaint("--config.model.detector=mask_rcnn")
+    assert "learns from masks" in err and "--config.data.mask_size=56" in err
+
+
 def test_a_missing_folder(complaint, tmp_path):
     err = complaint(*with_folder(tmp_path / "nowhere"))
     assert "nowhere" in err

@@ -1,0 +1,77 @@
+"""Every config builds a detector, an optimizer and a plan of its batches."""
+
+import importlib
+import math
+from pathlib import Path
+
+import jax
+import pytest
+
+from agvm_jax.optim.modules import label_tree, module_names
+from agvm_jax.optim.recipes import build_optimizer
+from agvm_jax.training.batching import plan_batches
+from models.build import build_detector
+
+FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+NAMES = [path.stem for path in FILES if path.stem != "__init__"]
+MODULES = {
+    "retinanet": {"backbone", "fpn", "head"},
+    "faster_rcnn": {"backbone", "fpn", "rpn", "box_head"},
+    "mask_rcnn": {"backbone", "fpn", "rpn", "box_head", "mask_head"},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_fits_together(name):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.model.dtype = config.model.dtype.replace("auto", "float32")
+    detector = build_detector(
+        config.model, num_classes=5, image_size=config.image_size, axis_name="data"
+    )
+    params, _ = jax.eval_shape(detector.init, jax.random.key(0))
+    assert set(params) == MODULES[config.model.detector]
+    steps_per_epoch = math.ceil(117266 / config.batch_size)
+    recipe = build_optimizer(
+        config.optim,
+        config.agvm,
+        batch_size=config.batch_size,
+        total_steps=math.ceil(config.epochs * steps_per_epoch),
+        steps_per_epoch=steps_per_epoch,
+    )
+    jax.eval_shape(recipe.tx.init, params)
+    if recipe.agvm:
+        assert config.agvm.anchor in module_names(label_tree(params))
+    estimator = recipe.agvm.estimator if recipe.agvm else None
+    for devices in (1, 8):
+        if config.batch_size % devices == 0:
+            plan_batches(
+                config.batch_size,
+                devices,
+                config.micro_batch_size,
+                estimator=estimator,
+            )
+    docstring = importlib.import_module(f"configs.{name}").__doc__
+    assert name == "base" or f"--config configs/{name}.py" in docstring
+
+
+def test_a_mask_head_learns_from_masks():
+    for name in NAMES:
+        config = importlib.import_module(f"configs.{name}").get_config()
+        assert (config.model.detector == "mask_rcnn") <= (config.data.mask_size > 0)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "rate"),
+    [(32, 0.04), (256, 0.2263), (512, 0.32), (1024, 0.4525), (1536, 0.5543)],
+)
+def test_the_papers_rates_follow_from_the_batch(batch_size, rate):
+    """Section 1 of the paper's supplement: 0.02 per 16, the root above 128."""
+    config = importlib.import_module("configs.faster_rcnn").get_config()
+    recipe = build_optimizer(
+        config.optim,
+        config.agvm,
+        batch_size=batch_size,
+        total_steps=1000,
+        steps_per_epoch=10,
+    )
+    assert float(recipe.schedule(100)) == pytest.approx(rate, rel=1e-3)
