@@ -1,7 +1,7 @@
 """What a run starts from: weights of a file in the place of random ones.
 
-The file is torchvision's: a classification model, of which the backbone is taken, or a
-whole detector.
+The file holds a classification model, of which the backbone is taken, or a whole
+detector of torchvision's.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .backbone_rules import RESNET_RULES, SWIN_RULES
+from .backbone_rules import rules_for
 from .coco_classes import IDS, select_coco_classes
 from .pretrained import (
     MASK_RCNN_RULES,
@@ -95,7 +95,7 @@ def load_initial_weights(
     try:
         placed, unused = place(tensors, wanted, rules, kept)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}{_remedy(what)}") from error
     if path.name in _WITHOUT_EPSILON:
         placed = _make_up_for_epsilon(placed)
     report = f"{path.name}: {len(placed)} of {len(wanted)} arrays{chosen}"
@@ -111,15 +111,10 @@ def _rules_for(
     tensors: Mapping[str, np.ndarray], what: str, path: Path
 ) -> tuple[Rules, str]:
     """Return the rules for the kind of file and the pattern of what stays."""
-    kept = KEPT[what]
     if any(name.startswith("backbone.") for name in tensors):
-        return (*MASK_RCNN_RULES, *RETINANET_RULES), kept
-    if "features.0.0.weight" in tensors:
-        # Classification has no norms on the stages' outputs.
-        rules, kept = SWIN_RULES, rf"{kept}|backbone/norm\d/.*"
-    elif "conv1.weight" in tensors:
-        rules = RESNET_RULES
-    else:
+        return (*MASK_RCNN_RULES, *RETINANET_RULES), KEPT[what]
+    rules = rules_for(tensors)
+    if rules is None:
         raise ValueError(
             f"{path} has no tensor of a name that torchvision gives to a ResNet, a "
             f"Swin or a detector; it has {_shorten(sorted(tensors))}"
@@ -129,7 +124,8 @@ def _rules_for(
             f"{path} holds a backbone and no detector: use "
             "--config.train.init_what=backbone"
         )
-    return rules, kept
+    # A Swin for classification has no norms on the outputs of its stages.
+    return rules, rf"{KEPT[what]}|backbone/norm\d/.*"
 
 
 def _number_of_classes(wanted: Mapping[str, tuple[int, ...]]) -> int | None:
@@ -139,6 +135,15 @@ def _number_of_classes(wanted: Mapping[str, tuple[int, ...]]) -> int | None:
         anchors = wanted["head/box_deltas/bias"][0] // 4
         return wanted["head/class_logits/bias"][0] // anchors
     return None
+
+
+def _remedy(what: str) -> str:
+    if what != "all":
+        return ""
+    return (
+        "\nIf only the number of classes is another one, use "
+        "--config.train.init_what=all_but_heads"
+    )
 
 
 def _make_up_for_epsilon(placed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -65,7 +65,7 @@ MASK_RCNN_RULES = (
 )
 
 # Counters that torch's BatchNorm keeps for a mode we do not have, and constants.
-_UNUSED = re.compile(r".*\.(num_batches_tracked|relative_position_index)")
+_UNUSED = re.compile(r".*\.(num_batches_tracked|relative_position_index|attn_mask)")
 
 
 # What a tensor is called by torch and, if it differs, by us.

@@ -63,6 +63,12 @@ def resnet():
     return make_detector()
 
 
+@pytest.fixture(scope="module")
+def swin():
+    """The shapes of a detector with a Swin."""
+    return shapes_of(make_detector("swin_t"))
+
+
 @pytest.mark.parametrize("norm", ["synced", "frozen"])
 def test_a_classification_model_gives_its_backbone(norm, load):
     detector = make_detector(norm=norm)
@@ -93,16 +99,15 @@ def test_a_classification_model_gives_its_backbone(norm, load):
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
 
 
-def test_a_swin_keeps_the_norms_that_classification_does_not_have(load):
-    detector = make_detector("swin_t")
+def test_a_swin_keeps_the_norms_that_classification_does_not_have(load, swin):
     tensors = swin_t(WIDTH)
-    weights = load(tensors, "backbone", shapes_of(detector))
+    weights = load(tensors, "backbone", swin)
     assert weights.report.splitlines()[1:] == [
         "as initialised: backbone/norm1, backbone/norm2, backbone/norm3, "
         "backbone/norm4, fpn, head",
         "not used: head, norm",
     ]
-    params, _ = weights.put_into(*as_initialised(shapes_of(detector)))
+    params, _ = weights.put_into(*as_initialised(swin))
     block = params["backbone"]["layer3"]["5"]
     name = "features.5.5"
     np.testing.assert_array_equal(
@@ -113,6 +118,38 @@ def test_a_swin_keeps_the_norms_that_classification_does_not_have(load):
         tensors[f"{name}.attn.relative_position_bias_table"],
     )
     np.testing.assert_array_equal(params["backbone"]["norm4"]["scale"], 7.0)
+
+
+def with_names_of(tensors, who):
+    """A Swin's tensors as timm or the authors call them."""
+    renamed = {}
+    for name, tensor in tensors.items():
+        parts = name.split(".")
+        if name.startswith("features.0."):
+            parts[:3] = ["patch_embed", {"0": "proj", "2": "norm"}[parts[2]]]
+        elif parts[0] == "features" and int(parts[1]) % 2:
+            parts[:2] = ["layers", str(int(parts[1]) // 2), "blocks"]
+            if parts[4] == "mlp":
+                parts[5] = {"0": "fc1", "3": "fc2"}[parts[5]]
+        elif parts[0] == "features":
+            stage = int(parts[1]) // 2 - (who == "authors")
+            parts[:2] = ["layers", str(stage), "downsample"]
+        elif parts[0] == "head" and who == "timm":
+            parts.insert(1, "fc")
+        renamed[".".join(parts)] = tensor
+    if who == "authors":
+        renamed["layers.0.blocks.1.attn_mask"] = np.zeros((64, 49, 49), np.float32)
+    return renamed
+
+
+@pytest.mark.parametrize("who", ["timm", "authors"])
+def test_a_swin_is_known_by_the_names_of_timm_and_of_its_authors(who, load, swin):
+    tensors = swin_t(WIDTH)
+    expected = load(tensors, "backbone", swin).placed
+    found = load(with_names_of(tensors, who), "backbone", swin).placed
+    assert found.keys() == expected.keys()
+    for path, array in expected.items():
+        np.testing.assert_array_equal(found[path], array, path)
 
 
 def test_a_whole_detector_is_taken_as_a_whole(load, resnet):
@@ -209,6 +246,12 @@ def test_a_backbone_alone_is_no_detector(load, resnet):
     for what in ("all", "all_but_heads"):
         with pytest.raises(ValueError, match="init_what=backbone"):
             load(resnet18(WIDTH), what, shapes_of(resnet))
+
+
+def test_another_number_of_classes_is_answered_with_the_remedy(load, resnet):
+    with pytest.raises(ValueError, match=r"\(2 differences\)") as error:
+        load(whole_detector(classes=5), "all", shapes_of(resnet))
+    assert str(error.value).endswith("--config.train.init_what=all_but_heads")
 
 
 def test_unknown_names_and_choices_are_answered(load, resnet):
