@@ -26,6 +26,7 @@ import numpy as np
 
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.decode import decode_image, jpeg_divisor
+from agvm_jax.data.orientation import oriented
 from agvm_jax.data.pipeline import train_batches
 from agvm_jax.data.records import Source
 from agvm_jax.data.rows import fill_row
@@ -154,7 +155,7 @@ def stages(args) -> dict[str, float]:
         rng = np.random.default_rng(index)
         example = timed("read the record", source.__getitem__, index)
         size = (example["height"], example["width"])
-        frame = FRAME if size[1] >= size[0] else FRAME[::-1]
+        frame = oriented(FRAME, size)
         drawn = timed("draw the augmentation", draw, rng, size, frame, augmentation)
         place, data = drawn.placement, example["image"]
         divisor = jpeg_divisor(data, size, place.resized)

@@ -7,8 +7,10 @@ regions are drawn dashed.
 """
 
 import collections
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
@@ -25,13 +27,16 @@ from agvm_jax.canvas import (
     place_label,
 )
 from agvm_jax.data.dataset import Dataset, open_dataset
+from agvm_jax.data.orientation import oriented
 from agvm_jax.data.pipeline import train_batches
 from agvm_jax.data.records import Source
-from agvm_jax.data.transforms import still_placement
+from agvm_jax.data.resizing import Resizing
+from agvm_jax.data.transforms import Augmentation, still_placement
 from agvm_jax.drawing import draw_labels, save_contact_sheet
 from agvm_jax.structures import Batch
 
 _READ = 5000  # images whose objects the table counts at most
+_FILL = Resizing()
 _SIZES = (32, 96)  # COCO's borders between small, medium and large, in pixels
 
 
@@ -106,12 +111,19 @@ def _tint(
     region[where] = (0.55 * region[where] + 0.45 * np.array(color)).astype(np.uint8)
 
 
-def table(source: Source, image_size: tuple[int, int]) -> Iterator[str]:
+def table(
+    source: Source,
+    image_size: tuple[int, int],
+    resizing: Resizing = _FILL,
+    turned: bool = False,
+) -> Iterator[str]:
     """Lines: objects and images of each class, and how large they are at the input.
 
     Args:
       source: of more than 5000 images, as many are taken at even distances.
       image_size: (H, W) that training resizes to.
+      resizing: how.
+      turned: whether images higher than wide have a frame of their own.
     """
     names = source.card.class_names
     step = -(-len(source) // _READ)
@@ -123,7 +135,11 @@ def table(source: Source, image_size: tuple[int, int]) -> Iterator[str]:
         size = (example["height"], example["width"])
         if min(size) < 1:
             continue
-        boxes, keep = still_placement(size, image_size).boxes(example["boxes"])
+        frame = image_size
+        if turned:
+            frame = oriented(frame, size)
+        placement = still_placement(size, frame, resizing)
+        boxes, keep = placement.boxes(example["boxes"])
         targets = keep & ~example["crowd"]
         classes = example["classes"][targets]
         images.update(set(classes.tolist()))
@@ -153,6 +169,27 @@ def table(source: Source, image_size: tuple[int, int]) -> Iterator[str]:
         yield f"  without an object: {', '.join(missing)}"
 
 
+def samples(
+    source: Source, image_size: tuple[int, int], count: int, config: Any
+) -> list[Batch]:
+    """Training batches with `count` images or a few more, of both orientations."""
+    data, rows = config.data, count
+    if data.orientation_group:
+        # Groups so small that some of either kind are on the sheet.
+        data = data.copy_and_resolve_references()
+        rows = data.orientation_group = max(1, count // 8)
+    stream = train_batches(
+        source,
+        image_size=image_size,
+        batch_size=rows,
+        seed=config.seed,
+        data_config=data,
+    )
+    batches = list(itertools.islice(stream, -(-count // rows)))
+    stream.close()
+    return batches
+
+
 def main(arguments: Sequence[str]) -> int:
     """Write the sheet, print the table. Returns the exit code."""
     del arguments
@@ -162,27 +199,20 @@ def main(arguments: Sequence[str]) -> int:
     size = size * 2 if len(size) == 1 else size
     try:
         dataset = open_dataset(config.data)
-        batches = train_batches(
-            dataset.train,
-            image_size=size,
-            batch_size=FLAGS.images,
-            seed=config.seed,
-            data_config=config.data,
-        )
-        batch = next(batches)
-        batches.close()
+        batches = samples(dataset.train, size, FLAGS.images, config)
     except ValueError as error:  # DataError is one
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("\n".join(dataset.report))
     if dataset.class_names:
         for source in (dataset.train, dataset.val):
-            print("\n".join(table(source, size)))
-    save_contact_sheet(
-        draw_samples(batch, dataset, config.data.semantic),
-        FLAGS.output,
-        [f"image {i}" for i in batch.image_id],
-    )
+            resizing = Augmentation.of(config.data).resizing
+            turned = config.data.orientation_group > 0
+            print("\n".join(table(source, size, resizing, turned)))
+    semantic = config.data.semantic
+    pictures = [p for batch in batches for p in draw_samples(batch, dataset, semantic)]
+    titles = [f"image {i}" for batch in batches for i in batch.image_id]
+    save_contact_sheet(pictures[: FLAGS.images], FLAGS.output, titles[: FLAGS.images])
     print(f"wrote {FLAGS.output}")
     return 0
 

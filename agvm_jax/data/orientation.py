@@ -50,11 +50,16 @@ def split_by_orientation(source: Source, frame: Size) -> tuple[Members, Members]
       frame: (H, W) of one of the frames; the other is it turned.
     """
     height, width = np.asarray(source.sizes).T
-    short, long = sorted(frame)
     return (
-        Members(source, np.flatnonzero(width >= height), (short, long)),
-        Members(source, np.flatnonzero(width < height), (long, short)),
+        Members(source, np.flatnonzero(width >= height), oriented(frame, (1, 1))),
+        Members(source, np.flatnonzero(width < height), oriented(frame, (2, 1))),
     )
+
+
+def oriented(frame: Size, size: Size) -> Size:
+    """The frame, turned to suit a picture of `size`; squares count as landscape."""
+    short, long = sorted(frame)
+    return (short, long) if size[1] >= size[0] else (long, short)
 
 
 class TrainOrder:

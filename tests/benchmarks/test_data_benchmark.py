@@ -1,18 +1,18 @@
 """The data benchmark compares like with like, and its command runs anywhere."""
 
 import argparse
+import json
 import subprocess
-import sys
-from pathlib import Path
+import threading
 
 import numpy as np
 import pytest
 
 from agvm_jax.data.pipeline import train_batches
-from benchmarks.data import First, make_jpegs, open_source
+from benchmarks import data
+from benchmarks.data import First, make_jpegs, make_step, open_source, stages
 from benchmarks.torchvision_loader import MEAN, STD, Loader
-
-ROOT = Path(__file__).parents[2]
+from benchmarks.turns import Seconds
 
 
 @pytest.fixture
@@ -56,10 +56,49 @@ def test_both_sides_make_the_same_pictures_and_boxes(arguments):
     assert len(shapes) == 2
 
 
-def test_the_command_prints_rates_ratios_and_stages():
-    command = [sys.executable, "-m", "benchmarks.data", "--images=4", "--turns=1"]
-    command += ["--batch-size=2"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
-    assert run.returncode == 0, run.stderr
-    for words in ("images/s", " / ", "by processor", "decode", "resize", "normalise"):
-        assert words in run.stdout
+def test_stages_are_told_of_either_side(arguments):
+    ours = stages(arguments)
+    peer = Loader(arguments)
+    peer.epoch()
+    assert "decode" in ours and "decode" in peer.spent
+    assert len(ours) == 7 and len(peer.spent) == 7
+    assert all(ms >= 0 for ms in ours.values()) and sum(ours.values()) > 0
+
+
+def test_a_step_takes_as_many_images_as_there_are_and_leaves_no_thread(arguments):
+    arguments.float32 = False
+    step, images = make_step(arguments)
+    assert images == 8
+    step()
+    after_one = threading.active_count()
+    for _ in range(3):
+        step()
+    assert threading.active_count() <= after_one
+
+
+def test_the_command_prints_rates_ratios_and_stages(monkeypatch, capsys, arguments):
+    """With workers that answer at once: theirs takes four times as long as ours."""
+
+    class Fake:
+        def __init__(self, command):
+            self.peer = any("loader" in word for word in command)
+
+        def run(self):
+            return Seconds(0.4, 0.2) if self.peer else Seconds(0.1, 0.05)
+
+        def close(self):
+            pass
+
+    def run(command, **_):
+        table = json.dumps({"decode": 1.5, "(not done)": 9.0})
+        return subprocess.CompletedProcess(command, 0, table + "\n", "")
+
+    monkeypatch.setattr(data, "Worker", Fake)
+    monkeypatch.setattr(data.subprocess, "run", run)
+    arguments.peer_python, arguments.turns, arguments.core = "python", 3, 0
+    arguments.float32 = False
+    data.compare(arguments)
+    text = capsys.readouterr().out
+    assert "ours                 160.00 images/s" in text
+    assert "ours / torchvision, by processor: 4.00" in text
+    assert "torchvision: ms an image, 1.50 in all" in text

@@ -7,9 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from agvm_jax.data.browse import draw_samples, table
+from agvm_jax.data.browse import draw_samples, samples, table
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.pipeline import eval_batches
+from agvm_jax.data.resizing import Resizing
+from configs import base
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +58,26 @@ def test_the_table_counts_objects_and_sizes_and_leaves_crowds_out(
     two_images["categories"].append({"id": 95, "name": "yak"})
     source = open_dataset(write_coco(two_images)).train
     assert list(table(source, (40, 60)))[-1] == "  without an object: yak"
+
+
+def test_the_table_follows_the_rule_of_resizing_in_either_frame(write_coco, two_images):
+    two_images["images"][1].update(height=12, width=8)
+    source = open_dataset(write_coco(two_images)).train
+    # ape: 4 x 4 in 12 x 8, zebra: 10 x 5 in 20 x 30; shorter sides become 40.
+    *_, zebra, ape = table(source, (40, 60), Resizing((40,)), turned=True)
+    assert zebra.split()[3] == "14.1" and ape.split()[3] == "20.0"
+    *_, ape = table(source, (40, 60), Resizing((40,)))
+    assert ape.split()[3] == "13.4"  # in a frame 40 high: 40 x 27
+
+
+def test_the_sheet_shows_both_orientations(write_coco, two_images):
+    config = base.get_config()
+    config.data = write_coco(two_images)
+    config.data.orientation_group = 64
+    batches = samples(open_dataset(config.data).train, (40, 60), 16, config)
+    assert sum(len(batch.image) for batch in batches) == 16
+    assert {batch.image.shape[1:3] for batch in batches} == {(40, 60), (60, 40)}
+    assert config.data.orientation_group == 64
 
 
 def test_the_command_writes_a_sheet_or_says_what_is_wrong(tmp_path):

@@ -1,5 +1,6 @@
 """The loop on a toy: bad steps, signals between micro-batches, what is kept."""
 
+import dataclasses
 import os
 import signal
 from types import SimpleNamespace
@@ -159,6 +160,25 @@ def test_a_signal_between_micro_batches_loses_no_more_than_that_step(
     outcome = train_and_evaluate(make_experiment(broken, **settings))
     assert (outcome.status, outcome.step) == ("finished", 3)
     assert losses(broken) == losses(straight)
+
+
+def test_batches_of_two_shapes_are_one_run(tmp_path):
+    """As landscape and portrait images make them, also within a step."""
+
+    class Turning(Stream):
+        def __next__(self):
+            batch = super().__next__()
+            shape = (ROWS, 2, 4, 3) if self.number % 3 else (ROWS, 4, 2, 3)
+            return dataclasses.replace(batch, image=np.zeros(shape, np.uint8))
+
+    straight, turning = tmp_path / "straight", tmp_path / "turning"
+    for folder in (straight, turning):
+        folder.mkdir()
+    train_and_evaluate(make_experiment(straight, steps=3, micro_batches=4))
+    experiment = make_experiment(turning, steps=3, micro_batches=4)
+    experiment = dataclasses.replace(experiment, train_batches=Turning)
+    assert train_and_evaluate(experiment).status == "finished"
+    assert losses(turning) == losses(straight)  # this loss does not look at images
 
 
 def test_a_finished_run_is_only_evaluated(tmp_path):
