@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparisons import assert_close, assert_norms_agree, by_path, expected_norms
 from seeded_weights import (
     CANVAS,
     NUM_CLASSES,
@@ -20,7 +21,7 @@ from seeded_weights import (
     RCNN_SAMPLES,
     make_rcnn_tensor,
 )
-from test_torchvision_retinanet import assert_close, make_batch, torchvision_names
+from test_torchvision_retinanet import make_batch, torchvision_names
 
 from configs import faster_rcnn
 from models.build import build_detector
@@ -146,22 +147,8 @@ def test_losses_are_torchvisions(ours, oracle, part):
 
 
 def test_every_gradient_is_as_long_as_torchvisions(ours, oracle):
-    found = {
-        "/".join(key.key for key in path): norm
-        for path, norm in jax.tree_util.tree_leaves_with_path(ours["norms"])
-    }
-    names = faster_rcnn_names()
-    expected = {
-        our_path(name, len(names[name]), FASTER_RCNN_RULES): norm
-        for name, norm in zip(
-            oracle["gradient_names"].tolist(), oracle["gradient_norms"], strict=True
-        )
-    }
-    assert found.keys() == expected.keys()
-    errors = {path: abs(found[path] / norm - 1) for path, norm in expected.items()}
-    # As for RetinaNet: a ReLU within rounding of zero may fall on either side.
-    assert max(errors.values()) < 1e-3, max(errors, key=errors.get)
-    assert np.median(list(errors.values())) < 2e-5
+    expected = expected_norms(oracle, faster_rcnn_names(), FASTER_RCNN_RULES)
+    assert_norms_agree(by_path(ours["norms"]), expected, median=2e-5)
 
 
 def test_detections_are_torchvisions(ours, oracle):

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparisons import assert_close, assert_norms_agree, by_path, expected_norms
 from seeded_weights import (
     MASK_CANVAS,
     MASK_OBJECTS,
@@ -28,14 +29,13 @@ from seeded_weights import (
     make_rcnn_tensor,
 )
 from test_torchvision_faster_rcnn import faster_rcnn_names
-from test_torchvision_retinanet import assert_close
 
 from agvm_jax.structures import Batch
 from configs import mask_rcnn
 from models.build import build_detector
 from models.heads.mask import mask_loss, mask_sample, sampled_mask_targets
 from models.ops.roi_align import roi_align
-from models.pretrained import MASK_RCNN_RULES, from_torchvision, our_path
+from models.pretrained import MASK_RCNN_RULES, from_torchvision
 
 ORACLE = Path(__file__).with_name("mask_rcnn_oracle.npz")
 ROWS = 4
@@ -183,21 +183,8 @@ def test_our_mask_targets_are_theirs_but_for_half_a_pixel(ours):
 
 
 def test_every_gradient_is_as_long_as_torchvisions(ours, oracle):
-    found = {
-        "/".join(key.key for key in path): norm
-        for path, norm in jax.tree_util.tree_leaves_with_path(ours["norms"])
-    }
-    names = mask_rcnn_names()
-    expected = {
-        our_path(name, len(names[name]), MASK_RCNN_RULES): norm
-        for name, norm in zip(
-            oracle["gradient_names"].tolist(), oracle["gradient_norms"], strict=True
-        )
-    }
-    assert found.keys() == expected.keys()
-    errors = {path: abs(found[path] / norm - 1) for path, norm in expected.items()}
-    assert max(errors.values()) < 1e-3, max(errors, key=errors.get)
-    assert np.median(list(errors.values())) < 2e-5
+    expected = expected_norms(oracle, mask_rcnn_names(), MASK_RCNN_RULES)
+    assert_norms_agree(by_path(ours["norms"]), expected, median=2e-5)
 
 
 def test_detections_and_their_masks_are_torchvisions(ours, oracle):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparisons import assert_close, assert_norms_agree, by_path, expected_norms
 from seeded_weights import (
     CANVAS,
     MAX_DETECTIONS,
@@ -24,7 +25,7 @@ from seeded_weights import (
 from agvm_jax.structures import Batch
 from configs import base
 from models.build import build_detector
-from models.pretrained import from_torchvision, our_path
+from models.pretrained import RETINANET_RULES, from_torchvision, our_path
 
 ORACLE = Path(__file__).with_name("retinanet_oracle.npz")
 
@@ -156,13 +157,6 @@ def oracle():
         return dict(stored)
 
 
-def assert_close(found, expected, tolerance):
-    """No element differs by more than `tolerance` times the expected spread."""
-    assert found.shape == expected.shape
-    worst = np.abs(found - expected).max() / expected.std()
-    assert worst < tolerance, f"{worst:.2e} of the spread"
-
-
 def test_class_logits_and_box_deltas_are_torchvisions(ours, oracle):
     logits, deltas = ours[:2]
     every = int(oracle["every"])
@@ -177,24 +171,8 @@ def test_losses_are_torchvisions(ours, oracle):
 
 
 def test_every_gradient_is_as_long_as_torchvisions(ours, oracle):
-    found = {
-        "/".join(key.key for key in path): norm
-        for path, norm in jax.tree_util.tree_leaves_with_path(ours[3])
-    }
-    shapes = torchvision_names()
-    expected = {
-        our_path(name, len(shapes[name])): norm
-        for name, norm in zip(
-            oracle["gradient_names"].tolist(), oracle["gradient_norms"], strict=True
-        )
-    }
-    assert found.keys() == expected.keys()
-    errors = {path: abs(found[path] / norm - 1) for path, norm in expected.items()}
-    # A ReLU whose input is within rounding of zero falls on either side and moves the
-    # gradient of its own layer by some 1e-4 (torchvision's float32 against its float64
-    # too); nearly all layers have none.
-    assert max(errors.values()) < 1e-3, max(errors, key=errors.get)
-    assert np.median(list(errors.values())) < 5e-6
+    expected = expected_norms(oracle, torchvision_names(), RETINANET_RULES)
+    assert_norms_agree(by_path(ours[3]), expected, median=5e-6)
 
 
 def test_detections_are_torchvisions(ours, oracle):
