@@ -25,6 +25,7 @@ from agvm_jax.data.dataset import Dataset, open_dataset
 from agvm_jax.data.decode import decode_image
 from agvm_jax.data.errors import DataError, UnreadableImage
 from agvm_jax.data.pipeline import eval_batches, train_batches
+from agvm_jax.data.settings import check_settings
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.instance import InstanceEvaluator
@@ -141,6 +142,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             " has data.mask_size=0: use --config.data.mask_size=56, twice the head's"
             " 28."
         )
+    check_settings(config.data, config.image_size, plan.images_per_pass)
     model_config = config.model.copy_and_resolve_references()
     if model_config.dtype == "auto":
         # CPUs only emulate bfloat16, several times slower than float32.

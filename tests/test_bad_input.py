@@ -117,6 +117,20 @@ def test_a_micro_batch_that_does_not_divide(complaint):
     assert "micro_batch_size=4" in err and "use 2" in err
 
 
+def test_a_batch_that_would_need_two_frames(complaint, tmp_path):
+    """Nothing is written, so the mended command does not find another run's folder."""
+    err = complaint("--config.batch_size=16", "--config.data.orientation_group=7")
+    assert "orientation_group is 7" in err and "multiple of" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_key_of_the_data_that_is_out_of_range(complaint, tmp_path):
+    assert "data.flip is 1.5; it must lie in 0 .. 1" in complaint(
+        "--config.data.flip=1.5"
+    )
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_backbone_lists_the_known_ones(complaint):
     err = complaint("--config.model.backbone=resnet19")
     assert "resnet19" in err and "resnet18" in err

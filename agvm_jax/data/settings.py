@@ -30,14 +30,14 @@ def frame_of(image_size: int | Size) -> Size:
 
 
 def share_of(batch_size: int, process_index: int, process_count: int) -> int:
-    """Rows of each process; ValueError where the batch cannot be shared evenly."""
+    """Rows of each process; DataError where the batch cannot be shared evenly."""
     if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
+        raise DataError(
             f"A batch of {batch_size} images cannot be shared by {process_count}"
             " processes; choose a batch_size that they divide."
         )
     if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index {process_index} of {process_count} processes.")
+        raise DataError(f"process_index {process_index} of {process_count} processes.")
     return batch_size // process_count
 
 
@@ -46,13 +46,13 @@ def check_stream(source: Source, seed: int, start_batch: int) -> None:
     if len(source) == 0:
         raise DataError("The training split has no images.")
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed}; it must lie in 0 .. 2**32 - 1.")
+        raise DataError(f"seed is {seed}; it must lie in 0 .. 2**32 - 1.")
     if start_batch < 0:
-        raise ValueError(f"start_batch is {start_batch}; it counts from 0.")
+        raise DataError(f"start_batch is {start_batch}; it counts from 0.")
 
 
 def check_config(config: Any, frame: Size) -> None:
-    """Raise a ValueError that names the key of config.data that cannot be used."""
+    """Raise a DataError that names the key of config.data that cannot be used."""
     low, high = config.scale_range
     least, most = config.crop_range
     counts = ("mask_size", "long_side", "orientation_group", "num_threads", "prefetch")
@@ -84,9 +84,9 @@ def check_config(config: Any, frame: Size) -> None:
         (0 <= config.hue <= 0.5, "hue", "must lie in 0 .. 0.5, half the circle"),
     ):
         if not good:
-            raise ValueError(f"config.data.{key} is {getattr(config, key)}; it {rule}.")
+            raise DataError(f"config.data.{key} is {getattr(config, key)}; it {rule}.")
     if config.semantic != "none" and any(s % config.semantic_stride for s in frame):
-        raise ValueError(
+        raise DataError(
             f"image_size {frame} is no multiple of config.data.semantic_stride ="
             f" {config.semantic_stride}."
         )
@@ -95,9 +95,22 @@ def check_config(config: Any, frame: Size) -> None:
 def check_group(group: int, batch_size: int) -> None:
     """A batch has one shape, so it may not reach over the end of a group."""
     if group % batch_size:
-        raise ValueError(
+        raise DataError(
             f"config.data.orientation_group is {group}, but {batch_size} images are"
             " taken in at once and need one frame: choose a multiple of"
             f" {batch_size}, or a micro_batch_size that makes them a divisor of"
             f" {group}."
         )
+
+
+def check_settings(config: Any, image_size: int | Size, batch_size: int) -> None:
+    """Raise what a training stream would, before there is one.
+
+    Args:
+      config: section `data`.
+      image_size: as in `pipeline.train_batches`.
+      batch_size: images taken in at once, over all processes.
+    """
+    check_config(config, frame_of(image_size))
+    if config.orientation_group:
+        check_group(config.orientation_group, batch_size)

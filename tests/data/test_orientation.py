@@ -9,6 +9,7 @@ import pytest
 from coco_files import noise_png
 
 from agvm_jax.data.dataset import open_dataset
+from agvm_jax.data.errors import DataError
 from agvm_jax.data.orientation import (
     TrainOrder,
     evaluation_order,
@@ -203,7 +204,7 @@ def test_smaller_batches_show_the_same_images_in_the_same_order(grouped):
 
 
 def test_a_batch_that_would_need_two_frames_is_refused(grouped):
-    with pytest.raises(ValueError, match="orientation_group is 8, but 3 images"):
+    with pytest.raises(DataError, match="orientation_group is 8, but 3 images"):
         take(mixed(5, 5), grouped, 1, batch_size=3)
 
 
