@@ -1,90 +1,75 @@
-"""train.py that starts from a file of weights, in processes of its own."""
+"""The command line starts a run from a file of weights, and goes on without it."""
 
-import os
-import subprocess
 import sys
-from pathlib import Path
+from unittest import mock
 
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
+from absl import flags
 from torchvision_names import resnet18
 
-ROOT = Path(__file__).parents[1]
+import train
+from agvm_jax.data.dataset import open_dataset
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory):
-    return tmp_path_factory.mktemp("init_from")
+@pytest.fixture
+def build(tmp_path):
+    """Return a function: build what train.py runs for the tiny config, and begin it."""
+
+    def build(*overrides):
+        flags.FLAGS.unparse_flags()
+        for name in [n for n in flags.FLAGS if n.startswith("config.")]:
+            delattr(flags.FLAGS, name)
+        arguments = [
+            "train.py",
+            "--config=configs/tiny.py",
+            f"--config.data.cache_dir={tmp_path / 'data'}",
+            f"--config.workdir={tmp_path / 'run'}",
+            "--config.model.norm=frozen",
+            *overrides,
+        ]
+        # ml_collections looks for overrides in sys.argv itself.
+        with mock.patch.object(sys, "argv", arguments):
+            config = train.parse(arguments)
+        return train.build(config, open_dataset(config.data))
+
+    return build
 
 
-@pytest.fixture(scope="module")
-def train(scratch):
-    """Run train.py on the tiny config with weights that a step does not move."""
-
-    def run(*overrides):
-        return subprocess.run(
-            [
-                sys.executable,
-                "train.py",
-                "--config=configs/tiny.py",
-                "--config.steps=1",
-                f"--config.data.cache_dir={scratch / 'data'}",
-                f"--config.workdir={scratch / 'run'}",
-                "--config.train.progress=False",
-                "--config.model.norm=frozen",
-                "--config.agvm.enabled=False",
-                "--config.optim.name=sgd",
-                "--config.optim.lr=1e-30",
-                *overrides,
-            ],
-            cwd=ROOT,
-            env={**os.environ, "JAX_NUM_CPU_DEVICES": "2"},
-            capture_output=True,
-            text=True,
-            timeout=280,
-        )
-
-    return run
-
-
-def checkpoint(folder):
-    with ocp.CheckpointManager(folder / "checkpoints") as manager:
-        return manager.restore(manager.latest_step(), args=ocp.args.StandardRestore())
-
-
-def test_a_run_starts_from_the_file_and_goes_on_without_it(train, scratch):
+def test_a_run_starts_from_the_file_and_goes_on_without_it(build, tmp_path, capsys):
     tensors = resnet18(width=1 / 8)
-    path = scratch / "weights.npz"
+    path = tmp_path / "weights.npz"
     np.savez(path, **tensors)
-    first = train(f"--config.train.init_from={path}")
-    assert first.returncode == 0, first.stderr
+    state = build(f"--config.train.init_from={path}").initial_state()
     assert (
         "weights     weights.npz: 100 of 124 arrays\n"
         "            as initialised: fpn, head\n"
         "            not used: fc\n"
-    ) in first.stdout
-    saved = checkpoint(scratch / "run")
-    backbone = saved["params"]["backbone"]
-    for block in range(2):
-        for conv in ("conv1", "conv2"):
-            np.testing.assert_array_equal(
-                backbone["layer4"][str(block)][conv]["kernel"],
-                tensors[f"layer4.{block}.{conv}.weight"].transpose(2, 3, 1, 0),
-            )
-    frozen = saved["model_state"]["backbone"]["layer4"]["1"]["bn2"]
-    for ours, theirs in (
-        ("scale", "weight"),
-        ("bias", "bias"),
-        ("mean", "running_mean"),
-        ("var", "running_var"),
-    ):
-        np.testing.assert_array_equal(
-            frozen[ours], tensors[f"layer4.1.bn2.{theirs}"], ours
-        )
+    ) in capsys.readouterr().out
+    for stage in range(1, 5):
+        for block in "01":
+            name = f"layer{stage}.{block}"
+            kernels = state.params["backbone"][f"layer{stage}"][block]
+            norms = state.model_state["backbone"][f"layer{stage}"][block]
+            for index in "12":
+                np.testing.assert_array_equal(
+                    kernels[f"conv{index}"]["kernel"],
+                    tensors[f"{name}.conv{index}.weight"].transpose(2, 3, 1, 0),
+                )
+                for ours, theirs in (
+                    ("scale", "weight"),
+                    ("bias", "bias"),
+                    ("mean", "running_mean"),
+                    ("var", "running_var"),
+                ):
+                    np.testing.assert_array_equal(
+                        norms[f"bn{index}"][ours], tensors[f"{name}.bn{index}.{theirs}"]
+                    )
+    head = np.asarray(state.params["head"]["class_logits"]["kernel"])
+    assert head.std() > 0  # as initialised
 
+    # A run that has a checkpoint takes its weights from there.
     path.unlink()
-    again = train(f"--config.train.init_from={path}")
-    assert again.returncode == 0, again.stderr
-    assert "this run was finished before" in again.stdout
-    assert "weights.npz: " not in again.stdout
+    (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
+    build(f"--config.train.init_from={path}")
+    assert "weights.npz" not in capsys.readouterr().out
