@@ -21,6 +21,9 @@ from agvm_jax.canvas import (
 from agvm_jax.evaluation.masks import paste_mask
 from agvm_jax.structures import Batch, Predictions
 
+# With more detections than this in a picture their labels would hide what they name.
+MOST_LABELS = 30
+
 
 def draw_detections(
     image: np.ndarray,
@@ -36,6 +39,8 @@ def draw_detections(
     min_side: int = 480,
 ) -> np.ndarray:
     """Return a copy of `image` with boxes, class names and scores.
+
+    Above `MOST_LABELS` detections the names and scores are left out, colors stay.
 
     Args:
       image: (H, W, 3) uint8 RGB.
@@ -94,7 +99,7 @@ def draw_detections(
     font = letters(max(12, round(max(height, width) / 40)))
     taken: list[tuple[int, int, int, int]] = []
     labels = []
-    for i in order:
+    for i in order if len(order) <= MOST_LABELS else ():
         text = f"{class_names[int(classes[i])]} {scores[i]:.2f}"
         label = place_label(pen, text, font, places[i], (width, height), taken)
         taken.append(label)

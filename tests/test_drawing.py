@@ -6,6 +6,7 @@ from PIL import Image
 
 from agvm_jax.canvas import class_color
 from agvm_jax.drawing import (
+    MOST_LABELS,
     draw_batch,
     draw_detections,
     draw_labels,
@@ -69,6 +70,18 @@ def test_labels_of_boxes_in_one_place_do_not_hide_each_other():
     area = (alone == class_color(0)).all(axis=-1)[170:200].sum()
     for k in range(count):
         assert (drawn == class_color(k)).all(axis=-1).sum() > 0.8 * area
+
+
+def test_a_crowd_of_boxes_is_drawn_without_the_labels_that_would_hide_it():
+    def filled(count):
+        boxes = np.tile([200.0, 200, 280, 280], (count, 1))
+        scores = np.full(count, 0.5)
+        drawn = draw_detections(
+            grey(480, 480), boxes, np.zeros(count, int), scores, "a"
+        )
+        return (drawn[:190] == class_color(0)).all(axis=-1).sum()
+
+    assert filled(MOST_LABELS) > 0 == filled(MOST_LABELS + 1)
 
 
 def test_masks_tint_their_pixels_and_no_others():
