@@ -28,6 +28,10 @@ def get_config():
     config.image_size = (832, 1344)
 
     config.data.name = "coco"
+    config.data.short_sides = (800,)
+    config.data.long_side = 1333
+    # Portraits are shrunk into the frame. --config.data.orientation_group=512 turns it
+    # for them; then each step of 512 is of one orientation.
     config.data.num_threads = 16
 
     config.model.detector = "faster_rcnn"
