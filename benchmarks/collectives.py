@@ -126,19 +126,20 @@ def print_table(title: str, params, devices, split: str) -> None:
         )
 
 
-def time_steps(estimator: str, turns: int, tau: int) -> list[float]:
+def time_steps(estimator: str, args) -> list[float]:
     """Return step-time ratios AGVM on / off, one a turn of `tau` steps each.
 
-    The step is a real one: RetinaNet ResNet-18, two replicas of the CPU, AdamW. Both
-    sides take their turns one after the other, in changing order.
+    The step is a real one: two replicas of the CPU, two images each, AdamW. Both sides
+    take their turns one after the other, in changing order.
     """
     from benchmarks.train_step import make_batch
 
     config = base.get_config().model
-    config.update(norm="frozen")
-    detector = build_detector(config, num_classes=91, image_size=(128, 128))
+    config.update(detector=args.detector, backbone=args.backbone, norm="frozen")
+    side, tau = args.image_size, args.tau
+    detector = build_detector(config, num_classes=91, image_size=(side, side))
     mesh = Mesh(np.array(jax.devices()[:2]), (AXIS,))
-    batch = make_batch(4, 128)
+    batch = make_batch(4, side)
     plain = optax.adamw(1e-4)
 
     def run(modulated: bool):
@@ -181,7 +182,7 @@ def time_steps(estimator: str, turns: int, tau: int) -> list[float]:
 
     off, on = run(False), run(True)
     ratios = []
-    for index in range(turns + 1):
+    for index in range(args.turns + 1):
         order = (off, on) if index % 2 else (on, off)
         seconds = {id(turn): turn() for turn in order}
         if index:  # the first turn warms caches
@@ -198,10 +199,13 @@ def main() -> None:
     parser.add_argument("--time", action="store_true", help="seconds instead of bytes")
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--tau", type=int, default=10)
+    parser.add_argument(
+        "--image-size", type=int, default=256, help="of the step that is timed"
+    )
     args = parser.parse_args()
     if args.time:
         for estimator in ("halves", "replicas"):
-            ratios = sorted(time_steps(estimator, args.turns, args.tau))
+            ratios = sorted(time_steps(estimator, args))
             print(
                 f"{estimator}: AGVM on / off {statistics.median(ratios):.3f} "
                 f"({ratios[0]:.3f} to {ratios[-1]:.3f}, {args.turns} turns of "

@@ -19,11 +19,12 @@ from agvm_jax.optim.modules import (
 from agvm_jax.optim.preconditioning import Precondition, find_weights
 from agvm_jax.optim.reduction import (
     divided,
-    stats_of_replicas,
+    own_sq_norms,
+    stats_of_norms,
     sum_gradients,
     total_and_phi,
 )
-from agvm_jax.optim.replicas import AxisName, axis_size
+from agvm_jax.optim.replicas import AxisName, as_varying, axis_size
 from agvm_jax.optim.smoothing import Average, smooth, variance_ratios
 from agvm_jax.optim.variance import (
     Estimator,
@@ -180,20 +181,28 @@ class Modulator:
         def summed(grads: PyTree) -> tuple[PyTree, ModuleScalars]:
             return sum_gradients(grads, axis), nothing
 
-        def measured_apart(grads: PyTree, total: PyTree) -> ModuleScalars:
+        def own_norms(grads: PyTree) -> ModuleScalars:
             weights = find_weights(self.precondition, inner_state, grads)
-            return stats_of_replicas(grads, total, axis, labels, weights).phi
+            return own_sq_norms(grads, axis, labels, weights)
+
+        def measured_apart(norms: ModuleScalars, total: PyTree) -> ModuleScalars:
+            weights = find_weights(self.precondition, inner_state, total)
+            return stats_of_norms(norms, total, axis, labels, weights).phi
 
         nan = jnp.full((), jnp.nan, jnp.float32)
         nothing = dict.fromkeys(module_names(labels), nan)
         if due is True:
             total, phi = measured(grads)
         elif self.estimator == "replicas":
-            # The sum stays outside the condition: there the compiler may start it
-            # while the backward pass still runs.
+            # In two parts, so that the replica's own gradients need not be kept beside
+            # their sum. And the sum stays outside the condition: there the compiler may
+            # start it while the backward pass still runs.
+            norms = jax.lax.cond(
+                due, own_norms, lambda grads: as_varying(nothing, axis), grads
+            )
             total = sum_gradients(grads, axis)
             phi = jax.lax.cond(
-                due, measured_apart, lambda grads, total: nothing, grads, total
+                due, measured_apart, lambda norms, total: nothing, norms, total
             )
         else:
             total, phi = jax.lax.cond(due, measured, summed, grads)

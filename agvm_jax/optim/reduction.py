@@ -209,9 +209,32 @@ def stats_of_replicas(
 
     Arguments and errors as in ``mean_and_phi``.
     """
-    num_replicas = _check_replicas(grads, axis_name, "replicas", "interleaved")
+    norms = own_sq_norms(grads, axis_name, labels, weights)
+    return stats_of_norms(norms, total, axis_name, labels, weights)
+
+
+def own_sq_norms(
+    grads: PyTree,
+    axis_name: AxisName,
+    labels: PyTree,
+    weights: PyTree | None = None,
+) -> ModuleScalars:
+    """Return this replica's part of ``stats_of_replicas``: its squared norms."""
+    _check_replicas(grads, axis_name, "replicas", "interleaved")
     norms = module_sq_norms(weighted(weights, grads), labels)
-    sum_sq = psum_scalars(as_varying(norms, axis_name), axis_name)
+    return as_varying(norms, axis_name)
+
+
+def stats_of_norms(
+    norms: ModuleScalars,
+    total: PyTree,
+    axis_name: AxisName,
+    labels: PyTree,
+    weights: PyTree | None = None,
+) -> GroupStats:
+    """Return the statistics from ``own_sq_norms`` and the sum; one psum of scalars."""
+    num_replicas = axis_size(axis_name)
+    sum_sq = psum_scalars(norms, axis_name)
     mean_sq = {m: value / num_replicas for m, value in sum_sq.items()}
     mean = divided(total, num_replicas)
     sq_mean = module_sq_norms(weighted(weights, mean), labels)
