@@ -7,11 +7,18 @@ He et al. 2017; in every detail that changes a number, torchvision's
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from agvm_jax.structures import Batch, Predictions
 
-from ..heads.mask import MaskHead, mask_loss, mask_sample, sampled_mask_targets
+from ..heads.mask import (
+    MaskHead,
+    mask_sample,
+    mask_surprise,
+    sampled_mask_targets,
+    sum_over_objects,
+)
 from .rcnn import FasterRCNN
 
 
@@ -59,9 +66,14 @@ class MaskRCNN(FasterRCNN):
         """
         parts, features, sample = self.region_losses(batch, key)
         objects = mask_sample(sample)
-        logits = self.mask_outputs(features, objects.boxes, objects.labels)
-        targets = sampled_mask_targets(objects, batch, logits.shape[-1])
-        parts |= mask_loss(logits, targets, objects.is_object)
+
+        def surprise(part):
+            logits = self.mask_outputs(features, part.boxes, part.labels)
+            targets = sampled_mask_targets(part, batch, logits.shape[-1])
+            return mask_surprise(logits, targets, part.is_object)
+
+        count = jnp.maximum(objects.is_object.sum(), 1)
+        parts |= {"mask": sum_over_objects(surprise, objects) / count}
         return sum(parts.values()), parts
 
     def predict(self, batch: Batch) -> Predictions:

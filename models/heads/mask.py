@@ -4,15 +4,21 @@ He et al. 2017 ("Mask R-CNN"), section 3 and figure 4 (right); in every detail t
 changes a number, torchvision's.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from agvm_jax.structures import Batch
 
 from ..layers import Conv, kaiming_normal
 from ..ops.masks import mask_targets
 from .box import POSITIVE_FRACTION, RoiSample
+
+# Proposals of an image that go through the head at once in training.
+_CHUNK = 16
 
 
 class Upsample(nnx.Module):
@@ -151,7 +157,49 @@ def mask_loss(
     Returns:
       "mask", a float32 scalar; 0 where there is no object.
     """
+    count = jnp.maximum(counted.sum(), 1)
+    return {"mask": mask_surprise(logits, targets, counted) / count}
+
+
+def mask_surprise(
+    logits: jax.Array, targets: jax.Array, counted: jax.Array
+) -> jax.Array:
+    """Return the sum over objects of their masks' mean cross entropy, see `mask_loss`.
+
+    Args:
+      logits, targets, counted: as of `mask_loss`.
+    """
     logits = logits.astype(jnp.float32)
     surprise = (jax.nn.softplus(logits) - targets * logits).mean(axis=(2, 3))
-    count = jnp.maximum(counted.sum(), 1)
-    return {"mask": jnp.where(counted, surprise, 0.0).sum() / count}
+    return jnp.where(counted, surprise, 0.0).sum()
+
+
+def sum_over_objects(
+    function: Callable[[RoiSample], jax.Array], sample: RoiSample
+) -> jax.Array:
+    """Return the sum of `function` over a sample, a few rows of each image at a time.
+
+    A sample has room for many objects and holds few: as they stand in front, most
+    chunks hold none, and nothing is computed for those.
+
+    Args:
+      function: a part of `sample` -> float32 scalar, 0 for a part without objects.
+      sample: S proposals an image.
+    """
+    rows = sample.chosen.shape[1]
+    count = -(-rows // _CHUNK)
+
+    def split(field):
+        padding = [(0, 0)] * field.ndim
+        padding[1] = (0, count * _CHUNK - rows)  # False: no objects
+        field = jnp.pad(field, padding)
+        field = field.reshape(field.shape[0], count, _CHUNK, *field.shape[2:])
+        return jnp.moveaxis(field, 1, 0)
+
+    def add(total, chunk):
+        value = lax.cond(
+            chunk.is_object.any(), function, lambda _: jnp.zeros(()), chunk
+        )
+        return total + value, None
+
+    return lax.scan(add, jnp.zeros(()), RoiSample(*map(split, sample)))[0]

@@ -19,6 +19,7 @@ from models.heads.mask import (
     mask_loss,
     mask_sample,
     sampled_mask_targets,
+    sum_over_objects,
 )
 from models.heads.rpn import RPNHead
 
@@ -87,6 +88,20 @@ def test_the_mask_is_one_more_part_of_the_loss_and_reaches_its_head(step):
 )
 def test_a_batch_of_poor_boxes_has_finite_loss_and_gradient(step, boxes):
     chex.assert_tree_all_finite(step(with_masks(boxes)))
+
+
+def test_the_mask_loss_is_that_of_all_objects_at_once(detector, weights, step):
+    batch = with_masks()
+
+    @jax.jit
+    def whole(params, model_state):
+        module = detector.bind(params, model_state)
+        _, features, sample = module.region_losses(batch, jax.random.key(0))
+        logits = module.mask_outputs(features, sample.boxes, sample.labels)
+        targets = sampled_mask_targets(sample, batch, MASK)
+        return mask_loss(logits, targets, sample.is_object)["mask"]
+
+    np.testing.assert_allclose(step(batch)[1]["mask"], whole(*weights), rtol=1e-5)
 
 
 def test_no_boxes_in_any_image_leave_no_mask_loss(step):
@@ -193,6 +208,33 @@ def test_the_loss_is_the_mean_over_the_cells_of_objects():
     entropy = -(targets * np.log(p) + (1 - targets) * np.log(1 - p))
     found = mask_loss(*map(jnp.asarray, (logits, targets, counted)))
     np.testing.assert_allclose(found["mask"], entropy[counted].mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [3, 16, 40])
+def test_what_is_summed_in_chunks_is_the_whole(rows):
+    """Also where the last chunk is not full, and where whole chunks hold nothing."""
+    rng = np.random.default_rng(rows)
+    is_object = np.arange(rows) < np.array([[rows // 3], [1]])
+    boxes = rng.random((2, rows, 4))
+    empty = jnp.zeros((2, rows))
+    sample = RoiSample(
+        jnp.asarray(boxes, jnp.float32), empty, empty, empty, empty, is_object
+    )
+    seen = []
+
+    def function(weight, part):
+        jax.debug.callback(lambda: seen.append(1))
+        value = jnp.where(part.is_object, part.boxes.sum(axis=-1), 0.0)
+        return (weight * value).sum()
+
+    def total(weight):
+        return sum_over_objects(lambda part: function(weight, part), sample)
+
+    value, slope = jax.jit(jax.value_and_grad(total))(2.0)
+    expected = boxes.sum(axis=-1)[is_object].sum()
+    np.testing.assert_allclose([value, slope], [2 * expected, expected], rtol=1e-5)
+    jax.effects_barrier()
+    assert len(seen) == max(1, -(-(rows // 3) // 16))
 
 
 def test_a_head_without_classes_or_layers_is_refused():
