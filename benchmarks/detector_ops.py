@@ -3,7 +3,7 @@
     python -m benchmarks.detector_ops --peer-python PATH   # one with torchvision
 
 What Faster R-CNN asks of them at 256 px with a batch of 4: 512 boxes an image pooled
-from four levels of 256 channels, forward and backward; 4,507 candidates of five levels
+from four levels of 256 channels, forward and backward; 5,008 candidates of five levels
 for at most 2,000 proposals; 16,368 anchors matched with 8 objects. Both sides take
 turns; the figure to trust is the ratio.
 """
