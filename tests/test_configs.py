@@ -7,6 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from agvm_jax.data.resizing import Resizing
+from agvm_jax.data.settings import check_settings
 from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.recipes import build_optimizer
 from agvm_jax.training.batching import plan_batches
@@ -75,3 +77,11 @@ def test_the_papers_rates_follow_from_the_batch(batch_size, rate):
         steps_per_epoch=10,
     )
     assert float(recipe.schedule(100)) == pytest.approx(rate, rel=1e-3)
+
+
+def test_the_recipe_for_batch_10240_can_be_tried_on_a_small_frame():
+    """Sides of 800 px are more than a frame of 64 has; the frame then decides."""
+    config = importlib.import_module("configs.retinanet_10k").get_config()
+    check_settings(config.data, (64, 64), config.micro_batch_size)
+    resizing = Resizing(config.data.short_sides, config.data.long_side)
+    assert resizing.target((100, 200), (64, 64), resizing.still()) == (32, 64)
