@@ -32,12 +32,11 @@ def get_config():
     config.data.long_side = 1333
     # Portraits are shrunk into the frame. --config.data.orientation_group=512 turns it
     # for them; then each step of 512 is of one orientation.
-    config.data.num_threads = 16
 
     config.model.detector = "faster_rcnn"
     config.model.backbone = "resnet50"
     config.model.norm = "synced"
-    config.model.dtype = "bfloat16"
+    config.model.dtype = "auto"
     config.model.anchor_scales = 1
 
     config.optim.name = "sgd"

@@ -144,10 +144,12 @@ def sampled_mask_targets(sample: RoiSample, batch: Batch, size: int) -> jax.Arra
     return jax.vmap(of_image)(batch.masks, batch.boxes, sample.boxes, sample.rows)
 
 
-def mask_loss(
+def mask_surprise(
     logits: jax.Array, targets: jax.Array, counted: jax.Array
-) -> dict[str, jax.Array]:
-    """Return the binary cross entropy of masks, over all their cells.
+) -> jax.Array:
+    """Return the sum over objects of the mean cross entropy of their masks' cells.
+
+    The loss is this over the number of objects.
 
     Args:
       logits: (B, S, M, M), each of its object's class.
@@ -155,19 +157,7 @@ def mask_loss(
       counted: (B, S) bool, True for objects.
 
     Returns:
-      "mask", a float32 scalar; 0 where there is no object.
-    """
-    count = jnp.maximum(counted.sum(), 1)
-    return {"mask": mask_surprise(logits, targets, counted) / count}
-
-
-def mask_surprise(
-    logits: jax.Array, targets: jax.Array, counted: jax.Array
-) -> jax.Array:
-    """Return the sum over objects of their masks' mean cross entropy, see `mask_loss`.
-
-    Args:
-      logits, targets, counted: as of `mask_loss`.
+      A float32 scalar; 0 where there is no object.
     """
     logits = logits.astype(jnp.float32)
     surprise = (jax.nn.softplus(logits) - targets * logits).mean(axis=(2, 3))

@@ -33,7 +33,7 @@ from test_torchvision_faster_rcnn import faster_rcnn_names
 from agvm_jax.structures import Batch
 from configs import mask_rcnn
 from models.build import build_detector
-from models.heads.mask import mask_loss, mask_sample, sampled_mask_targets
+from models.heads.mask import mask_sample, mask_surprise, sampled_mask_targets
 from models.ops.roi_align import roi_align
 from models.pretrained import MASK_RCNN_RULES, from_torchvision
 
@@ -136,7 +136,8 @@ def ours(detector):
             )  # (B, S, M, M, ROWS)
             own = jax.nn.one_hot(objects.rows, ROWS)
             theirs = jnp.einsum("bsijr,bsr->bsij", pooled, own)
-            parts |= mask_loss(logits, theirs, objects.is_object)
+            surprise = mask_surprise(logits, theirs, objects.is_object)
+            parts |= {"mask": surprise / objects.is_object.sum()}
             # Both, because theirs read a bitmap half a pixel aside.
             targets = [
                 sampled_mask_targets(

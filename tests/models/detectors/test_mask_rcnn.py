@@ -16,8 +16,8 @@ from models.functional import make_detector
 from models.heads.box import BoxHead, RoiSample
 from models.heads.mask import (
     MaskHead,
-    mask_loss,
     mask_sample,
+    mask_surprise,
     sampled_mask_targets,
     sum_over_objects,
 )
@@ -99,7 +99,8 @@ def test_the_mask_loss_is_that_of_all_objects_at_once(detector, weights, step):
         _, features, sample = module.region_losses(batch, jax.random.key(0))
         logits = module.mask_outputs(features, sample.boxes, sample.labels)
         targets = sampled_mask_targets(sample, batch, MASK)
-        return mask_loss(logits, targets, sample.is_object)["mask"]
+        total = mask_surprise(logits, targets, sample.is_object)
+        return total / sample.is_object.sum()
 
     np.testing.assert_allclose(step(batch)[1]["mask"], whole(*weights), rtol=1e-5)
 
@@ -199,15 +200,16 @@ def test_only_rows_that_may_be_objects_go_to_the_head():
     np.testing.assert_array_equal(front.boxes, many.boxes[:, :4])
 
 
-def test_the_loss_is_the_mean_over_the_cells_of_objects():
+def test_the_surprise_is_the_mean_over_the_cells_of_each_object():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 3, (2, 4, 5, 5))
     targets = rng.random((2, 4, 5, 5))
     counted = np.array([[True, True, False, False], [True, False, False, False]])
     p = 1 / (1 + np.exp(-logits))
     entropy = -(targets * np.log(p) + (1 - targets) * np.log(1 - p))
-    found = mask_loss(*map(jnp.asarray, (logits, targets, counted)))
-    np.testing.assert_allclose(found["mask"], entropy[counted].mean(), rtol=1e-5)
+    found = mask_surprise(*map(jnp.asarray, (logits, targets, counted)))
+    expected = entropy[counted].mean(axis=(1, 2)).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [3, 16, 40])
