@@ -35,6 +35,7 @@ from agvm_jax.optim.recipes import build_optimizer, check_modulation
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
 from agvm_jax.training.checkpoint import CheckpointMismatch, any_checkpoint
+from agvm_jax.training.host_memory import keep_freed_memory
 from agvm_jax.training.loop import Experiment, Outcome, train_and_evaluate
 from agvm_jax.training.metrics import open_log
 from agvm_jax.training.run_folder import open_run_folder
@@ -308,4 +309,5 @@ def complain(error: Exception) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # for runs on a CPU
     sys.exit(main(sys.argv))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from benchmarks.host_memory import keep_freed_memory
+from agvm_jax.training.host_memory import keep_freed_memory
 from models.ops.conv import conv2d
 from models.ops.pooling import max_pool
 

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from agvm_jax.structures import Batch
-from benchmarks.host_memory import keep_freed_memory
+from agvm_jax.training.host_memory import keep_freed_memory
 from benchmarks.turns import Worker, serve, summary
 from configs import base
 from models.build import build_detector
@@ -110,13 +110,13 @@ def main() -> None:
     parser.add_argument("--peer-python", default=sys.executable)
     parser.add_argument("--trace", default="")
     parser.add_argument(
-        "--keep-memory",
+        "--default-memory",
         action="store_true",
-        help="let the C library keep freed memory between steps",
+        help="without `keep_freed_memory`, which train.py calls",
     )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.keep_memory:
+    if not args.default_memory:
         keep_freed_memory()
     if args.worker:
         serve(make_step(args), args.steps)
@@ -130,7 +130,7 @@ def main() -> None:
 
     options = [f"--{name}={getattr(args, name.replace('-', '_'))}" for name in SHARED]
     command = [sys.executable, "-m", "benchmarks.train_step", "--worker", *options]
-    ours = Worker(command + ["--keep-memory"] * args.keep_memory)
+    ours = Worker(command + ["--default-memory"] * args.default_memory)
     peer = None
     if can_import_torchvision(args.peer_python):
         command = [args.peer_python, "-m", "benchmarks.torchvision_step", *options]
