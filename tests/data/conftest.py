@@ -1,10 +1,16 @@
-"""A tiny COCO folder, and the config section that opens it."""
+"""A tiny COCO folder, the config section that opens it, and a server of archives."""
 
+import hashlib
+import http.server
 import json
+import threading
 
 import pytest
+from archive_server import FILES, Handler
 from coco_files import annotation, noise_png
 
+from agvm_jax.data import download
+from agvm_jax.data.download import Archive
 from configs import base
 
 
@@ -61,3 +67,54 @@ def two_images():
         ],
         "categories": [{"id": 90, "name": "zebra"}, {"id": 4, "name": "ape"}],
     }
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    one = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    one.daemon_threads = True
+    one.files, one.asked, one.cut, one.wait = dict(FILES), [], set(), set()
+    one.released = threading.Event()
+    thread = threading.Thread(target=one.serve_forever)
+    thread.start()
+    yield one
+    one.released.set()
+    one.shutdown()
+    thread.join()
+    one.server_close()
+
+
+@pytest.fixture
+def fetch(server, tmp_path):
+    """A function that downloads both archives to `tmp_path`/set."""
+    base = f"http://127.0.0.1:{server.server_port}"
+    table = tmp_path / "checksums.tsv"
+    table.write_text(
+        "\n".join(
+            f"{base}{path}\t{len(data)}\t{hashlib.sha256(data).hexdigest()}\t{path[1:]}"
+            for path, data in FILES.items()
+        )
+    )
+    wanted = (
+        Archive(
+            f"{base}/labels.zip",
+            {
+                "notes/train.json": "notes/train.json",
+                "notes/panoptic.zip/": "notes/panoptic",
+            },
+        ),
+        Archive(f"{base}/images.zip", {"train/": "train"}),
+    )
+
+    def run(**options):
+        download.download(wanted, tmp_path / "set", checksum_file=table, **options)
+
+    return run
+
+
+@pytest.fixture
+def augmenting(data_config):
+    data_config.scale_range = (0.5, 1.5)
+    data_config.max_boxes = 6
+    return data_config
