@@ -1,4 +1,4 @@
-"""COCO's and ADE20K's archives: their sums, and that the builders read what they hold."""
+"""The archives of COCO and ADE20K: their sums, and what builders read out of them."""
 
 import hashlib
 import json
