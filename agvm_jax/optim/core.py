@@ -19,6 +19,7 @@ from agvm_jax.optim.modules import (
 from agvm_jax.optim.preconditioning import Precondition, find_weights
 from agvm_jax.optim.reduction import (
     divided,
+    needs_norms_only,
     own_sq_norms,
     stats_of_norms,
     sum_gradients,
@@ -187,13 +188,15 @@ class Modulator:
 
         def measured_apart(norms: ModuleScalars, total: PyTree) -> ModuleScalars:
             weights = find_weights(self.precondition, inner_state, total)
-            return stats_of_norms(norms, total, axis, labels, weights).phi
+            return stats_of_norms(
+                norms, total, axis, labels, self.estimator, weights
+            ).phi
 
         nan = jnp.full((), jnp.nan, jnp.float32)
         nothing = dict.fromkeys(module_names(labels), nan)
         if due is True:
             total, phi = measured(grads)
-        elif self.estimator == "replicas":
+        elif needs_norms_only(self.estimator, axis, grads):
             # In two parts, so that the replica's own gradients need not be kept beside
             # their sum. And the sum stays outside the condition: there the compiler may
             # start it while the backward pass still runs.

@@ -3,10 +3,13 @@
 What a measurement costs beside the mean all-reduce of P bytes over n replicas:
 
 * ``replicas``: one psum of h scalars, h the number of modules;
-* ``halves``: one psum of 3 h scalars. The mean is not all-reduced but taken apart, see
-  ``halves.py``; that moves the 2 P (n-1) / n bytes a device of a plain all-reduce.
+* ``halves`` of two replicas: one psum of 2 h scalars, because
+  2 a . b = ||a + b||^2 - ||a||^2 - ||b||^2, and the sum is there anyway;
+* ``halves`` of more: one psum of 3 h scalars. The mean is not all-reduced but taken
+  apart, see ``halves.py``; that moves the 2 P (n-1) / n bytes a device of a plain
+  all-reduce.
 
-The second needs collectives over parts of an axis. ``shard_map`` (``check_vma`` on or
+The last needs collectives over parts of an axis. ``shard_map`` (``check_vma`` on or
 off) and ``pmap`` have them; ``vmap(axis_name=...)`` and an axis that is a tuple of mesh
 axes do not, and there two masked sums give the same numbers.
 """
@@ -18,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from agvm_jax.optim.halves import total_and_stats_by_scatter
-from agvm_jax.optim.modules import FROZEN, leaf_labels, map_floats
+from agvm_jax.optim.modules import FROZEN, is_inexact, leaf_labels, map_floats
 from agvm_jax.optim.replicas import (
     AxisName,
     as_varying,
@@ -99,7 +102,8 @@ def mean_and_phi(
         is then that of ``weights * grads``. The mean stays that of ``grads``.
       route: how halves are taken: "scatter", "masked" (an all-reduce for each half, as
         in the paper: twice the bytes, but nothing is flattened, which suits parameters
-        sharded over another mesh axis), or "auto": scatter wherever it can be done.
+        sharded over another mesh axis), or "auto": from norms if there are two
+        replicas, else scatter wherever it can be done.
 
     Returns:
       The mean gradients, in their own dtype, and the statistics; both the same on all
@@ -137,9 +141,14 @@ def total_and_phi(
     compiler divides on the way into the optimizer.
     """
     num_replicas = _check_replicas(grads, axis_name, estimator, split)
-    if estimator == "replicas":
+    if estimator == "replicas" or (
+        route == "auto" and needs_norms_only(estimator, axis_name, grads)
+    ):
+        norms = own_sq_norms(grads, axis_name, labels, weights)
         total = sum_gradients(grads, axis_name)
-        return total, stats_of_replicas(grads, total, axis_name, labels, weights)
+        return total, stats_of_norms(
+            norms, total, axis_name, labels, estimator, weights
+        )
     if route == "auto":
         route = "scatter" if has_grouped_collectives(axis_name) else "masked"
     if route == "masked":
@@ -186,7 +195,7 @@ def divided(total: PyTree, count: int) -> PyTree:
 
 
 def psum_scalars(values: ModuleScalars, axis_name: AxisName) -> ModuleScalars:
-    """Sum a dict of scalars over an axis in one collective."""
+    """Sum a dict of scalars, or of short vectors, over an axis in one collective."""
     total = jax.lax.psum(jnp.stack(list(values.values())), axis_name)
     return {name: total[i] for i, name in enumerate(values)}
 
@@ -198,19 +207,17 @@ def weighted(weights: PyTree | None, grads: PyTree) -> PyTree:
     return map_floats(lambda g, w: wide(g) * w, grads, weights)
 
 
-def stats_of_replicas(
-    grads: PyTree,
-    total: PyTree,
-    axis_name: AxisName,
-    labels: PyTree,
-    weights: PyTree | None = None,
-) -> GroupStats:
-    """Return the statistics of replicas whose sum is known; one psum of scalars.
+def needs_norms_only(estimator: Estimator, axis_name: AxisName, grads: PyTree) -> bool:
+    """Whether the replicas' own norms and that of their sum are all it takes.
 
-    Arguments and errors as in ``mean_and_phi``.
+    Halves of two replicas: only if the sum is rounded no more than float32, since what
+    they have in common is then a difference of norms.
     """
-    norms = own_sq_norms(grads, axis_name, labels, weights)
-    return stats_of_norms(norms, total, axis_name, labels, weights)
+    if estimator == "replicas":
+        return True
+    floats = [g.dtype for g in jax.tree.leaves(grads) if is_inexact(g)]
+    precise = all(jnp.finfo(dtype).bits >= 32 for dtype in floats)
+    return axis_size(axis_name) == 2 and precise
 
 
 def own_sq_norms(
@@ -219,8 +226,12 @@ def own_sq_norms(
     labels: PyTree,
     weights: PyTree | None = None,
 ) -> ModuleScalars:
-    """Return this replica's part of ``stats_of_replicas``: its squared norms."""
-    _check_replicas(grads, axis_name, "replicas", "interleaved")
+    """Return this replica's squared norms, what ``stats_of_norms`` starts from.
+
+    Arguments and errors as in ``mean_and_phi``.
+    """
+    check_groups(axis_size(axis_name), "replicas", "interleaved")
+    check_not_summed(grads, axis_name)
     norms = module_sq_norms(weighted(weights, grads), labels)
     return as_varying(norms, axis_name)
 
@@ -230,15 +241,24 @@ def stats_of_norms(
     total: PyTree,
     axis_name: AxisName,
     labels: PyTree,
+    estimator: Estimator = "replicas",
     weights: PyTree | None = None,
 ) -> GroupStats:
     """Return the statistics from ``own_sq_norms`` and the sum; one psum of scalars."""
     num_replicas = axis_size(axis_name)
-    sum_sq = psum_scalars(norms, axis_name)
-    mean_sq = {m: value / num_replicas for m, value in sum_sq.items()}
     mean = divided(total, num_replicas)
     sq_mean = module_sq_norms(weighted(weights, mean), labels)
-    return stats_from_replicas(mean_sq, sq_mean, num_replicas)
+    if estimator == "replicas":
+        sum_sq = psum_scalars(norms, axis_name)
+        mean_sq = {m: value / num_replicas for m, value in sum_sq.items()}
+        return stats_from_replicas(mean_sq, sq_mean, num_replicas)
+    # Each half is one replica; either puts its norms into a column of its own.
+    mine = jnp.arange(2) == jax.lax.axis_index(axis_name)
+    both = psum_scalars({m: value * mine for m, value in norms.items()}, axis_name)
+    sq_a, sq_b = ({m: value[half] for m, value in both.items()} for half in (0, 1))
+    # ||(a + b) / 2||^2 = (||a||^2 + ||b||^2) / 4 + a . b / 2
+    dot = {m: 2.0 * sq_mean[m] - (sq_a[m] + sq_b[m]) / 2.0 for m in norms}
+    return stats_from_halves(dot, sq_a, sq_b)
 
 
 def _check_replicas(
