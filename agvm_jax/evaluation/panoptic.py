@@ -73,6 +73,11 @@ class PanopticEvaluator:
                         f"{annotation['file_name']}: segment {segment['id']} has the "
                         f"unknown category {segment['category_id']}"
                     )
+        # Predictions are called as the truth is, without its folders; where that would
+        # give one name to two, by the images' ids.
+        names = {i: Path(a["file_name"]).stem + ".png" for i, a in self.truth.items()}
+        plain = len(set(names.values())) == len(names)
+        self._names = names if plain else {i: f"{i}.png" for i in names}
         self._load_truth = load_truth
         self._thing_ids = tuple(thing_category_ids)
         self._label_ids = tuple(label_category_ids)
@@ -236,7 +241,7 @@ class PanopticEvaluator:
             tally = match_segments(truth, annotation["segments_info"], found, segments)
         except ValueError as error:
             raise ValueError(f"image {image_id}: {error}") from error
-        name = Path(annotation["file_name"]).with_suffix(".png").name
+        name = self._names[image_id]
         if self._folder is not None:
             write_panoptic_png(self._folder / name, found)
         self._tallies[image_id] = tally

@@ -10,14 +10,16 @@ def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
     """Return the (H, W) int32 segment ids of a file, 0 for void.
 
     Raises:
-      ValueError: the file is no 8-bit RGB image.
+      ValueError: the file cannot be read, or is no 8-bit RGB image.
     """
-    with Image.open(path) as image:
-        if image.mode not in ("RGB", "RGBA"):
-            raise ValueError(
-                f"{path} is a {image.mode} image; panoptic labels are 8-bit RGB"
-            )
-        pixels = np.asarray(image)[..., :3].astype(np.int32)
+    try:
+        with Image.open(path) as image:
+            mode, pixels = image.mode, np.asarray(image)
+    except OSError as error:  # absent, damaged, or no image
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if mode not in ("RGB", "RGBA"):
+        raise ValueError(f"{path} is a {mode} image; panoptic labels are 8-bit RGB")
+    pixels = pixels[..., :3].astype(np.int32)
     return pixels @ np.array([1, 256, 65536], np.int32)
 
 

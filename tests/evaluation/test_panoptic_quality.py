@@ -1,34 +1,23 @@
-"""Panoptic quality by hand, by a slow oracle and by hotcoco; the merge into one map."""
+"""Panoptic quality by hand, by a slow oracle and by hotcoco."""
 
-import copy
 import json
 
 import numpy as np
 import pytest
 from hotcoco.panoptic import METRIC_NAMES, PanopticEval
+from panoptic_sets import (
+    CAR,
+    CATEGORIES,
+    PERSON,
+    SKY,
+    evaluator_of,
+    make_set,
+    row,
+    segment,
+)
 
-from agvm_jax.evaluation.panoptic import PanopticEvaluator
-from agvm_jax.evaluation.panoptic_files import read_panoptic_png, write_panoptic_png
-from agvm_jax.evaluation.panoptic_merge import MergeRule, merge_panoptic
+from agvm_jax.evaluation.panoptic_files import write_panoptic_png
 from agvm_jax.evaluation.panoptic_quality import match_segments
-from agvm_jax.structures import Batch, Predictions
-
-PERSON, CAR, SKY, GRASS = 1, 3, 90, 77
-CATEGORIES = [
-    {"id": PERSON, "name": "person", "isthing": 1},
-    {"id": CAR, "name": "car", "isthing": 1},
-    {"id": SKY, "name": "sky", "isthing": 0},
-    {"id": GRASS, "name": "grass", "isthing": 0},
-]
-
-
-def segment(number, category, crowd=0):
-    return {"id": number, "category_id": category, "iscrowd": crowd}
-
-
-def row(*runs):
-    """A map one pixel high: (id, length), ..."""
-    return np.concatenate([np.full(length, number) for number, length in runs])[None]
 
 
 def test_a_match_above_a_half_counts_with_its_iou_and_one_below_as_two_mistakes():
@@ -93,44 +82,6 @@ def test_a_map_and_segments_that_do_not_agree_are_refused(listed, message):
         match_segments(row((1, 4)), [segment(1, SKY)], row((5, 5)), [segment(5, SKY)])
 
 
-def make_set(rng, images=5, side=24):
-    """Random panoptic ground truth with void and crowds, and predictions like it."""
-    truth = {"images": [], "annotations": [], "categories": CATEGORIES}
-    truths, found = {}, {}
-    for image_id in (10 + rng.permutation(images)).tolist():
-        name = f"{image_id}.png"
-        segments = np.zeros((side, side), np.int64)
-        info = []
-        for k in range(rng.integers(2, 7)):
-            y, x = rng.integers(0, side - 6, 2)
-            tall, wide = rng.integers(4, 16, 2)
-            number = int(rng.integers(1, 1 << 24))
-            segments[y : y + tall, x : x + wide] = number
-            category = CATEGORIES[rng.integers(4)]["id"]
-            crowd = int(k == 0 and category in (PERSON, CAR))
-            info.append(segment(number, category, crowd))
-        ids, areas = np.unique(segments, return_counts=True)
-        area = dict(zip(ids.tolist(), areas.tolist(), strict=True))
-        info = [one | {"area": area[one["id"]]} for one in info if one["id"] in area]
-        truths[name] = segments
-        truth["images"].append({"id": image_id, "height": side, "width": side})
-        truth["annotations"].append(
-            {"image_id": image_id, "file_name": name, "segments_info": info}
-        )
-        guess = np.roll(segments, rng.integers(0, 3, 2), (0, 1))
-        y, x = rng.integers(0, side - 8, 2)
-        guess[y : y + 8, x : x + 8] = 77
-        listed = []
-        for number in set(guess.ravel().tolist()) - {0}:
-            same = [one for one in info if one["id"] == number]
-            category = same[0]["category_id"] if same else CAR
-            if rng.random() < 0.15:
-                category = SKY
-            listed.append({"id": number, "category_id": category})
-        found[image_id] = guess, listed
-    return truth, truths, found
-
-
 def slow_numbers(truth, truths, found):
     """PQ, SQ, RQ by pixel sets, for all classes, things and stuff."""
     stat = {c["id"]: [0.0, 0, 0, 0] for c in CATEGORIES}  # iou, tp, fp, fn
@@ -176,12 +127,6 @@ def slow_numbers(truth, truths, found):
         for k, name in enumerate(("PQ", "SQ", "RQ")):
             numbers[name + suffix] = float(np.mean([one[k] for one in rows]))
     return numbers
-
-
-def evaluator_of(truth, truths, **options):
-    return PanopticEvaluator(
-        truth, truths.__getitem__, (PERSON, CAR), (None, SKY, GRASS), **options
-    )
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -261,132 +206,3 @@ def test_the_table_lists_the_groups_and_the_classes_that_occur():
     assert ["things", "-", "-", "-"] in rows
     assert ["sky", "75.0", "75.0", "100.0", "1"] in rows
     assert not any(cells[:1] == ["car"] for cells in rows)
-
-
-def merge(boxes, scores, labels, rule=None, masks=None, categories=None):
-    count = len(boxes)
-    return merge_panoptic(
-        np.array(boxes, float).reshape(count, 4),
-        np.array(scores),
-        [PERSON] * count if categories is None else categories,
-        np.ones((count, 4, 4)) if masks is None else masks,
-        labels,
-        (None, SKY, GRASS),
-        rule or MergeRule(stuff_area=1),
-    )
-
-
-def test_the_better_instance_lies_on_top_and_a_covered_one_is_dropped():
-    labels = np.zeros((10, 10), int)
-    boxes = [[0, 0, 10, 6], [0, 4, 10, 10], [0, 0, 10, 5]]
-    picture, segments = merge(boxes, [0.6, 0.9, 0.55], labels)
-    np.testing.assert_array_equal(picture[4:], 1)
-    np.testing.assert_array_equal(picture[:4], 2)
-    assert [s["score"] for s in segments] == [0.9, 0.6]
-    half = [[0, 0, 10, 4], [0, 2, 10, 6]]
-    assert len(merge(half, [0.9, 0.8], labels)[1]) == 2  # exactly a half stays
-    strict = MergeRule(covered=0.4, stuff_area=1)
-    assert len(merge(half, [0.9, 0.8], labels, strict)[1]) == 1
-
-
-def test_low_scores_and_empty_masks_make_no_segment():
-    labels = np.zeros((10, 10), int)
-    picture, segments = merge([[0, 0, 5, 5]], [0.49], labels)
-    assert not picture.any() and segments == []
-    _, segments = merge([[0, 0, 5, 5]], [0.9], labels, masks=np.zeros((1, 4, 4)))
-    assert segments == []
-
-
-def test_stuff_fills_what_is_left_unless_it_is_small_and_never_from_the_thing_label():
-    labels = np.zeros((10, 10), int)
-    labels[:6] = 1  # sky
-    labels[8:, :2] = 2  # a little grass
-    picture, segments = merge([[0, 0, 10, 3]], [0.9], labels, MergeRule(stuff_area=5))
-    assert [s["category_id"] for s in segments] == [PERSON, SKY]
-    np.testing.assert_array_equal(picture[:3], 1)
-    np.testing.assert_array_equal(picture[3:6], 2)
-    np.testing.assert_array_equal(picture[6:], 0)
-    _, segments = merge([[0, 0, 10, 3]], [0.9], labels, MergeRule(stuff_area=4))
-    assert [s["category_id"] for s in segments] == [PERSON, SKY, GRASS]
-
-
-def test_predictions_of_a_network_become_a_panoptic_map_in_original_pixels():
-    segments = np.zeros((20, 40), np.int64)
-    segments[:, :] = 8
-    segments[10:, 20:] = 9
-    info = [segment(8, SKY), segment(9, CAR)]
-    truth = {
-        "annotations": [{"image_id": 3, "file_name": "3.png", "segments_info": info}],
-        "categories": CATEGORIES,
-    }
-    rule = MergeRule(stuff_area=100)
-    evaluator = evaluator_of(truth, {"3.png": segments}, rule=rule)
-    # The input is 16 x 32, the picture its top left 10 x 20, the labels at stride 2.
-    labels = np.zeros((2, 8, 16), int)
-    labels[:, :5, :10] = 1
-    boxes = np.array([[10.0, 5, 20, 10], [0, 0, 5, 5]])
-    evaluator.add(
-        Batch(
-            np.zeros((2, 16, 32, 3), np.uint8),
-            np.array([[10, 20], [10, 20]]),
-            np.array([-1, 3]),
-            *[None] * 4,
-        ),
-        Predictions(
-            np.stack([boxes] * 2),
-            np.array([[0.9, 0.8]] * 2),
-            np.array([[1, 0]] * 2),
-            np.array([[True, False]] * 2),
-            np.ones((2, 2, 7, 7)),
-            labels,
-        ),
-    )
-    assert evaluator.num_images == 1
-    assert set(evaluator.compute().values()) == {1.0}
-
-
-def test_panoptic_files_keep_every_id(tmp_path):
-    ids = np.array([[0, 1, 255, 256], [65535, 65536, 8195143, (1 << 24) - 1]])
-    write_panoptic_png(tmp_path / "a.png", ids)
-    np.testing.assert_array_equal(read_panoptic_png(tmp_path / "a.png"), ids)
-    for bad in (-1, 1 << 24):
-        with pytest.raises(ValueError, match="three bytes"):
-            write_panoptic_png(tmp_path / "b.png", np.array([[bad]]))
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda t: t.pop("categories"), "no 'categories'"),
-        (lambda t: t["categories"].pop(), r"no category \[77\]"),
-        (lambda t: t["annotations"].append(t["annotations"][0]), "two annotations"),
-        (
-            lambda t: t["annotations"][0]["segments_info"][0].update(category_id=5),
-            "unknown category 5",
-        ),
-    ],
-)
-def test_a_broken_ground_truth_is_one_sentence(damage, message):
-    truth, truths, _ = make_set(np.random.default_rng(0))
-    truth = copy.deepcopy(truth)
-    damage(truth)
-    with pytest.raises(ValueError, match=message):
-        evaluator_of(truth, truths)
-
-
-def test_unknown_images_and_categories_and_missing_outputs_are_named():
-    truth, truths, found = make_set(np.random.default_rng(0))
-    evaluator = evaluator_of(truth, truths)
-    with pytest.raises(ValueError, match="image 5 is not in the ground truth"):
-        evaluator.add_map(5, np.zeros((24, 24), int), [])
-    image_id, (guess, listed) = next(iter(found.items()))
-    strange = [one | {"category_id": 55} for one in listed]
-    with pytest.raises(ValueError, match=rf"image {image_id}: unknown categories \[55"):
-        evaluator.add_map(image_id, guess, strange)
-    with pytest.raises(ValueError, match=f"image {image_id}: a panoptic map of size"):
-        evaluator.add_map(image_id, guess[:5], listed)
-    assert evaluator.num_images == 0
-    with pytest.raises(ValueError, match="needs masks and semantic"):
-        evaluator.add(
-            Batch(*[None] * 7), Predictions(*[np.zeros((1, 1))] * 4, semantic=guess)
-        )

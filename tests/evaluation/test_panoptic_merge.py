@@ -1,0 +1,89 @@
+"""Instances and stuff become one panoptic map."""
+
+import numpy as np
+from panoptic_sets import CAR, CATEGORIES, GRASS, PERSON, SKY, evaluator_of, segment
+
+from agvm_jax.evaluation.panoptic_merge import MergeRule, merge_panoptic
+from agvm_jax.structures import Batch, Predictions
+
+
+def merge(boxes, scores, labels, rule=None, masks=None, categories=None):
+    count = len(boxes)
+    return merge_panoptic(
+        np.array(boxes, float).reshape(count, 4),
+        np.array(scores),
+        [PERSON] * count if categories is None else categories,
+        np.ones((count, 4, 4)) if masks is None else masks,
+        labels,
+        (None, SKY, GRASS),
+        rule or MergeRule(stuff_area=1),
+    )
+
+
+def test_the_better_instance_lies_on_top_and_a_covered_one_is_dropped():
+    labels = np.zeros((10, 10), int)
+    boxes = [[0, 0, 10, 6], [0, 4, 10, 10], [0, 0, 10, 5]]
+    picture, segments = merge(boxes, [0.6, 0.9, 0.55], labels)
+    np.testing.assert_array_equal(picture[4:], 1)
+    np.testing.assert_array_equal(picture[:4], 2)
+    assert [s["score"] for s in segments] == [0.9, 0.6]
+    half = [[0, 0, 10, 4], [0, 2, 10, 6]]
+    assert len(merge(half, [0.9, 0.8], labels)[1]) == 2  # exactly a half stays
+    strict = MergeRule(covered=0.4, stuff_area=1)
+    assert len(merge(half, [0.9, 0.8], labels, strict)[1]) == 1
+
+
+def test_low_scores_and_empty_masks_make_no_segment():
+    labels = np.zeros((10, 10), int)
+    picture, segments = merge([[0, 0, 5, 5]], [0.49], labels)
+    assert not picture.any() and segments == []
+    _, segments = merge([[0, 0, 5, 5]], [0.9], labels, masks=np.zeros((1, 4, 4)))
+    assert segments == []
+
+
+def test_stuff_fills_what_is_left_unless_it_is_small_and_never_from_the_thing_label():
+    labels = np.zeros((10, 10), int)
+    labels[:6] = 1  # sky
+    labels[8:, :2] = 2  # a little grass
+    picture, segments = merge([[0, 0, 10, 3]], [0.9], labels, MergeRule(stuff_area=5))
+    assert [s["category_id"] for s in segments] == [PERSON, SKY]
+    np.testing.assert_array_equal(picture[:3], 1)
+    np.testing.assert_array_equal(picture[3:6], 2)
+    np.testing.assert_array_equal(picture[6:], 0)
+    _, segments = merge([[0, 0, 10, 3]], [0.9], labels, MergeRule(stuff_area=4))
+    assert [s["category_id"] for s in segments] == [PERSON, SKY, GRASS]
+
+
+def test_predictions_of_a_network_become_a_panoptic_map_in_original_pixels():
+    segments = np.zeros((20, 40), np.int64)
+    segments[:, :] = 8
+    segments[10:, 20:] = 9
+    info = [segment(8, SKY), segment(9, CAR)]
+    truth = {
+        "annotations": [{"image_id": 3, "file_name": "3.png", "segments_info": info}],
+        "categories": CATEGORIES,
+    }
+    rule = MergeRule(stuff_area=100)
+    evaluator = evaluator_of(truth, {"3.png": segments}, rule=rule)
+    # The input is 16 x 32, the picture its top left 10 x 20, the labels at stride 2.
+    labels = np.zeros((2, 8, 16), int)
+    labels[:, :5, :10] = 1
+    boxes = np.array([[10.0, 5, 20, 10], [0, 0, 5, 5]])
+    evaluator.add(
+        Batch(
+            np.zeros((2, 16, 32, 3), np.uint8),
+            np.array([[10, 20], [10, 20]]),
+            np.array([-1, 3]),
+            *[None] * 4,
+        ),
+        Predictions(
+            np.stack([boxes] * 2),
+            np.array([[0.9, 0.8]] * 2),
+            np.array([[1, 0]] * 2),
+            np.array([[True, False]] * 2),
+            np.ones((2, 2, 7, 7)),
+            labels,
+        ),
+    )
+    assert evaluator.num_images == 1
+    assert set(evaluator.compute().values()) == {1.0}
