@@ -16,6 +16,7 @@ from ..heads.rpn import RPNHead, propose, rpn_loss
 from ..ops.anchors import cell_anchors, octave_sizes, pyramid_anchors
 from ..ops.images import normalize_images
 from ..ops.roi_align import roi_align
+from .checks import check_anchors, check_ranges
 
 # As torchvision pools: 2 x 2 samples a bin, cells as points.
 SAMPLING_RATIO = 2
@@ -74,24 +75,27 @@ class FasterRCNN(nnx.Module):
         image_mean: Sequence[float],
         image_std: Sequence[float],
     ):
-        if len(anchor_sizes) != len(fpn.levels):
-            raise ValueError(
-                f"anchor_sizes has {len(anchor_sizes)} entries, but the pyramid has "
-                f"the levels {', '.join(fpn.levels)}: give one size a level"
-            )
-        if rpn.num_anchors != anchor_scales * len(anchor_ratios):
-            raise ValueError(
-                f"the RPN was built for {rpn.num_anchors} anchors a place, but "
-                f"anchor_scales {anchor_scales} x {len(anchor_ratios)} anchor_ratios "
-                f"are {anchor_scales * len(anchor_ratios)}"
-            )
-        for name, value in {
-            "rpn_nms_threshold": rpn_nms_threshold,
-            "score_threshold": score_threshold,
-            "nms_threshold": nms_threshold,
-        }.items():
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} is {value}: it must be in [0, 1]")
+        check_anchors(
+            anchor_sizes,
+            anchor_scales,
+            anchor_ratios,
+            levels=fpn.levels,
+            head="the RPN",
+            num_anchors=rpn.num_anchors,
+        )
+        check_ranges(
+            thresholds={
+                "rpn_nms_threshold": rpn_nms_threshold,
+                "score_threshold": score_threshold,
+                "nms_threshold": nms_threshold,
+            },
+            counts={
+                "rpn_samples": rpn_samples,
+                "roi_samples": roi_samples,
+                "pre_nms_top_k": pre_nms_top_k,
+                "max_detections": max_detections,
+            },
+        )
         for name, value in {
             "rpn_pre_nms_top_k": rpn_pre_nms_top_k,
             "rpn_post_nms_top_k": rpn_post_nms_top_k,
@@ -101,14 +105,6 @@ class FasterRCNN(nnx.Module):
                     f"{name} is {tuple(value)}: two numbers of at least 1 are needed, "
                     "for training and for evaluation"
                 )
-        for name, value in {
-            "rpn_samples": rpn_samples,
-            "roi_samples": roi_samples,
-            "pre_nms_top_k": pre_nms_top_k,
-            "max_detections": max_detections,
-        }.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
         self.backbone = backbone
         self.fpn = fpn
         self.rpn = rpn

@@ -18,6 +18,7 @@ from ..ops.boxes import clip, decode
 from ..ops.images import normalize_images
 from ..ops.nms import nms
 from ..ops.topk import top_k_pairs
+from .checks import check_anchors, check_ranges
 
 
 class RetinaNet(nnx.Module):
@@ -58,28 +59,24 @@ class RetinaNet(nnx.Module):
         image_mean: Sequence[float],
         image_std: Sequence[float],
     ):
-        if len(anchor_sizes) != len(fpn.levels):
-            raise ValueError(
-                f"anchor_sizes has {len(anchor_sizes)} entries, but the pyramid has "
-                f"the levels {', '.join(fpn.levels)}: give one size a level"
-            )
-        if head.num_anchors != anchor_scales * len(anchor_ratios):
-            raise ValueError(
-                f"the head was built for {head.num_anchors} anchors a place, but "
-                f"anchor_scales {anchor_scales} x {len(anchor_ratios)} anchor_ratios "
-                f"are {anchor_scales * len(anchor_ratios)}"
-            )
-        for name, value in {
-            "score_threshold": score_threshold,
-            "nms_threshold": nms_threshold,
-        }.items():
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} is {value}: it must be in [0, 1]")
-        if pre_nms_top_k < 1 or max_detections < 1:
-            raise ValueError(
-                f"pre_nms_top_k {pre_nms_top_k} and max_detections {max_detections} "
-                "must be at least 1"
-            )
+        check_anchors(
+            anchor_sizes,
+            anchor_scales,
+            anchor_ratios,
+            levels=fpn.levels,
+            head="the head",
+            num_anchors=head.num_anchors,
+        )
+        check_ranges(
+            thresholds={
+                "score_threshold": score_threshold,
+                "nms_threshold": nms_threshold,
+            },
+            counts={
+                "pre_nms_top_k": pre_nms_top_k,
+                "max_detections": max_detections,
+            },
+        )
         self.backbone = backbone
         self.fpn = fpn
         self.head = head

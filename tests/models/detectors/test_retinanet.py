@@ -246,8 +246,8 @@ def test_bfloat16_compute_keeps_loss_and_detections_in_float32(weights, step):
         ({"anchor_scales": 3}, "the head was built for 4 anchors"),
         ({"score_threshold": 1.5}, "score_threshold is 1.5"),
         ({"nms_threshold": -1.0}, "nms_threshold is -1.0"),
-        ({"pre_nms_top_k": 0}, "pre_nms_top_k 0"),
-        ({"max_detections": 0}, "max_detections 0"),
+        ({"pre_nms_top_k": 0}, "pre_nms_top_k is 0"),
+        ({"max_detections": 0}, "max_detections is 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):
