@@ -31,9 +31,12 @@ def get_config() -> ConfigDict:
     data.val_images = "val"
     data.train_panoptic = "panoptic_train.json"  # its PNGs in panoptic_train/; read
     data.val_panoptic = "panoptic_val.json"  # when `semantic` asks for labels
-    data.train_labels = "train_labels"  # label_folder: PNGs named as the images are
+    # label_folder: PNGs named as the images are. coco_folder: those of the stuff, read
+    # when `semantic` asks for labels and there is no panoptic file; their first value
+    # means "some thing".
+    data.train_labels = "train_labels"
     data.val_labels = "val_labels"
-    data.label_names = ()  # label_folder: class names; (): the lines of classes.txt
+    data.label_names = ()  # of these PNGs' classes; (): the lines of classes.txt
     data.label_void = (255,)  # label_folder: pixel values without a class
     data.cache_dir = "~/.cache/agvm_jax"  # where prepared ArrayRecord files live
     data.max_boxes = 100  # objects an image keeps; what is dropped is counted

@@ -15,6 +15,7 @@ from agvm_jax.data.fingerprints import digest
 from agvm_jax.data.label_folder import LabelFolderOrigin, read_names
 from agvm_jax.data.records import FORMAT, Origin
 from agvm_jax.data.segments import Segments
+from agvm_jax.data.semantic_files import SemanticFiles
 from agvm_jax.data.yolo import YoloOrigin, find_split, read_class_names
 
 # A builder takes the config and returns a maker of origins: (split, categories of the
@@ -106,37 +107,62 @@ def _coco_folder(data_config: Any) -> MakeOrigin:
         },
         "put it there, or set --config.data.root=PATH and the keys train_annotations,\n"
         "val_annotations, train_images and val_images of config.data",
+        {"train": data_config.train_labels, "val": data_config.val_labels},
     )
 
 
 def _coco_layout(
-    data_config: Any, layout: dict[str, tuple[str, str, str]], remedy: str
+    data_config: Any,
+    layout: dict[str, tuple[str, str, str]],
+    remedy: str,
+    labels: dict[str, str] | None = None,
 ) -> MakeOrigin:
     """Origins for (annotation file, image folder, panoptic file) of each split.
 
-    The panoptic file is looked at when the config asks for semantic labels.
+    The panoptic file is looked at when the config asks for semantic labels, and the
+    folder in `labels`, where one is given, when there is no panoptic file.
     """
     root = _root(data_config, remedy)
-    panoptic = data_config.semantic != "none"
-    for annotations, images, segments in layout.values():
+    labels = labels or {}
+    panoptic: dict[str, pathlib.Path] = {}
+    semantic: dict[str, SemanticFiles] = {}
+    for split, (annotations, images, segments) in layout.items():
         if not (root / annotations).is_file():
             raise DataError(
                 f"There is no annotation file {root / annotations}: {remedy}."
             )
         _require_folder(root / images, "image", remedy)
-        if panoptic and not (root / segments).is_file():
+        if data_config.semantic == "none":
+            continue
+        if (root / segments).is_file():
+            panoptic[split] = root / segments
+        elif split in labels and (root / labels[split]).is_dir():
+            semantic[split] = SemanticFiles(
+                root / labels[split],
+                read_names(tuple(data_config.label_names), root),
+                _void(data_config),
+            )
+        else:
+            either = f" nor a label folder {root / labels[split]}" if labels else ""
             raise DataError(
                 f"config.data.semantic is {data_config.semantic!r}, but there is no"
-                f" panoptic annotation file {root / segments}: add it and the folder of"
-                " PNGs of the same name, or set config.data.semantic to none."
+                f" panoptic annotation file {root / segments}{either}: add it and the"
+                " folder of PNGs of the same name, or set config.data.semantic to none."
             )
+    if panoptic and semantic:
+        raise DataError(
+            f"The {next(iter(panoptic))} split of {root} has a panoptic file and the"
+            f" {next(iter(semantic))} split has label PNGs: their stuff classes cannot"
+            " be compared; give both splits the same."
+        )
     return lambda split, categories: CocoOrigin(
         data_config.name,
         split,
         root / layout[split][0],
         root / layout[split][1],
         categories,
-        root / layout[split][2] if panoptic else None,
+        panoptic.get(split),
+        semantic.get(split),
     )
 
 
@@ -163,7 +189,7 @@ def _label_folder(data_config: Any) -> MakeOrigin:
         "put it there, or set --config.data.root=PATH and the keys train_images,\n"
         "train_labels, val_images and val_labels of config.data"
     )
-    return _label_layout(data_config, layout, tuple(data_config.label_void), remedy)
+    return _label_layout(data_config, layout, _void(data_config), remedy)
 
 
 def _label_layout(
@@ -178,11 +204,6 @@ def _label_layout(
         _require_folder(root / images, "image", remedy)
         _require_folder(root / labels, "label", remedy)
     names = read_names(tuple(data_config.label_names), root)
-    if any(not 0 <= value < 2**16 for value in void):
-        raise DataError(
-            f"config.data.label_void is {void}: these are values of PNG pixels, 0 to"
-            " 65535."
-        )
     return lambda split, categories: LabelFolderOrigin(
         data_config.name,
         split,
@@ -191,6 +212,17 @@ def _label_layout(
         names,
         void,
     )
+
+
+def _void(data_config: Any) -> tuple[int, ...]:
+    """config.data.label_void, checked."""
+    void = tuple(data_config.label_void)
+    if any(not 0 <= value < 2**16 for value in void):
+        raise DataError(
+            f"config.data.label_void is {void}: these are values of PNG pixels, 0 to"
+            " 65535."
+        )
+    return void
 
 
 def _yolo(data_config: Any) -> MakeOrigin:

@@ -15,6 +15,7 @@ from agvm_jax.data.fingerprints import digest, file_digest, listing
 from agvm_jax.data.panoptic import Panoptic, read_panoptic
 from agvm_jax.data.records import FORMAT
 from agvm_jax.data.segments import Segments
+from agvm_jax.data.semantic_files import SemanticFiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,7 @@ class CocoOrigin:
     image_folder: pathlib.Path
     categories: dict[int, str] | None = None
     panoptic_file: pathlib.Path | None = None
+    semantic_files: SemanticFiles | None = None  # instead of a panoptic file
 
     def fingerprint(self) -> str:
         """Digest of the annotation file and of the images' names and sizes."""
@@ -42,6 +44,9 @@ class CocoOrigin:
                 file_digest(self.panoptic_file),
                 listing(self.panoptic_file.with_suffix("")),
             ),
+            # Nothing where there are none: sets prepared before there could be any
+            # keep their names.
+            *(self.semantic_files.fingerprint() if self.semantic_files else ()),
         )
 
     def annotations(self) -> Annotations:
@@ -55,6 +60,12 @@ class CocoOrigin:
                 annotations,
                 stuff_ids=self._panoptic.stuff_ids,
                 stuff_names=self._panoptic.stuff_names,
+            )
+        elif self.semantic_files:
+            annotations = dataclasses.replace(
+                annotations,
+                stuff_ids=self.semantic_files.stuff_ids(annotations.category_ids),
+                stuff_names=self.semantic_files.names,
             )
         return annotations
 
@@ -80,9 +91,17 @@ class CocoOrigin:
                 size + self._panoptic.bytes_of(i)
                 for i, size in zip(ids, sizes, strict=True)
             ]
+        elif self.semantic_files:
+            self.semantic_files.require(annotations)
+            sizes = [
+                size + self.semantic_files.bytes_of(name)
+                for name, size in zip(annotations.file_names, sizes, strict=True)
+            ]
         return np.array(sizes)
 
     def segments(self, annotations: Annotations, index: int) -> Segments | None:
+        if self.semantic_files:
+            return self.semantic_files.segments(annotations, index)
         if not self._panoptic:
             return None
         image_id = int(annotations.image_ids[index])

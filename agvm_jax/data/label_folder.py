@@ -93,42 +93,8 @@ class LabelFolderOrigin:
 
     def segments(self, annotations: Annotations, index: int) -> Segments:
         path = self.label_folder / _label_name(annotations.file_names[index])
-        data = _read(path)
-        try:
-            check_whole(data)
-        except UnreadableImage as error:
-            raise DataError(f"The label file {path} {error}.") from None
-        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if values is None or values.ndim != 2:
-            raise DataError(
-                f"{path} is not a PNG of one channel: label files hold class numbers,"
-                " not colours."
-            )
-        if values.shape != tuple(annotations.sizes[index]):
-            raise DataError(f"{path} is damaged: its header tells another size.")
-        table = self._table()
-        largest = int(values.max())
-        if largest >= len(table) or (table[values] == _UNKNOWN).any():
-            unknown = [
-                v for v in np.unique(values) if v >= len(table) or table[v] == _UNKNOWN
-            ]
-            raise DataError(
-                f"{path} holds the values {[int(v) for v in unknown[:10]]}, but there"
-                f" are {len(self.names)} classes and void is {list(self.void)}; name"
-                " all classes, or add the values to config.data.label_void."
-            )
-        return segments_from_labels(table[values])
-
-    def _table(self) -> np.ndarray:
-        """Value -> class, -1 for void."""
-        table = np.full(
-            max([*self.void, len(self.names) + len(self.void)]) + 1, _UNKNOWN
-        )
-        free = (v for v in range(len(table)) if v not in self.void)
-        for k, value in zip(range(len(self.names)), free, strict=False):
-            table[value] = k
-        table[list(self.void)] = -1
-        return table
+        size = tuple(annotations.sizes[index].tolist())
+        return segments_from_labels(read_label_map(path, size, self.names, self.void))
 
     def _label_size(self, name: str) -> tuple[int, int]:
         """Height and width from the head of the label PNG."""
@@ -144,7 +110,69 @@ class LabelFolderOrigin:
         return height, width
 
 
+def read_label_map(
+    path: pathlib.Path,
+    size: tuple[int, int],
+    names: tuple[str, ...],
+    void: tuple[int, ...],
+) -> np.ndarray:
+    """The classes of a label PNG's pixels.
+
+    Args:
+      path: of the PNG.
+      size: height and width that it must have; (0, 0) accepts any.
+      names: of the classes, which the values that are not void stand for in order.
+      void: values without a class.
+
+    Returns:
+      (h, w) integers, 0.. for the classes and -1 for void.
+
+    Raises:
+      DataError: naming the file and what is wrong with it.
+    """
+    data = _read(path)
+    try:
+        check_whole(data)
+    except UnreadableImage as error:
+        raise DataError(f"The label file {path} {error}.") from None
+    try:
+        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        values = None
+    if values is None or values.ndim != 2:
+        raise DataError(
+            f"{path} is not a PNG of one channel: label files hold class numbers, not"
+            " colours."
+        )
+    if min(size) > 0 and values.shape != size:
+        raise DataError(
+            f"The label file {path} has height and width {values.shape}, not {size}."
+        )
+    table = _table(len(names), void)
+    largest = int(values.max())
+    if largest >= len(table) or (table[values] == _UNKNOWN).any():
+        unknown = [
+            v for v in np.unique(values) if v >= len(table) or table[v] == _UNKNOWN
+        ]
+        raise DataError(
+            f"{path} holds the values {[int(v) for v in unknown[:10]]}, but there are"
+            f" {len(names)} classes and void is {list(void)}; name all classes, or add"
+            " the values to config.data.label_void."
+        )
+    return table[values]
+
+
 _UNKNOWN = -2  # a value that is neither a class nor void
+
+
+def _table(classes: int, void: tuple[int, ...]) -> np.ndarray:
+    """Value -> class, -1 for void."""
+    table = np.full(max([*void, classes + len(void)]) + 1, _UNKNOWN)
+    free = (v for v in range(len(table)) if v not in void)
+    for k, value in zip(range(classes), free, strict=False):
+        table[value] = k
+    table[list(void)] = -1
+    return table
 
 
 def read_names(config_names: tuple[str, ...], root: pathlib.Path) -> tuple[str, ...]:
