@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     data = config.data = ConfigDict()
     # shapes (generated) | coco (2017 layout) | coco_folder | yolo
     # | ade20k (SceneParse150) | label_folder (images beside label PNGs)
+    # | auto: that of these that root's content tells
     data.name = "shapes"
     data.root = ""  # folder with annotations and images
     data.train_annotations = "instances_train.json"  # under root

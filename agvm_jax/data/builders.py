@@ -76,6 +76,7 @@ def _coco(data_config: Any) -> MakeOrigin:
         "annotations/ of COCO; `python -m agvm_jax.data.download coco PATH` makes one"
     )
     return _coco_layout(
+        "coco",
         data_config,
         {
             split: (
@@ -92,6 +93,7 @@ def _coco(data_config: Any) -> MakeOrigin:
 def _coco_folder(data_config: Any) -> MakeOrigin:
     """Any COCO-format folder; the keys of the config say what is called what."""
     return _coco_layout(
+        "coco_folder",
         data_config,
         {
             "train": (
@@ -112,6 +114,7 @@ def _coco_folder(data_config: Any) -> MakeOrigin:
 
 
 def _coco_layout(
+    name: str,
     data_config: Any,
     layout: dict[str, tuple[str, str, str]],
     remedy: str,
@@ -122,7 +125,7 @@ def _coco_layout(
     The panoptic file is looked at when the config asks for semantic labels, and the
     folder in `labels`, where one is given, when there is no panoptic file.
     """
-    root = _root(data_config, remedy)
+    root = root_of(data_config, remedy)
     labels = labels or {}
     panoptic: dict[str, pathlib.Path] = {}
     semantic: dict[str, SemanticFiles] = {}
@@ -156,7 +159,7 @@ def _coco_layout(
             " be compared; give both splits the same."
         )
     return lambda split, categories: CocoOrigin(
-        data_config.name,
+        name,
         split,
         root / layout[split][0],
         root / layout[split][1],
@@ -176,7 +179,7 @@ def _ade20k(data_config: Any) -> MakeOrigin:
         "set --config.data.root=PATH to a folder with images/ and annotations/ of\n"
         "SceneParse150; `python -m agvm_jax.data.download ade20k PATH` makes one"
     )
-    return _label_layout(data_config, layout, (0,), remedy)
+    return _label_layout("ade20k", data_config, layout, (0,), remedy)
 
 
 def _label_folder(data_config: Any) -> MakeOrigin:
@@ -189,23 +192,25 @@ def _label_folder(data_config: Any) -> MakeOrigin:
         "put it there, or set --config.data.root=PATH and the keys train_images,\n"
         "train_labels, val_images and val_labels of config.data"
     )
-    return _label_layout(data_config, layout, _void(data_config), remedy)
+    void = _void(data_config)
+    return _label_layout("label_folder", data_config, layout, void, remedy)
 
 
 def _label_layout(
+    name: str,
     data_config: Any,
     layout: dict[str, tuple[str, str]],
     void: tuple[int, ...],
     remedy: str,
 ) -> MakeOrigin:
     """Origins for (image folder, label folder) of each split."""
-    root = _root(data_config, remedy)
+    root = root_of(data_config, remedy)
     for images, labels in layout.values():
         _require_folder(root / images, "image", remedy)
         _require_folder(root / labels, "label", remedy)
     names = read_names(tuple(data_config.label_names), root)
     return lambda split, categories: LabelFolderOrigin(
-        data_config.name,
+        name,
         split,
         root / layout[split][0],
         root / layout[split][1],
@@ -228,13 +233,13 @@ def _void(data_config: Any) -> tuple[int, ...]:
 def _yolo(data_config: Any) -> MakeOrigin:
     """A YOLO folder: images/train beside labels/train, or train/images and so on."""
     remedy = "put a YOLO folder there, or set --config.data.root=PATH to one"
-    root = _root(data_config, remedy)
+    root = root_of(data_config, remedy)
     folders = {split: find_split(root, split) for split in ("train", "val")}
     names = read_class_names(root)
     return lambda split, categories: YoloOrigin(split, *folders[split], names)
 
 
-def _root(data_config: Any, remedy: str) -> pathlib.Path:
+def root_of(data_config: Any, remedy: str) -> pathlib.Path:
     """config.data.root, which must be a folder."""
     if not data_config.root:
         raise DataError(f"config.data.root is empty: {remedy}.")

@@ -3,8 +3,9 @@
 import dataclasses
 from typing import Any
 
-from agvm_jax.data.builders import BUILDERS
+from agvm_jax.data.builders import BUILDERS, root_of
 from agvm_jax.data.errors import DataError
+from agvm_jax.data.layout import AUTO, detect_layout
 from agvm_jax.data.prepare import open_split
 from agvm_jax.data.records import Source
 from agvm_jax.data.segments import THINGS
@@ -15,7 +16,7 @@ class Dataset:
     """Two prepared splits with the same classes.
 
     Attributes:
-      name: as in config.data.name.
+      name: of the builder: config.data.name, or what was detected.
       class_names: K names; class k of a Batch is class_names[k].
       category_ids: K original ids, for results that other tools read.
       stuff_names, stuff_ids: the same of S classes that have segments but no boxes.
@@ -58,14 +59,16 @@ def open_dataset(data_config: Any) -> Dataset:
     Raises:
       DataError: one sentence on what is wrong with the data and what to do.
     """
-    try:
-        builder = BUILDERS[data_config.name]
-    except KeyError:
+    name = data_config.name
+    if name == AUTO:
+        root = root_of(data_config, "set --config.data.root=PATH to the data set")
+        name = detect_layout(root, data_config)
+    if name not in BUILDERS:
         raise DataError(
-            f"config.data.name is {data_config.name!r}; there are"
-            f" {', '.join(sorted(BUILDERS))}."
-        ) from None
-    make_origin = builder(data_config)
+            f"config.data.name is {name!r}; there are {', '.join(sorted(BUILDERS))},"
+            f" and {AUTO}, which looks at the folder."
+        )
+    make_origin = BUILDERS[name](data_config)
     train = open_split(make_origin("train", None), data_config.cache_dir)
     categories = dict(zip(train.card.category_ids, train.card.class_names, strict=True))
     val = open_split(make_origin("val", categories), data_config.cache_dir)
@@ -76,7 +79,7 @@ def open_dataset(data_config: Any) -> Dataset:
         for source in (train, val):
             _require_masks(source, data_config.mask_size)
     return Dataset(
-        name=data_config.name,
+        name=name,
         class_names=train.card.class_names,
         category_ids=train.card.category_ids,
         stuff_names=train.card.stuff_names,

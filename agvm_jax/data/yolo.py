@@ -39,7 +39,7 @@ class YoloOrigin:
     def fingerprint(self) -> str:
         """Of the labels their content: an edit may well leave a file's size alone."""
         labels = {
-            name: (self.label_folder / name).read_bytes()
+            name: _read(self.label_folder / name)
             for name, _ in listing(self.label_folder)
             if name.endswith(".txt")
         }
@@ -86,32 +86,21 @@ class YoloOrigin:
         return np.array([sizes[name] for name in annotations.file_names])
 
     def image_bytes(self, annotations: Annotations, index: int) -> bytes:
-        path = self.image_folder / annotations.file_names[index]
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        return _read(self.image_folder / annotations.file_names[index])
 
     def segments(self, annotations: Annotations, index: int) -> Segments | None:
         return None
 
     def _size(self, name: str) -> tuple[int, int]:
-        path = self.image_folder / name
-        try:
-            return stored_size(path.read_bytes(), turned=True)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        return stored_size(_read(self.image_folder / name), turned=True)
 
     def _objects(
         self, path: pathlib.Path, size: tuple[int, int]
     ) -> list[tuple[int, list[float], Segmentation]]:
         """(class, x y width height in pixels, polygons or None) of each line."""
-        try:
-            lines = path.read_bytes().decode("utf-8", "replace").splitlines()
-        except FileNotFoundError:
+        if not path.exists():
             return []
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+        lines = _read(path).decode("utf-8", "replace").splitlines()
         height, width = size
         objects = []
         for number, line in enumerate(lines, 1):
@@ -162,11 +151,12 @@ def read_class_names(root: pathlib.Path) -> tuple[str, ...]:
                 f"There is neither data.yaml nor classes.txt in {root}: put one there"
                 " that names the classes."
             )
-        found: Any = lines.read_text("utf-8", "replace").split("\n")
+        found: Any = _read(lines).decode("utf-8", "replace").split("\n")
         found = [line.strip() for line in found if line.strip()]
     else:
+        text = _read(path)
         try:
-            content = yaml.safe_load(path.read_bytes())
+            content = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise DataError(f"{path} is not valid YAML: {reason}.") from None
@@ -208,6 +198,15 @@ def find_split(root: pathlib.Path, split: str) -> tuple[pathlib.Path, pathlib.Pa
     )
 
 
+def is_yolo(root: pathlib.Path) -> bool:
+    """Whether a folder has a training split in either of the usual layouts."""
+    try:
+        find_split(root, "train")
+    except DataError:
+        return False
+    return True
+
+
 def _numbers(line: str) -> list[float] | None:
     """The numbers of a line; None where one is none, or not finite."""
     try:
@@ -215,3 +214,10 @@ def _numbers(line: str) -> list[float] | None:
     except ValueError:
         return None
     return values if all(map(math.isfinite, values)) else None
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
