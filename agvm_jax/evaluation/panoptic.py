@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 
 from agvm_jax.evaluation.coco_numbers import percent
-from agvm_jax.evaluation.panoptic_files import write_panoptic_png
+from agvm_jax.evaluation.panoptic_files import (
+    index_panoptic,
+    read_panoptic_png,
+    write_panoptic_png,
+)
 from agvm_jax.evaluation.panoptic_merge import MergeRule, merge_panoptic
 from agvm_jax.evaluation.panoptic_quality import Tally, match_segments, quality
 from agvm_jax.evaluation.semantic import enlarge_labels
@@ -50,29 +54,10 @@ class PanopticEvaluator:
         rule: MergeRule | None = None,
         save_to: str | os.PathLike[str] | None = None,
     ):
-        for key in ("annotations", "categories"):
-            if key not in ground_truth:
-                raise ValueError(
-                    f"the ground truth has no {key!r}: is it panoptic COCO?"
-                )
-        self.categories = {c["id"]: c for c in ground_truth["categories"]}
-        wanted = [
-            *thing_category_ids,
-            *(c for c in label_category_ids if c is not None),
-        ]
-        absent = [c for c in wanted if c not in self.categories]
-        if absent:
-            raise ValueError(f"the ground truth has no category {absent}")
-        self.truth = {a["image_id"]: a for a in ground_truth["annotations"]}
-        if len(self.truth) != len(ground_truth["annotations"]):
-            raise ValueError("the ground truth has two annotations for one image")
-        for annotation in self.truth.values():
-            for segment in annotation["segments_info"]:
-                if segment["category_id"] not in self.categories:
-                    raise ValueError(
-                        f"{annotation['file_name']}: segment {segment['id']} has the "
-                        f"unknown category {segment['category_id']}"
-                    )
+        self.categories, self.truth = index_panoptic(
+            ground_truth,
+            [*thing_category_ids, *(c for c in label_category_ids if c is not None)],
+        )
         # Predictions are called as the truth is, without its folders; where that would
         # give one name to two, by the images' ids.
         names = {i: Path(a["file_name"]).stem + ".png" for i, a in self.truth.items()}
@@ -168,8 +153,8 @@ class PanopticEvaluator:
             if image_id not in self._tallies:
                 tallies.append(_nothing_found(annotation["segments_info"]))
         return [
-            (str(category.get("name", k)), *quality(tallies, k))
-            for k, category in self.categories.items()
+            (name, *quality(tallies, k))
+            for name, k in zip(self.class_names, self.categories, strict=True)
         ]
 
     def table(self) -> str:
@@ -188,6 +173,37 @@ class PanopticEvaluator:
             cells = "".join(f"{percent(score):>8}" for score in scores)
             lines.append(f"{name:<{width}}{cells}{count:>10}")
         return "\n".join(lines)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The categories' names, in the order of the ground truth."""
+        return tuple(str(c.get("name", k)) for k, c in self.categories.items())
+
+    def image_scores(self) -> dict[int, float]:
+        """Return the PQ of each image that has segments, over its own classes."""
+        scores = {}
+        for image_id, tally in self._tallies.items():
+            own = [quality([tally], k)[0] for k in self.categories]
+            own = [score for score in own if score >= 0]
+            if own:
+                scores[image_id] = float(np.mean(own))
+        return scores
+
+    def found(self, image_id: int) -> np.ndarray | None:
+        """Return the class of each pixel of a saved map, -1 for void.
+
+        Classes are counted as in `class_names`. None where no map was saved, or by
+        another process in another place.
+        """
+        path = self._folder and self._folder / self._names[image_id]
+        if path is None or not path.is_file():
+            return None
+        ids = read_panoptic_png(path)
+        index_of = {k: index for index, k in enumerate(self.categories)}
+        labels = np.full(ids.shape, -1, np.int32)
+        for segment in self._annotations[image_id]["segments_info"]:
+            labels[ids == segment["id"]] = index_of[segment["category_id"]]
+        return labels
 
     def annotations(self) -> dict[str, Any]:
         """Return what was found as a COCO panoptic dictionary for `json.dump`."""

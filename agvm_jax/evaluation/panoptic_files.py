@@ -1,6 +1,11 @@
-"""COCO's panoptic PNG: each pixel's segment id is R + 256 G + 65536 B."""
+"""COCO's panoptic JSON and PNG.
+
+Each pixel's segment id is R + 256 G + 65536 B.
+"""
 
 import os
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -36,3 +41,35 @@ def write_panoptic_png(path: str | os.PathLike[str], segments: np.ndarray) -> No
     shifts = np.array([0, 8, 16])
     pixels = (segments[..., None].astype(np.int64) >> shifts) & 255
     Image.fromarray(pixels.astype(np.uint8)).save(path, "PNG")
+
+
+def index_panoptic(
+    content: Mapping[str, Any], wanted: Iterable[int]
+) -> tuple[dict[int, Mapping[str, Any]], dict[int, Mapping[str, Any]]]:
+    """Return category id -> category and image id -> annotation.
+
+    Args:
+      content: a COCO panoptic dictionary.
+      wanted: category ids that must be in it.
+
+    Raises:
+      ValueError: something is missing, repeated, or of an unknown category.
+    """
+    for key in ("annotations", "categories"):
+        if key not in content:
+            raise ValueError(f"the ground truth has no {key!r}: is it panoptic COCO?")
+    categories = {c["id"]: c for c in content["categories"]}
+    absent = [c for c in wanted if c not in categories]
+    if absent:
+        raise ValueError(f"the ground truth has no category {absent}")
+    annotations = {a["image_id"]: a for a in content["annotations"]}
+    if len(annotations) != len(content["annotations"]):
+        raise ValueError("the ground truth has two annotations for one image")
+    for annotation in annotations.values():
+        for segment in annotation["segments_info"]:
+            if segment["category_id"] not in categories:
+                raise ValueError(
+                    f"{annotation['file_name']}: segment {segment['id']} has the "
+                    f"unknown category {segment['category_id']}"
+                )
+    return categories, annotations

@@ -1,9 +1,12 @@
 """Mean IoU and pixel accuracy of semantic segmentation."""
 
 import io
+import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from agvm_jax.evaluation.coco_numbers import percent
 from agvm_jax.structures import Batch, Predictions
@@ -24,25 +27,33 @@ class SemanticEvaluator:
         else is "ignore". Predictions are then enlarged to the original picture (nearest
         pixel), which published numbers are about. Without it they are compared with
         `batch.semantic` at its own resolution.
+      save_to: a folder for the predicted labels as PNG, `<image id>.png`, written as
+        they come; made if it is not there. 255 stands for "no class", or 65535 where
+        there are more than 255 classes.
     """
 
     def __init__(
         self,
         class_names: Sequence[str],
         load_label: Callable[[int], np.ndarray] | None = None,
+        save_to: str | os.PathLike[str] | None = None,
     ):
         if not class_names:
             raise ValueError("class_names must not be empty")
         self.class_names = tuple(class_names)
         self._load_label = load_label
+        self._folder = None if save_to is None else Path(save_to)
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
         self.reset()
 
     def reset(self) -> None:
-        """Forget every image."""
+        """Forget every image; files that were written stay."""
         classes = len(self.class_names)
         # Row: the true class. Column: the predicted one, the last for "no class".
         self.counts = np.zeros((classes, classes + 1), np.int64)
-        self.added: set[int] = set()
+        # Image id -> how many of its labelled pixels are right, and how many there are.
+        self.added: dict[int, tuple[int, int]] = {}
 
     @property
     def num_images(self) -> int:
@@ -75,8 +86,11 @@ class SemanticEvaluator:
                 size = np.asarray(batch.image_size)[row]
                 padded = np.asarray(batch.image).shape[1:3]
                 labels = enlarge_labels(labels, size, padded, truth.shape)
-            self.counts += count_pixels(truth, labels, len(self.class_names))
-            self.added.add(image_id)
+            counts = count_pixels(truth, labels, len(self.class_names))
+            if self._folder is not None:
+                self._save(image_id, labels)
+            self.counts += counts
+            self.added[image_id] = int(np.trace(counts)), int(counts.sum())
 
     def compute(self) -> dict[str, float]:
         """Return mIoU, mean_accuracy and pixel_accuracy, fractions, -1 if undefined.
@@ -110,10 +124,26 @@ class SemanticEvaluator:
             lines.append(f"{name:<{width}}{scores}{pixels:>12}")
         return "\n".join(lines)
 
+    def image_scores(self) -> dict[int, float]:
+        """Return the pixel accuracy of each image that has labelled pixels."""
+        return {i: right / all_ for i, (right, all_) in self.added.items() if all_}
+
+    def found(self, image_id: int) -> np.ndarray | None:
+        """Return the saved labels of an image, (H, W).
+
+        None where none were saved, or by another process in another place.
+        """
+        path = self._folder and self._folder / f"{image_id}.png"
+        if path is None or not path.is_file():
+            return None
+        with Image.open(path) as image:
+            return np.asarray(image).astype(np.int32)
+
     def state(self) -> bytes:
         """Return what was added, as bytes to send to another process for `merge`."""
         buffer = io.BytesIO()
-        added = np.array(sorted(self.added), np.int64)
+        added = [(i, *pixels) for i, pixels in sorted(self.added.items())]
+        added = np.array(added, np.int64).reshape(-1, 3)
         np.savez(buffer, counts=self.counts, added=added)
         return buffer.getvalue()
 
@@ -126,13 +156,21 @@ class SemanticEvaluator:
         self.reset()
         for state in states:
             with np.load(io.BytesIO(state)) as arrays:
-                ids = set(arrays["added"].tolist())
-                if ids & self.added:
+                added = {i: pixels for i, *pixels in arrays["added"].tolist()}
+                twice = added.keys() & self.added.keys()
+                if twice:
                     raise ValueError(
-                        f"image {min(ids & self.added)} was evaluated by two processes"
+                        f"image {min(twice)} was evaluated by two processes"
                     )
-                self.added |= ids
+                self.added |= {i: tuple(pixels) for i, pixels in added.items()}
                 self.counts += arrays["counts"]
+
+    def _save(self, image_id: int, labels: np.ndarray) -> None:
+        classes = len(self.class_names)
+        kind = np.uint8 if classes < 256 else np.uint16
+        named = (labels >= 0) & (labels < classes)
+        values = np.where(named, labels, np.iinfo(kind).max).astype(kind)
+        Image.fromarray(values).save(self._folder / f"{image_id}.png", "PNG")
 
     def _ratios(self) -> tuple[np.ndarray, np.ndarray]:
         """IoU and accuracy of each class, (K,), NaN where undefined."""

@@ -98,9 +98,7 @@ def test_a_folder_of_two_layouts_has_to_be_told(folder, data_config):
     make_ade20k(folder)
     make_yolo(folder)
     data_config.name, data_config.root = "auto", str(folder)
-    with pytest.raises(
-        DataError, match="as ade20k or as yolo: say which .*=ade20k"
-    ):
+    with pytest.raises(DataError, match="as ade20k or as yolo: say which .*=ade20k"):
         open_dataset(data_config)
 
 

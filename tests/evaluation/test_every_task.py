@@ -159,3 +159,5 @@ def test_shares_of_a_split_merge_to_the_numbers_of_the_whole(task, shapes):
         share.merge(reversed(states))
         assert share.compute() == expected
         assert share.table() == whole.table()
+        if task in ("semantic", "panoptic"):
+            assert share.image_scores() == whole.image_scores()
