@@ -1,4 +1,4 @@
-"""Look at what a config trains on: a contact sheet of augmented samples, and a table.
+"""Look at what a config trains on: a contact sheet of augmented samples, and tables.
 
     python -m agvm_jax.data.browse --config configs/quickstart.py
 
@@ -27,6 +27,7 @@ from agvm_jax.canvas import (
     place_label,
 )
 from agvm_jax.data.dataset import Dataset, open_dataset
+from agvm_jax.data.label_table import label_table
 from agvm_jax.data.orientation import oriented
 from agvm_jax.data.pipeline import train_batches
 from agvm_jax.data.records import Source
@@ -210,6 +211,9 @@ def main(arguments: Sequence[str]) -> int:
             turned = config.data.orientation_group > 0
             print("\n".join(table(source, size, resizing, turned)))
     semantic = config.data.semantic
+    if semantic != "none":
+        for source in (dataset.train, dataset.val):
+            print("\n".join(label_table(source)))
     pictures = [p for batch in batches for p in draw_samples(batch, dataset, semantic)]
     titles = [f"image {i}" for batch in batches for i in batch.image_id]
     save_contact_sheet(pictures[: FLAGS.images], FLAGS.output, titles[: FLAGS.images])

@@ -9,8 +9,10 @@ import numpy as np
 
 from agvm_jax.data.browse import draw_samples, samples, table
 from agvm_jax.data.dataset import open_dataset
+from agvm_jax.data.label_table import label_table
 from agvm_jax.data.pipeline import eval_batches
 from agvm_jax.data.resizing import Resizing
+from agvm_jax.data.segments import Segments, store_segments
 from configs import base
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +72,39 @@ def test_the_table_follows_the_rule_of_resizing_in_either_frame(write_coco, two_
     assert ape.split()[3] == "13.4"  # in a frame 40 high: 40 x 27
 
 
+class Labelled:
+    """A split of the pictures given by their segments."""
+
+    def __init__(self, split, pictures):
+        self.card, self.pictures = split.card, pictures
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        numbers, classes = self.pictures[index]
+        crowd = np.zeros(len(classes), bool)
+        return store_segments(Segments(np.array(numbers), np.array(classes), crowd))
+
+
+def test_labels_are_counted_in_images_and_pixels(data_config):
+    data_config.shapes.stuff = True
+    split = Labelled(
+        open_dataset(data_config).train,
+        # Two circles and clouds; clouds, void, and tiles that nothing shows.
+        [([[1, 2, 3, 3]], [0, 0, 3]), ([[1, 1, 1, 0]], [3, 5])],
+    )
+    first, header, *rows, missing = label_table(split)
+    assert first == "train: labels in 2 of 2 images" and "share of pixels" in header
+    assert [row.split() for row in rows] == [
+        ["clouds", "2", "62.50%"],
+        ["circle", "1", "25.00%"],
+        ["(void)", "1", "12.50%"],
+    ]
+    assert missing == "  without a pixel: square, triangle, waves, tiles"
+    assert next(label_table(split, most=1)) == "train: labels in 1 of 2 images"
+
+
 def test_the_sheet_shows_both_orientations(write_coco, two_images):
     config = base.get_config()
     config.data = write_coco(two_images)
@@ -84,10 +119,12 @@ def test_the_command_writes_a_sheet_or_says_what_is_wrong(tmp_path):
     command = [sys.executable, "-m", "agvm_jax.data.browse", "--images=3"]
     command += ["--config=configs/quickstart.py", f"--output={tmp_path}/sheet.png"]
     command += [f"--config.data.cache_dir={tmp_path}/cache"]
+    command += ["--config.data.shapes.stuff=True", "--config.data.semantic=all"]
     small = ["--config.data.shapes.train_images=4", "--config.data.shapes.val_images=2"]
     run = subprocess.run(command + small, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "shapes: 3 classes" in run.stdout and "circle" in run.stdout
+    assert "labels in 4 of 4 images" in run.stdout and "clouds" in run.stdout
     assert min(cv2.imread(f"{tmp_path}/sheet.png").shape[:2]) > 400
     wrong = ["--config.data.name=coco"]
     run = subprocess.run(command + wrong, cwd=ROOT, capture_output=True, text=True)
