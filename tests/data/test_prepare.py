@@ -3,6 +3,8 @@
 import concurrent.futures
 import dataclasses
 import errno
+import functools
+import io
 import pathlib
 import shutil
 import subprocess
@@ -12,6 +14,7 @@ import types
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+import tqdm
 
 from agvm_jax.data import prepare
 from agvm_jax.data.builders import ShapesOrigin
@@ -104,6 +107,23 @@ def test_an_interrupted_preparation_is_invisible_and_continued(tmp_path, small_s
     assert second.asked == [6, 7, 8]  # two whole shards of three were kept
     assert_holds_the_drawings(source)
     assert not list(tmp_path.glob(".*part*"))
+
+
+def test_progress_is_shown_and_goes_on_where_it_stopped(
+    tmp_path, small_shards, monkeypatch
+):
+    shown = io.StringIO()
+    bar = functools.partial(tqdm.tqdm, file=shown, mininterval=0)
+    monkeypatch.setattr(
+        prepare, "tqdm", lambda **options: bar(**options | {"disable": 0, "delay": 0})
+    )
+    with pytest.raises(KeyboardInterrupt):
+        open_split(watched(fail_at=7), tmp_path)
+    assert "Preparing shapes train" in shown.getvalue() and "7/9" in shown.getvalue()
+    shown.truncate(0)
+    open_split(ORIGIN, tmp_path)
+    assert "6/9" in shown.getvalue() and "9/9" in shown.getvalue()
+    assert "5/9" not in shown.getvalue()
 
 
 def test_an_interruption_of_the_first_shard_starts_anew(tmp_path, small_shards):
