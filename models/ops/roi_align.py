@@ -8,98 +8,35 @@ bilinear samples; each box is read from the one level that fits its size (Lin et
 A bilinear sample weighs rows and columns apart, and so does a mean of them on a grid:
 the output is ``Y F X^T`` with a small matrix of weights for each axis. So there are two
 matrix products a box and, in the gradient, two more; no gather and no scatter, which
-take ten times as long on a CPU and are no friends of a TPU. The boxes are sorted by
-level and taken in chunks, as many as each level has: a box costs the rows of its own
-level only, and the memory is that of one chunk.
+take ten times as long on a CPU and are no friends of a TPU.
+
+A box is small beside a large map: 20 x 20 cells of 128 x 128 at 512 px. So boxes are
+taken in chunks of neighbours, by level and by place, and a chunk reads one window of
+the map, in which all of its boxes lie. A chunk that no window holds reads the whole
+map; the result is the same.
 """
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from .boxes import areas
+from .roi_sampling import (
+    AxisSamples,
+    assign_levels,
+    axis_samples,
+    axis_weights,
+    axis_window,
+    reading_order,
+)
 
-# Lin et al. 2017, section 4.2: a box of 224 x 224, the size that ImageNet is trained
-# at, is read from P4.
-CANONICAL_SIZE = 224.0
-CANONICAL_STRIDE = 16.0
-# Boxes that go through at once: a chunk holds chunk * P * W * C products.
-_CHUNK = 32
-
-
-def assign_levels(boxes: jax.Array, strides: Sequence[int]) -> jax.Array:
-    """Return which level each box is read from (Lin et al. 2017, equation 1).
-
-    A box of half the side is read from the next finer level.
-
-    Args:
-      boxes: (..., 4).
-      strides: pixels a cell of each level stands for, each twice the one before.
-
-    Returns:
-      (...) int32 in 0..len(strides) - 1; boxes of area 0 are at the finest level.
-
-    >>> boxes = jnp.array([[0.0, 0.0, 224.0, 224.0], [0.0, 0.0, 100.0, 100.0]])
-    >>> assign_levels(boxes, (4, 8, 16, 32)).tolist()
-    [2, 0]
-    """
-    # In this order, because a box on the border of two levels must round as theirs.
-    side = jnp.log2(jnp.sqrt(areas(boxes)) / CANONICAL_SIZE)
-    level = jnp.floor(float(np.log2(CANONICAL_STRIDE)) + side + 1e-6)
-    # log2(0) is -inf: clipped before the cast, which has no such number.
-    level = jnp.clip(level - float(np.log2(strides[0])), 0, len(strides) - 1)
-    return level.astype(jnp.int32)
-
-
-def axis_weights(
-    start: jax.Array,
-    end: jax.Array,
-    length: int,
-    *,
-    output_size: int,
-    sampling_ratio: int,
-    aligned: bool,
-) -> jax.Array:
-    """Return how much of each cell each bin takes, along one axis.
-
-    A sample more than one cell outside of the map counts as 0; one nearer to it takes
-    the value of the border.
-
-    Args:
-      start: (R,) lower side of each box, in cells.
-      end: (R,) upper side.
-      length: n, cells of the map along this axis.
-      output_size: P, bins.
-      sampling_ratio: see `roi_align`.
-      aligned: see `roi_align`.
-
-    Returns:
-      (R, P, n) float32; the weights of a bin that lies inside add up to 1.
-    """
-    shift = 0.5 if aligned else 0.0
-    size = end - start
-    if not aligned:
-        size = jnp.maximum(size, 1.0)  # as the first RoIAlign had it
-    if sampling_ratio > 0:
-        most, samples = sampling_ratio, jnp.full_like(size, sampling_ratio)
-    else:
-        most = -(-length // output_size) + 1
-        samples = jnp.clip(jnp.ceil(size / output_size), 1.0, most)
-    size, samples = size[:, None, None], samples[:, None, None]
-    sample = jnp.arange(most, dtype=jnp.float32)
-    step = jnp.arange(output_size, dtype=jnp.float32)[:, None]  # (P, 1)
-    bin_size = size / output_size
-    position = start[:, None, None] - shift + step * bin_size
-    position = position + (sample + 0.5) * (bin_size / samples)  # (R, P, most)
-    counted = (position >= -1.0) & (position <= length) & (sample < samples)
-    position = jnp.clip(position, 0.0, length - 1.0)[..., None]
-    distance = jnp.abs(position - jnp.arange(length, dtype=jnp.float32))
-    tent = jnp.where(counted[..., None], jnp.maximum(1.0 - distance, 0.0), 0.0)
-    return tent.sum(axis=2) / samples
+_CHUNK = 8  # boxes that go through at once
+# Cells along each side of what a chunk reads, the least that holds it. A box has 14 to
+# 28 cells a side on its level; the rest is the distance between neighbours.
+_WINDOWS = (48, 96)
 
 
 def roi_align(
@@ -156,27 +93,28 @@ def roi_align(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _align(features, boxes, settings):
-    strides, output_size, _, _ = settings
+    _, output_size, _, _ = settings
     num_boxes, channels = boxes.shape[1], features[0].shape[-1]
 
     def pool_image(image):
         maps, boxes = image
-        order, boxes, bounds = _by_level(boxes, strides)
-        shape = (boxes.shape[0], output_size, output_size, channels)
+        order, chunks_of_level = _chunks(boxes, maps, settings)
+        shape = (num_boxes + _CHUNK, output_size, output_size, channels)
         pooled = jnp.zeros(shape, features[0].dtype)
-        for level, feature in enumerate(maps):
+        for feature, chunks in zip(maps, chunks_of_level, strict=True):
 
-            def pool_chunk(place, pooled, level=level, feature=feature):
-                rows, columns = _weights(boxes, place, feature, settings, level)
-                rows = rows.astype(feature.dtype)
-                columns = columns.astype(feature.dtype)
-                lines = jnp.einsum("rph,hwc->rpwc", rows, feature)
-                chunk = jnp.einsum("rqw,rpwc->rpqc", columns, lines)
+            def pool_chunk(chunk, pooled, feature=feature):
+                size = (*chunk.size, channels)
+                view = lax.dynamic_slice(feature, (*chunk.first, 0), size)
+                rows = chunk.rows.astype(feature.dtype)
+                columns = chunk.columns.astype(feature.dtype)
+                lines = jnp.einsum("rph,hwc->rpwc", rows, view)
+                bins = jnp.matmul(columns[:, None], lines)  # (chunk, P, P, C)
                 # What lies beyond this level's boxes is written again by the next one.
-                return lax.dynamic_update_slice_in_dim(pooled, chunk, place, 0)
+                return lax.dynamic_update_slice_in_dim(pooled, bins, chunk.place, 0)
 
-            pooled = _for_chunks(bounds[level], bounds[level + 1], pool_chunk, pooled)
-        return pooled[jnp.argsort(order)[:num_boxes]]
+            pooled = _for_chunks(chunks, pool_chunk, pooled)
+        return pooled[jnp.argsort(order)]
 
     return lax.map(pool_image, (features, boxes))
 
@@ -193,29 +131,25 @@ def _backward(settings, residuals, cotangent):
 
     def spread_image(image):
         maps, boxes, cotangent = image
-        order, boxes, bounds = _by_level(boxes, settings[0])
-        missing = boxes.shape[0] - cotangent.shape[0]
-        cotangent = jnp.pad(cotangent, ((0, missing), *[(0, 0)] * 3))[order]
+        order, chunks_of_level = _chunks(boxes, maps, settings)
+        cotangent = jnp.pad(cotangent[order], ((0, _CHUNK), *[(0, 0)] * 3))
         gradients = []
-        for level, empty in enumerate(maps):
+        for empty, chunks in zip(maps, chunks_of_level, strict=True):
 
-            def spread_chunk(place, gradient, level=level, empty=empty):
-                rows, columns = _weights(boxes, place, empty, settings, level)
-                # Boxes of other levels at the end of the chunk add nothing.
-                own = place + jnp.arange(_CHUNK) < bounds[level + 1]
-                rows = jnp.where(own[:, None, None], rows, 0.0).astype(empty.dtype)
-                columns = columns.astype(empty.dtype)
-                chunk = lax.dynamic_slice_in_dim(cotangent, place, _CHUNK)
-                lines = jnp.einsum("rqw,rpqc->rpwc", columns, chunk)
+            def spread_chunk(chunk, gradient, empty=empty):
+                bins = lax.dynamic_slice_in_dim(cotangent, chunk.place, _CHUNK)
+                rows = chunk.rows.astype(empty.dtype)
+                columns = chunk.columns.astype(empty.dtype)
+                lines = jnp.matmul(columns.swapaxes(1, 2)[:, None], bins)
                 share = jnp.einsum(
                     "rph,rpwc->hwc", rows, lines, preferred_element_type=jnp.float32
                 )
-                return gradient + share
+                first = (*chunk.first, 0)
+                share += lax.dynamic_slice(gradient, first, share.shape)
+                return lax.dynamic_update_slice(gradient, share, first)
 
             gradient = jnp.zeros((*empty.shape[:2], channels), jnp.float32)
-            gradient = _for_chunks(
-                bounds[level], bounds[level + 1], spread_chunk, gradient
-            )
+            gradient = _for_chunks(chunks, spread_chunk, gradient)
             gradients.append(gradient.astype(empty.dtype))
         return tuple(gradients)
 
@@ -225,41 +159,106 @@ def _backward(settings, residuals, cotangent):
 _align.defvjp(_forward, _backward)
 
 
-def _by_level(boxes, strides):
-    """Sort an image's boxes (R, 4) by level.
+class _Chunk(NamedTuple):
+    """Boxes of one level that are read together.
 
-    Returns:
-      order: (R + chunk,) rows of the sorted boxes; the end is padding.
-      boxes: (R + chunk, 4) in that order.
-      bounds: (L + 1,) where each level starts, and where the last one ends.
+    Attributes:
+      place: () int32, the first of them in the order of reading.
+      first: two () int32, the upper left cell of their window.
+      size: (h, w) of the window.
+      rows: (chunk, P, h) float32 weights; 0 for boxes of another level.
+      columns: (chunk, P, w) float32 weights.
     """
-    level = assign_levels(boxes, strides)
-    order = jnp.argsort(level, stable=True)
-    bounds = jnp.searchsorted(level[order], jnp.arange(len(strides) + 1))
-    order = jnp.concatenate([order, boxes.shape[0] + jnp.arange(_CHUNK)])
-    boxes = jnp.pad(boxes, ((0, _CHUNK), (0, 0)))
-    return order, boxes[order], bounds
+
+    place: jax.Array
+    first: tuple[jax.Array, jax.Array]
+    size: tuple[int, int]
+    rows: jax.Array
+    columns: jax.Array
 
 
-def _weights(boxes, place, feature, settings, level):
-    """Return the weights of rows (chunk, P, H) and of columns (chunk, P, W)."""
+class _LevelChunks(NamedTuple):
+    """The chunks of one level, M at most, those with the smallest window first.
+
+    Attributes:
+      places: (M,) int32, where each chunk starts.
+      samples: of rows and of columns, (M, chunk, P, S).
+      sizes: the sizes of windows, the whole map the last.
+      firsts: (M,) upper left cells, a pair for each size.
+      queue: (M,) int32, the chunks by size.
+      limits: (len(sizes) + 1,) where each size starts in the queue.
+    """
+
+    places: jax.Array
+    samples: tuple[AxisSamples, AxisSamples]
+    sizes: list[tuple[int, int]]
+    firsts: list[tuple[jax.Array, jax.Array]]
+    queue: jax.Array
+    limits: jax.Array
+
+
+def _chunks(boxes, maps, settings):
+    """Return the order in which boxes (R, 4) are read, and the chunks of each level."""
     strides, output_size, sampling_ratio, aligned = settings
-    chunk = lax.dynamic_slice_in_dim(boxes, place, _CHUNK) * (1.0 / strides[level])
-    make = functools.partial(
-        axis_weights,
-        output_size=output_size,
-        sampling_ratio=sampling_ratio,
-        aligned=aligned,
-    )
-    height, width = feature.shape[:2]
-    rows = make(chunk[:, 1], chunk[:, 3], height)
-    return rows, make(chunk[:, 0], chunk[:, 2], width)
+    num_boxes = boxes.shape[0]
+    levels = assign_levels(boxes, strides)
+    order = reading_order(boxes, levels, _CHUNK)
+    boxes = boxes[order]
+    bounds = jnp.searchsorted(levels[order], jnp.arange(len(strides) + 1))
+    found = []
+    for level, feature in enumerate(maps):
+        places = bounds[level] + jnp.arange(0, num_boxes, _CHUNK)
+        members = places[:, None] + jnp.arange(_CHUNK)  # (M, chunk)
+        own = members < bounds[level + 1]
+        cells = boxes[jnp.minimum(members, num_boxes - 1)] * (1.0 / strides[level])
+        whole = feature.shape[:2]
+        samples = tuple(
+            axis_samples(
+                cells[..., 1 - axis],
+                cells[..., 3 - axis],
+                whole[axis],
+                output_size=output_size,
+                sampling_ratio=sampling_ratio,
+                aligned=aligned,
+            )
+            for axis in (0, 1)
+        )
+        samples = tuple(
+            axis._replace(share=axis.share * own[..., None, None]) for axis in samples
+        )
+        sizes = [tuple(min(n, window) for n in whole) for window in _WINDOWS]
+        sizes = list(dict.fromkeys([*sizes, whole]))
+        firsts = []
+        kind = jnp.full(places.shape, len(sizes))  # chunks without boxes go nowhere
+        for index, size in reversed(list(enumerate(sizes))):
+            windows = [
+                axis_window(samples[axis], whole[axis], size[axis]) for axis in (0, 1)
+            ]
+            first, fits = zip(*windows, strict=True)
+            firsts.insert(0, first)
+            kind = jnp.where(own[:, 0] & fits[0] & fits[1], index, kind)
+        queue = jnp.argsort(kind)
+        limits = jnp.searchsorted(kind[queue], jnp.arange(len(sizes) + 1))
+        found.append(_LevelChunks(places, samples, sizes, firsts, queue, limits))
+    return order, found
 
 
-def _for_chunks(start, end, update, state):
-    """Return `state` after ``state = update(place, state)`` for each chunk's start."""
-    return lax.while_loop(
-        lambda loop: loop[0] < end,
-        lambda loop: (loop[0] + _CHUNK, update(loop[0], loop[1])),
-        (start, state),
-    )[1]
+def _for_chunks(chunks, update, state):
+    """Return `state` after ``state = update(chunk, state)`` for each chunk."""
+    for kind, size in enumerate(chunks.sizes):
+
+        def turn(index, state, kind=kind, size=size):
+            which = chunks.queue[index]
+            rows, columns = jax.tree.map(lambda array: array[which], chunks.samples)
+            first = tuple(cell[which] for cell in chunks.firsts[kind])
+            chunk = _Chunk(
+                place=chunks.places[which],
+                first=first,
+                size=size,
+                rows=axis_weights(rows, first[0], size[0]),
+                columns=axis_weights(columns, first[1], size[1]),
+            )
+            return update(chunk, state)
+
+        state = lax.fori_loop(chunks.limits[kind], chunks.limits[kind + 1], turn, state)
+    return state

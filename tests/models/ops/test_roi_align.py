@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.ops.roi_align import assign_levels, roi_align
+from models.ops.roi_align import roi_align
+from models.ops.roi_sampling import assign_levels
 
 STRIDES = (4, 8, 16)
 HEIGHT, WIDTH = 233, 350  # maps of 59 x 88, 30 x 44 and 15 x 22: no multiples
@@ -105,10 +106,28 @@ def test_boxes_of_the_test_lie_on_every_level():
     np.testing.assert_array_equal(levels, slow)
 
 
-@pytest.mark.parametrize(("side", "level"), [(111.99, 0), (112, 1), (224, 2), (448, 3)])
-def test_a_box_on_the_border_of_two_levels_is_at_the_coarser(side, level):
-    box = jnp.array([3.0, 5.0, 3.0 + side, 5.0 + side])
-    assert assign_levels(box, (4, 8, 16, 32)) == level
+def test_neighbours_read_only_the_window_that_they_lie_in():
+    """And larger boxes the whole map: there a cell that nobody weighs is still read."""
+    feature = np.ones((1, 100, 120, 2), np.float32)
+    feature[:, :, 80:] = np.nan
+    corner = np.random.default_rng(3).uniform(40, 100, (1, 30, 2))
+    small = np.concatenate([corner, corner + 60], -1).astype(np.float32)
+
+    @jax.jit
+    def pool(boxes):
+        def total(feature):
+            pooled = roi_align([feature], boxes, strides=(4,), output_size=BINS)
+            return pooled.sum(), pooled
+
+        return jax.grad(total, has_aux=True)(feature)
+
+    gradient, pooled = pool(small)
+    np.testing.assert_allclose(pooled, 1.0, rtol=1e-6)
+    # Every bin is a mean: its weights add up to 1, and the gradient collects them.
+    np.testing.assert_allclose(gradient.sum(), 30 * BINS * BINS * 2, rtol=1e-5)
+    assert not gradient[:, :, 80:].any()
+    large = np.array([[[0, 0, 230, 390]] * 30], np.float32)
+    assert np.isnan(pool(large)[1]).all()
 
 
 def test_the_gradient_agrees_with_finite_differences():
