@@ -6,6 +6,7 @@ fifty layers and that a few hundred detections survive.
 """
 
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,11 @@ RCNN_PRE_NMS_TOP_K = 200
 RCNN_POST_NMS_TOP_K = 90
 RCNN_MAX_DETECTIONS = 60
 RCNN_SAMPLES = 20_000
+# Of the outputs is stored:
+ANCHORS_EVERY = 97  # one anchor in so many
+ROIS = 6  # the box head's outputs for so many proposals of each picture
+MASKS = 5  # the masks of so many detections of each picture
+CELLS_EVERY = 4  # one cell of a mask in so many, along each side
 CANVAS = (128, 160)
 PICTURES = ((128, 160), (96, 130), (128, 100))  # height, width
 # x1 y1 x2 y2 and class of each picture's objects. The second has one smaller than any
@@ -29,15 +35,40 @@ OBJECTS = (
     ((5, 5, 9.5, 8, 6), (30, 20, 110, 90, 2)),
     (),
 )
-# Another canvas for Mask R-CNN. Sides of objects are multiples of MASK_SIDE, so that a
-# mask of so many cells over its box is a bitmap, exactly.
-MASK_CANVAS = (192, 96)
-MASK_PICTURES = ((192, 96), (150, 81))
-MASK_SIDE = 8
-MASK_OBJECTS = (
-    ((8, 16, 72, 104, 3), (20, 100, 92, 180, 0), (30, 40, 54, 64, 5)),
-    ((10, 30, 74, 126, 6),),
+
+
+class Scene(NamedTuple):
+    """Pictures of several sizes on one canvas; sizes are height, width."""
+
+    canvas: tuple[int, int]
+    pictures: tuple[tuple[int, int], ...]
+    objects: tuple  # of each picture, as OBJECTS
+
+
+_TALL = Scene(
+    canvas=(192, 96),
+    pictures=((192, 96), (150, 81)),
+    objects=(
+        ((8, 16, 72, 104, 3), (20, 100, 92, 180, 0), (30, 40, 54, 64, 5)),
+        ((10, 30, 74, 126, 6),),
+    ),
 )
+FASTER_RCNN_SCENES = {"wide": Scene(CANVAS, PICTURES, OBJECTS), "tall": _TALL}
+# With masks, the sides of objects are multiples of MASK_SIDE, so that a mask of so many
+# cells over its box is a bitmap, exactly.
+MASK_SIDE = 8
+MASK_RCNN_SCENES = {
+    "wide": Scene(
+        CANVAS,
+        PICTURES,
+        (
+            ((10, 12, 58, 68, 1), (70, 20, 150, 100, 4), (40, 60, 96, 124, 1)),
+            ((5, 5, 13, 13, 6), (30, 20, 110, 92, 2)),
+            (),
+        ),
+    ),
+    "tall": _TALL,
+}
 
 # What the general rule is multiplied by, for names that contain the key.
 _GAINS = {
@@ -88,21 +119,21 @@ def make_rcnn_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return values
 
 
-def make_masks() -> list[np.ndarray]:
-    """Return, for each entry of MASK_OBJECTS, (n, MASK_SIDE, MASK_SIDE) uint8 masks."""
+def make_masks(objects_of) -> list[np.ndarray]:
+    """Return (n, MASK_SIDE, MASK_SIDE) uint8 masks for each picture's n objects."""
     rng = np.random.default_rng(0)
-    masks = []
-    for objects in MASK_OBJECTS:
-        shape = (len(objects), MASK_SIDE, MASK_SIDE)
-        masks.append((rng.random(shape) < 0.7).astype(np.uint8))
-    return masks
+    shape = (MASK_SIDE, MASK_SIDE)
+    return [
+        (rng.random((len(objects), *shape)) < 0.7).astype(np.uint8)
+        for objects in objects_of
+    ]
 
 
-def make_bitmaps() -> list[np.ndarray]:
+def make_bitmaps(scene: Scene) -> list[np.ndarray]:
     """Return the same masks as (n, height, width) uint8 bitmaps of the pictures."""
     bitmaps = []
     for (height, width), objects, masks in zip(
-        MASK_PICTURES, MASK_OBJECTS, make_masks(), strict=True
+        scene.pictures, scene.objects, make_masks(scene.objects), strict=True
     ):
         of_picture = np.zeros((len(objects), height, width), np.uint8)
         for bitmap, (x1, y1, x2, y2, _), mask in zip(
@@ -124,3 +155,9 @@ def make_pictures(sizes=PICTURES) -> list[np.ndarray]:
         noise = rng.integers(-20, 21, smooth.shape)
         pictures.append(np.clip(smooth + noise, 0, 255).astype(np.uint8))
     return pictures
+
+
+def pick(features: np.ndarray) -> np.ndarray:
+    """Return 32 elements of a feature map (B, H, W, C), the same ones for its shape."""
+    places = np.random.default_rng(0).integers(features.size, size=32)
+    return features.ravel()[places]
