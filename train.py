@@ -190,7 +190,10 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     }
     predict_on_mesh = make_predict(detector.predict, mesh)
     evaluator = evaluator_type(
-        dataset.val.ground_truth(), dataset.category_ids, dataset.class_names
+        dataset.val.ground_truth(),
+        dataset.category_ids,
+        dataset.class_names,
+        config.eval.max_detections,
     )
 
     def initial_state():

@@ -77,7 +77,7 @@ def write_report(
       log: where it is said.
     """
     target = Path(folder) / "eval" / str(step)
-    evaluation_report.write_report(evaluator, target, load_image, pictures=8)
+    evaluation_report.write_report(evaluator, target, load_image)
     curves = plots.plot_run(folder / "metrics.jsonl", folder / "plots")
     log.info("\n%s", evaluator.table())
     if scales := typical_noise_scales(folder):

@@ -170,5 +170,8 @@ def get_config() -> ConfigDict:
 
     evaluation = config.eval = ConfigDict()
     evaluation.batch_size = 16  # images a device
+    # Best detections an image at which recall is reported; AP uses the last. LVIS:
+    # (1, 10, 300), with model.max_detections = 300.
+    evaluation.max_detections = (1, 10, 100)
     evaluation.draw_images = 8  # validation images drawn at the end
     return config

@@ -159,9 +159,10 @@ def test_a_run_leaves_everything_that_is_promised(straight):
 def test_the_same_command_again_evaluates_and_says_so(straight, train):
     folder, _ = straight
     before = (folder / "metrics.jsonl").read_bytes()
-    code, out, err = train("straight")
+    code, out, err = train("straight", "--config.eval.max_detections=(1,10,300)")
     assert code == 0, err
     assert "this run was finished before, at step 24" in out and "AP50" in out
+    assert "300 detections an image" in out  # as LVIS counts
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
