@@ -67,13 +67,17 @@ class MaskRCNN(FasterRCNN):
         parts, features, sample = self.region_losses(batch, key)
         objects = mask_sample(sample)
 
-        def surprise(part):
-            logits = self.mask_outputs(features, part.boxes, part.labels)
-            targets = sampled_mask_targets(part, batch, logits.shape[-1])
-            return mask_surprise(logits, targets, part.is_object)
+        is_object = objects.is_object
+        size = self.mask_head.roi_size
+        pooled = self.pool(features, objects.boxes, size, is_object)
+        targets = sampled_mask_targets(objects, batch, 2 * size)
 
-        count = jnp.maximum(objects.is_object.sum(), 1)
-        parts |= {"mask": sum_over_objects(surprise, objects) / count}
+        def surprise(pooled, labels, targets, is_object):
+            logits = self.mask_head(pooled[None], labels[None])
+            return mask_surprise(logits, targets[None], is_object[None])
+
+        total = sum_over_objects(surprise, pooled, objects.labels, targets, is_object)
+        parts |= {"mask": total / jnp.maximum(is_object.sum(), 1)}
         return sum(parts.values()), parts
 
     def predict(self, batch: Batch) -> Predictions:

@@ -171,13 +171,21 @@ class FasterRCNN(nnx.Module):
         )
 
     def pool(
-        self, features: Sequence[jax.Array], boxes: jax.Array, size: int
+        self,
+        features: Sequence[jax.Array],
+        boxes: jax.Array,
+        size: int,
+        valid: jax.Array | None = None,
     ) -> jax.Array:
-        """Return the features under boxes (B, R, 4), (B, R, size, size, C)."""
+        """Return the features under boxes (B, R, 4), (B, R, size, size, C).
+
+        Boxes that are not in `valid` (B, R) give zeros and cost nothing.
+        """
         first = self.fpn.first_level
         return roi_align(
             features[:-1],
             boxes,
+            valid,
             strides=[2 ** (first + index) for index in range(len(features) - 1)],
             output_size=size,
             sampling_ratio=SAMPLING_RATIO,

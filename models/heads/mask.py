@@ -164,32 +164,28 @@ def mask_surprise(
     return jnp.where(counted, surprise, 0.0).sum()
 
 
-def sum_over_objects(
-    function: Callable[[RoiSample], jax.Array], sample: RoiSample
-) -> jax.Array:
-    """Return the sum of `function` over a sample, a few rows of each image at a time.
+def sum_over_objects(function: Callable[..., jax.Array], *fields: jax.Array):
+    """Return the sum of `function` over a sample, a few rows of one image at a time.
 
     A sample has room for many objects and holds few: as they stand in front, most
     chunks hold none, and nothing is computed for those.
 
     Args:
-      function: a part of `sample` -> float32 scalar, 0 for a part without objects.
-      sample: S proposals an image.
+      function: rows of `fields`, (chunk, ...) each -> float32 scalar, 0 for rows
+        without objects.
+      *fields: (B, S, ...) each; the last is bool, True for objects.
     """
-    rows = sample.chosen.shape[1]
+    images, rows = fields[-1].shape
     count = -(-rows // _CHUNK)
 
     def split(field):
         padding = [(0, 0)] * field.ndim
         padding[1] = (0, count * _CHUNK - rows)  # False: no objects
         field = jnp.pad(field, padding)
-        field = field.reshape(field.shape[0], count, _CHUNK, *field.shape[2:])
-        return jnp.moveaxis(field, 1, 0)
+        return field.reshape(images * count, _CHUNK, *field.shape[2:])
 
     def add(total, chunk):
-        value = lax.cond(
-            chunk.is_object.any(), function, lambda _: jnp.zeros(()), chunk
-        )
+        value = lax.cond(chunk[-1].any(), function, lambda *_: jnp.zeros(()), *chunk)
         return total + value, None
 
-    return lax.scan(add, jnp.zeros(()), RoiSample(*map(split, sample)))[0]
+    return lax.scan(add, jnp.zeros(()), tuple(map(split, fields)))[0]

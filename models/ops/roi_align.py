@@ -42,6 +42,7 @@ _WINDOWS = (48, 96)
 def roi_align(
     features: Sequence[jax.Array],
     boxes: jax.Array,
+    valid: jax.Array | None = None,
     *,
     strides: Sequence[int],
     output_size: int,
@@ -55,6 +56,7 @@ def roi_align(
     Args:
       features: one (B, H_l, W_l, C) array a level, finest first.
       boxes: (B, R, 4), pixels of the padded input.
+      valid: (B, R) bool, or None for all; the others cost nothing and give zeros.
       strides: pixels a cell of each level stands for, each twice the one before.
       output_size: P.
       sampling_ratio: samples a bin along each axis. 0: as many as the bin has cells,
@@ -88,17 +90,19 @@ def roi_align(
             f"{sampling_ratio} at least 0"
         )
     settings = (strides, output_size, sampling_ratio, aligned)
-    return _align(tuple(features), boxes.astype(jnp.float32), settings)
+    if valid is None:
+        valid = jnp.ones(boxes.shape[:2], bool)
+    return _align(tuple(features), boxes.astype(jnp.float32), valid, settings)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _align(features, boxes, settings):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _align(features, boxes, valid, settings):
     _, output_size, _, _ = settings
     num_boxes, channels = boxes.shape[1], features[0].shape[-1]
 
     def pool_image(image):
-        maps, boxes = image
-        order, chunks_of_level = _chunks(boxes, maps, settings)
+        maps, boxes, valid = image
+        order, chunks_of_level = _chunks(boxes, valid, maps, settings)
         shape = (num_boxes + _CHUNK, output_size, output_size, channels)
         pooled = jnp.zeros(shape, features[0].dtype)
         for feature, chunks in zip(maps, chunks_of_level, strict=True):
@@ -116,22 +120,22 @@ def _align(features, boxes, settings):
             pooled = _for_chunks(chunks, pool_chunk, pooled)
         return pooled[jnp.argsort(order)]
 
-    return lax.map(pool_image, (features, boxes))
+    return lax.map(pool_image, (features, boxes, valid))
 
 
-def _forward(features, boxes, settings):
+def _forward(features, boxes, valid, settings):
     # The map is linear: its gradient needs the features' shapes and nothing else.
     shapes = tuple(jnp.zeros((*f.shape[:3], 0), f.dtype) for f in features)
-    return _align(features, boxes, settings), (shapes, boxes)
+    return _align(features, boxes, valid, settings), (shapes, boxes, valid)
 
 
 def _backward(settings, residuals, cotangent):
-    shapes, boxes = residuals
+    shapes, boxes, valid = residuals
     channels = cotangent.shape[-1]
 
     def spread_image(image):
-        maps, boxes, cotangent = image
-        order, chunks_of_level = _chunks(boxes, maps, settings)
+        maps, boxes, valid, cotangent = image
+        order, chunks_of_level = _chunks(boxes, valid, maps, settings)
         cotangent = jnp.pad(cotangent[order], ((0, _CHUNK), *[(0, 0)] * 3))
         gradients = []
         for empty, chunks in zip(maps, chunks_of_level, strict=True):
@@ -153,7 +157,8 @@ def _backward(settings, residuals, cotangent):
             gradients.append(gradient.astype(empty.dtype))
         return tuple(gradients)
 
-    return lax.map(spread_image, (shapes, boxes, cotangent)), jnp.zeros_like(boxes)
+    gradients = lax.map(spread_image, (shapes, boxes, valid, cotangent))
+    return gradients, jnp.zeros_like(boxes), None
 
 
 _align.defvjp(_forward, _backward)
@@ -197,11 +202,12 @@ class _LevelChunks(NamedTuple):
     limits: jax.Array
 
 
-def _chunks(boxes, maps, settings):
+def _chunks(boxes, valid, maps, settings):
     """Return the order in which boxes (R, 4) are read, and the chunks of each level."""
     strides, output_size, sampling_ratio, aligned = settings
     num_boxes = boxes.shape[0]
-    levels = assign_levels(boxes, strides)
+    # Beyond the last level nobody is read.
+    levels = jnp.where(valid, assign_levels(boxes, strides), len(strides))
     order = reading_order(boxes, levels, _CHUNK)
     boxes = boxes[order]
     bounds = jnp.searchsorted(levels[order], jnp.arange(len(strides) + 1))

@@ -106,6 +106,35 @@ def test_boxes_of_the_test_lie_on_every_level():
     np.testing.assert_array_equal(levels, slow)
 
 
+def test_boxes_that_do_not_count_give_zeros_and_no_gradient():
+    features, boxes = make_features(), make_boxes()
+    valid = np.random.default_rng(4).random((2, 36)) < 0.5
+    valid[1] = False
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def pool(features, which):
+        def total(features):
+            pooled = roi_align(
+                features,
+                boxes,
+                jnp.asarray(valid) if which else None,
+                strides=STRIDES,
+                output_size=BINS,
+            )
+            kept = jnp.where(valid[..., None, None, None], pooled, 0)
+            return (pooled if which else kept).sum(), pooled
+
+        return jax.grad(total, has_aux=True)(features)
+
+    gradient, pooled = pool(features, True)
+    expected, everything = pool(features, False)
+    np.testing.assert_allclose(pooled[valid], everything[valid], atol=1e-5)
+    assert not pooled[~valid].any() and everything[~valid].any()
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-4), gradient, expected
+    )
+
+
 def test_neighbours_read_only_the_window_that_they_lie_in():
     """And larger boxes the whole map: there a cell that nobody weighs is still read."""
     feature = np.ones((1, 100, 120, 2), np.float32)
