@@ -159,6 +159,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     params, _ = shapes
     labels = label_tree(params)
     check_modulation(recipe, params)
+    jax.eval_shape(recipe.tx.init, params)  # so that its errors are said now
     folder = Path(config.workdir or Path("runs") / config.name / str(config.seed))
     weights = None
     # A run that goes on takes its weights from its own checkpoint.

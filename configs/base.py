@@ -113,6 +113,8 @@ def get_config() -> ConfigDict:
     optim.lr_rule = "sqrt_above"  # sqrt_above | linear | sqrt | none
     optim.linear_limit = 128  # sqrt_above: linear up to this batch
     optim.weight_decay = 1e-4
+    # Parameters with one of these words in their path do not decay (sgd, adamw, sam).
+    optim.no_decay = ()
     optim.momentum = 0.9
     optim.b1 = 0.9
     optim.b2 = 0.999

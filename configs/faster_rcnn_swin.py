@@ -9,8 +9,9 @@ rows: --config.batch_size=32 (256, 1024), the rate follows by the square root;
 
 Paper: 13 epochs by its iteration counts, the rate dropping after 9. Its rates for
 Swin-T are not in the main text: those of configs/faster_rcnn_adamw.py stand here, the
-second drop after 12 is ours, weight decay and drop path are those of the 1x schedule
-of the Swin authors' own detectors.
+second drop after 12 is ours; weight decay, what is spared from it (norms and relative
+position biases) and drop path are those of the 1x schedule of the Swin authors' own
+detectors.
 
 The paper starts from ImageNet weights: --config.train.init_from says where they are.
 """
@@ -24,5 +25,6 @@ def get_config():
     config.epochs = 13.0
     config.model.backbone = "swin_t"
     config.model.drop_path = 0.1
+    config.optim.no_decay = ("norm", "bias_table")
     config.optim.decay_at = (9 / 13, 12 / 13)
     return config

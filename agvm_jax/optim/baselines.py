@@ -6,12 +6,14 @@ SGD in PyTorch's order, PMD-LAMB, and a SAM gradient that fits inside a train st
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from agvm_jax.optim.modules import leaf_paths
 
 MaskOrFn = Any | Callable[[optax.Params], Any] | None
 
@@ -29,20 +31,47 @@ def matrices_only(params: optax.Params) -> Any:
     return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
 
 
+def all_but(words: Sequence[str]) -> Callable[[optax.Params], Any]:
+    """Return a mask function: False for leaves with one of `words` in their path.
+
+    A path is the keys joined by slashes: ``backbone/layer1/0/norm1/scale``.
+
+    The function raises ValueError for a word that is in no path.
+
+    >>> all_but(["norm"])({"fc": 1.0, "norm1": {"scale": 1.0}})
+    {'fc': True, 'norm1': {'scale': False}}
+    """
+
+    def mask(params: optax.Params) -> Any:
+        paths = leaf_paths(params)
+        for word in words:
+            if not any(word in path for path in paths):
+                raise ValueError(
+                    f"no parameter has {word!r} in its path, so there is nothing to "
+                    f"leave out; paths look like {paths[0]!r}"
+                )
+        kept = [not any(word in path for word in words) for path in paths]
+        return jax.tree.unflatten(jax.tree.structure(params), kept)
+
+    return mask
+
+
 def sgd(
     learning_rate: optax.ScalarOrSchedule,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
     nesterov: bool = False,
+    mask: MaskOrFn = None,
 ) -> optax.GradientTransformation:
     """SGD as PyTorch and the released AGVM code have it.
 
     buf <- momentum buf + (g + weight_decay w);  w <- w - lr buf. The decay passes
     through the momentum and nothing is damped by (1 - momentum), so the rate is the
-    one that detection papers print.
+    one that detection papers print. `mask` is True where the decay applies; None is
+    everywhere.
     """
     return optax.chain(
-        optax.add_decayed_weights(weight_decay),
+        optax.add_decayed_weights(weight_decay, mask),
         optax.sgd(learning_rate, momentum=momentum, nesterov=nesterov),
     )
 

@@ -59,7 +59,9 @@ class Recipe:
 
 
 def _sgd(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
-    return baselines.sgd(rate, config.momentum, config.weight_decay)
+    return baselines.sgd(
+        rate, config.momentum, config.weight_decay, mask=_decayed(config)
+    )
 
 
 def _adamw(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -69,7 +71,13 @@ def _adamw(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
         b2=config.b2,
         eps=config.eps,
         weight_decay=config.weight_decay,
+        mask=_decayed(config),
     )
+
+
+def _decayed(config: Any) -> Callable | None:
+    """Return which parameters decay, as `optax.add_decayed_weights` takes it."""
+    return baselines.all_but(config.no_decay) if config.no_decay else None
 
 
 def _lars(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -116,6 +124,9 @@ BUILDERS: Mapping[str, Builder] = {
 }
 
 
+# Those that leave biases and norms out of weight decay by their definition.
+EXCLUDING = ("lars", "lamb", "pmd_lamb")
+
 # Where AGVM stands: chained so that it scales what comes out last, or merely first.
 PLACES: Mapping[str, Callable] = {"around": chaining.chain, "before": optax.chain}
 
@@ -149,6 +160,11 @@ def build_optimizer(
     if name not in BUILDERS:
         raise ValueError(
             f"optim.name is {name!r}; choose one of {', '.join(BUILDERS)}."
+        )
+    if optim_config.no_decay and name in EXCLUDING:
+        raise ValueError(
+            f"optim.no_decay is {tuple(optim_config.no_decay)}, but {name} has a rule "
+            "of its own: vectors do not decay. Leave it empty."
         )
     reasons: list[str] = []
     schedule, warmup_steps = _schedule(

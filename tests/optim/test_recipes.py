@@ -67,6 +67,34 @@ EXPECTED = {
 }
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_what_no_decay_names_does_not_decay(name):
+    def moved(**changes):
+        recipe = build(
+            PLAIN, name=name, lr=0.1, lr_rule="none", warmup_steps=0, **changes
+        )
+        tx, weights = recipe.tx, params()
+        nothing = jax.tree.map(jnp.zeros_like, weights)
+        updates, _ = tx.update(nothing, tx.init(weights), weights)
+        return jax.tree.map(lambda leaf: bool(leaf.any()), updates)
+
+    everything = jax.tree.map(lambda leaf: True, params())
+    assert moved(weight_decay=0.1) == everything
+    spared = moved(weight_decay=0.1, no_decay=("bias", "backbone"))
+    assert spared == {
+        "backbone": {"kernel": False},
+        "head": {"kernel": True, "bias": False},
+    }
+
+
+def test_a_word_that_spares_nothing_is_refused():
+    recipe = build(PLAIN, name="adamw", no_decay=("gamma",))
+    with pytest.raises(ValueError, match="no parameter has 'gamma'"):
+        recipe.tx.init(params())
+    with pytest.raises(ValueError, match="lamb has a rule of its own"):
+        build(PLAIN, name="lamb", no_decay=("bias",))
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_every_name_builds_its_optimizer_from_every_key(name):
     recipe = build(
