@@ -1,12 +1,12 @@
 """Batches of one orientation: whose turn it is, and that nothing is lost by it."""
 
 import collections
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 from coco_files import noise_png
+from listed_sources import assert_same
 
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.errors import DataError
@@ -73,14 +73,6 @@ def take(source, config, count, *, batch_size=4, seed=0, **options):
         return list(itertools.islice(batches, count))
     finally:
         batches.close()
-
-
-def assert_same(one, other):
-    assert len(one) == len(other)
-    for a, b in zip(one, other, strict=True):
-        for field in dataclasses.fields(a):
-            x, y = getattr(a, field.name), getattr(b, field.name)
-            np.testing.assert_array_equal(x, y, err_msg=field.name)
 
 
 def test_pictures_are_split_by_their_size_and_get_the_frame_that_fits():

@@ -41,3 +41,25 @@ def assert_norms_agree(found, expected, median):
     errors = {path: abs(found[path] / norm - 1) for path, norm in expected.items()}
     assert max(errors.values()) < 1e-3, max(errors, key=errors.get)
     assert np.median(list(errors.values())) < median
+
+
+def assert_same_detections(found, oracle, *, pixels, score):
+    """The same ones in the same order, but that neighbours may have changed places.
+
+    Args:
+      found: `Predictions` of a batch.
+      oracle: theirs, all images' in a row, and how many each image has.
+      pixels: how far sides may be apart.
+      score: how far scores may be apart, relative.
+    """
+    assert found.valid.sum(axis=1).tolist() == oracle["counts"].tolist()
+    for image, end in enumerate(np.cumsum(oracle["counts"])):
+        count = oracle["counts"][image]
+        rows = slice(end - count, end)
+        boxes, scores = oracle["boxes"][rows], oracle["scores"][rows]
+        apart = np.abs(found.boxes[image, :count, None] - boxes).max(axis=-1)
+        ratio = found.scores[image, :count, None] / scores
+        same = (apart < pixels) & (np.abs(ratio - 1.0) < score)
+        same &= found.classes[image, :count, None] == oracle["labels"][rows]
+        assert (same.sum(axis=0) == 1).all() and (same.sum(axis=1) == 1).all()
+        assert np.abs(same.argmax(axis=1) - np.arange(count)).max() <= 1

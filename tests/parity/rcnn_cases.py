@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from comparisons import assert_close
+from comparisons import assert_close, assert_same_detections
 from seeded_weights import (
     ANCHORS_EVERY,
     NUM_CLASSES,
@@ -141,19 +141,8 @@ def assert_box_head_agrees(ours, oracle):
 
 
 def assert_detections_agree(ours, oracle):
-    """The same ones; two whose scores agree to 5e-5 may stand in either order."""
-    found = ours["detections"]
-    assert found.valid.sum(axis=1).tolist() == oracle["counts"].tolist()
-    for image, end in enumerate(np.cumsum(oracle["counts"])):
-        count = oracle["counts"][image]
-        rows = slice(end - count, end)
-        boxes, scores = oracle["boxes"][rows], oracle["scores"][rows]
-        apart = np.abs(found.boxes[image, :count, None] - boxes).max(axis=-1)
-        ratio = found.scores[image, :count, None] / scores
-        same = (apart < 5e-3) & (np.abs(ratio - 1.0) < 2e-4)
-        same &= found.classes[image, :count, None] == oracle["labels"][rows]
-        assert (same.sum(axis=0) == 1).all() and (same.sum(axis=1) == 1).all()
-        assert np.abs(same.argmax(axis=1) - np.arange(count)).max() <= 1
+    """Two whose scores agree to 5e-5 may stand in either order."""
+    assert_same_detections(ours["detections"], oracle, pixels=5e-3, score=2e-4)
 
 
 # One after the other: where the first fails, the next ones will.

@@ -149,15 +149,16 @@ def test_losses_are_torchvisions(ours, oracle):
     np.testing.assert_allclose(found, oracle["losses"], rtol=2e-5)
 
 
-def test_our_mask_targets_are_theirs_but_for_half_a_pixel(ours):
+def test_our_mask_targets_are_theirs_but_for_half_a_pixel(ours, scene):
     """Random cells of one to twelve pixels; what is left is their blur.
 
     The wide scene has more of it (0.105, the tall one 0.080): an object of
-    it has cells of a single pixel.
+    it has cells of a single pixel. Hence a limit of its own.
     """
     _, theirs, targets, is_object = ours["found"]
     apart, shifted = (np.abs(theirs - own)[is_object].mean() for own in targets)
-    assert apart < 0.12 and shifted < 0.6 * apart
+    assert apart < {"tall": 0.1, "wide": 0.12}[scene]
+    assert shifted < 0.6 * apart
 
 
 def test_every_gradient_is_as_long_as_torchvisions(ours, oracle):

@@ -11,7 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparisons import assert_close, assert_norms_agree, by_path, expected_norms
+from comparisons import (
+    assert_close,
+    assert_norms_agree,
+    assert_same_detections,
+    by_path,
+    expected_norms,
+)
 from seeded_weights import (
     CANVAS,
     MAX_DETECTIONS,
@@ -176,19 +182,8 @@ def test_every_gradient_is_as_long_as_torchvisions(ours, oracle):
 
 
 def test_detections_are_torchvisions(ours, oracle):
-    """The same ones; two whose scores agree to 5e-6 may stand in either order."""
-    found = ours[4]
-    assert found.valid.sum(axis=1).tolist() == oracle["counts"].tolist()
-    for image, end in enumerate(np.cumsum(oracle["counts"])):
-        count = oracle["counts"][image]
-        rows = slice(end - count, end)
-        boxes, scores = oracle["boxes"][rows], oracle["scores"][rows]
-        apart = np.abs(found.boxes[image, :count, None] - boxes).max(axis=-1)
-        ratio = found.scores[image, :count, None] / scores
-        same = (apart < 2e-3) & (np.abs(ratio - 1.0) < 5e-5)
-        same &= found.classes[image, :count, None] == oracle["labels"][rows]
-        assert (same.sum(axis=0) == 1).all() and (same.sum(axis=1) == 1).all()
-        assert np.abs(same.argmax(axis=1) - np.arange(count)).max() <= 1
+    """Two whose scores agree to 5e-6 may stand in either order."""
+    assert_same_detections(ours[4], oracle, pixels=2e-3, score=5e-5)
 
 
 def test_the_oracle_shows_every_limit_at_work(oracle):
