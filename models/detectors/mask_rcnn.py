@@ -17,8 +17,8 @@ from ..heads.mask import (
     mask_sample,
     mask_surprise,
     sampled_mask_targets,
-    sum_over_objects,
 )
+from ..ops.object_chunks import sum_over_objects
 from .rcnn import FasterRCNN
 
 

@@ -4,28 +4,23 @@ He et al. 2017 ("Mask R-CNN"), section 3 and figure 4 (right); in every detail t
 changes a number, torchvision's.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from agvm_jax.structures import Batch
 
 from ..layers import Conv, kaiming_normal
+from ..ops.conv import conv2d
 from ..ops.masks import mask_targets
 from .box import POSITIVE_FRACTION, RoiSample
-
-# Proposals of an image that go through the head at once in training.
-_CHUNK = 16
 
 
 class Upsample(nnx.Module):
     """A transposed convolution of 2x2 with stride 2: each cell becomes four.
 
     `kernel` is (2, 2, in, out): cell (2 i + a, 2 j + b) is cell (i, j) times
-    ``kernel[a, b]``. Nothing overlaps, so it is one matrix product.
+    ``kernel[a, b]``. Nothing overlaps, so it is a 1x1 convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, dtype, rngs: nnx.Rngs):
@@ -36,8 +31,9 @@ class Upsample(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map (R, H, W, in) to (R, H, W, 2, 2, out); the four cells stay together."""
-        kernel = self.kernel[...].astype(self.dtype)
-        y = jnp.einsum("rhwc,abcd->rhwabd", x.astype(self.dtype), kernel)
+        kernel = jnp.einsum("abcd->cabd", self.kernel[...].astype(self.dtype))
+        flat = kernel.reshape(1, 1, len(kernel), -1)
+        y = conv2d(x.astype(self.dtype), flat).reshape(*x.shape[:3], *kernel.shape[1:])
         return y + self.bias[...].astype(self.dtype)
 
 
@@ -162,30 +158,3 @@ def mask_surprise(
     logits = logits.astype(jnp.float32)
     surprise = (jax.nn.softplus(logits) - targets * logits).mean(axis=(2, 3))
     return jnp.where(counted, surprise, 0.0).sum()
-
-
-def sum_over_objects(function: Callable[..., jax.Array], *fields: jax.Array):
-    """Return the sum of `function` over a sample, a few rows of one image at a time.
-
-    A sample has room for many objects and holds few: as they stand in front, most
-    chunks hold none, and nothing is computed for those.
-
-    Args:
-      function: rows of `fields`, (chunk, ...) each -> float32 scalar, 0 for rows
-        without objects.
-      *fields: (B, S, ...) each; the last is bool, True for objects.
-    """
-    images, rows = fields[-1].shape
-    count = -(-rows // _CHUNK)
-
-    def split(field):
-        padding = [(0, 0)] * field.ndim
-        padding[1] = (0, count * _CHUNK - rows)  # False: no objects
-        field = jnp.pad(field, padding)
-        return field.reshape(images * count, _CHUNK, *field.shape[2:])
-
-    def add(total, chunk):
-        value = lax.cond(chunk[-1].any(), function, lambda *_: jnp.zeros(()), *chunk)
-        return total + value, None
-
-    return lax.scan(add, jnp.zeros(()), tuple(map(split, fields)))[0]

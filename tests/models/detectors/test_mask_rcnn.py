@@ -19,7 +19,6 @@ from models.heads.mask import (
     mask_sample,
     mask_surprise,
     sampled_mask_targets,
-    sum_over_objects,
 )
 from models.heads.rpn import RPNHead
 
@@ -210,30 +209,6 @@ def test_the_surprise_is_the_mean_over_the_cells_of_each_object():
     found = mask_surprise(*map(jnp.asarray, (logits, targets, counted)))
     expected = entropy[counted].mean(axis=(1, 2)).sum()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("rows", [3, 16, 40])
-def test_what_is_summed_in_chunks_is_the_whole(rows):
-    """Also where the last chunk is not full, and where whole chunks hold nothing."""
-    rng = np.random.default_rng(rows)
-    is_object = np.arange(rows) < np.array([[rows // 3], [1]])
-    boxes = rng.random((2, rows, 4))
-    fields = jnp.asarray(boxes, jnp.float32), jnp.asarray(is_object)
-    seen = []
-
-    def total(weight):
-        def function(boxes, is_object):
-            jax.debug.callback(lambda: seen.append(1))
-            return (weight * jnp.where(is_object, boxes.sum(axis=-1), 0.0)).sum()
-
-        return sum_over_objects(function, *fields)
-
-    value, slope = jax.jit(jax.value_and_grad(total))(2.0)
-    expected = boxes.sum(axis=-1)[is_object].sum()
-    np.testing.assert_allclose([value, slope], [2 * expected, expected], rtol=1e-5)
-    jax.effects_barrier()
-    # One chunk for the second image's one object.
-    assert len(seen) == -(-(rows // 3) // 16) + 1
 
 
 def test_a_head_without_classes_or_layers_is_refused():

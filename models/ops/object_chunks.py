@@ -1,0 +1,91 @@
+"""Sums over the objects of a sample, a few rows at a time, with their gradient.
+
+A sample has room for many objects and holds few. What is computed for each of them is
+large: one 14x14x256 map of the mask head is 0.2 MB, and it has a dozen of them.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Rows of an image that are computed at once.
+_CHUNK = 16
+
+
+def sum_over_objects(
+    function: Callable[..., jax.Array], features: jax.Array, *fields: jax.Array
+) -> jax.Array:
+    """Return the sum of `function` over a sample, a few rows of one image at a time.
+
+    Objects stand in front, so most chunks hold none, and nothing is computed for those.
+    Where a gradient is asked for, each chunk's is computed right after its value and
+    added up: nothing of a chunk is kept until the backward pass, where the sum's one
+    cotangent is all that is missing. Gradients flow to `features` and to what
+    `function` closes over, not to `fields`.
+
+    Args:
+      function: rows of `features` and `fields`, (chunk, ...) each -> float32 scalar,
+        0 for rows without objects.
+      features: (B, S, ...) floats.
+      *fields: (B, S, ...) each; the last is bool, True for objects.
+
+    Returns:
+      A float32 scalar.
+    """
+    chunks = [_split(field) for field in (features, *fields)]
+    function, hoisted = jax.closure_convert(function, *(chunk[0] for chunk in chunks))
+    return _sum_over_chunks(function, hoisted, *chunks)
+
+
+def _split(field: jax.Array) -> jax.Array:
+    """Cut (B, S, ...) into (chunks, rows, ...), with zeros behind each image's rows."""
+    images, rows = field.shape[:2]
+    count = -(-rows // _CHUNK)
+    padding = [(0, 0)] * field.ndim
+    padding[1] = (0, count * _CHUNK - rows)
+    return jnp.pad(field, padding).reshape(images * count, _CHUNK, *field.shape[2:])
+
+
+def _sum(function, hoisted, *chunks):
+    def add(total, chunk):
+        def some(total, *chunk):
+            return total + function(*chunk, *hoisted)
+
+        return lax.cond(chunk[-1].any(), some, lambda t, *_: t, total, *chunk), None
+
+    return lax.scan(add, jnp.zeros(()), chunks)[0]
+
+
+_sum_over_chunks = jax.custom_vjp(_sum, nondiff_argnums=(0,))
+
+
+def _sum_and_gradients(function, hoisted, *chunks):
+    def add(sums, chunk):
+        def some(sums, features, *fields):
+            def of_both(features, hoisted):
+                return function(features, *fields, *hoisted)
+
+            value_and_grad = jax.value_and_grad(of_both, argnums=(0, 1))
+            value, (slope, slopes) = value_and_grad(features, hoisted)
+            return jax.tree.map(jnp.add, sums, (value, slopes)), slope
+
+        def none(sums, features, *_):
+            return sums, jnp.zeros_like(features)
+
+        return lax.cond(chunk[-1].any(), some, none, sums, *chunk)
+
+    nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, hoisted)
+    (total, hoisted_slopes), slopes = lax.scan(add, nothing, chunks)
+    return total, (hoisted_slopes, slopes, len(chunks) - 1)
+
+
+def _scale(function, slopes, cotangent):
+    del function
+    *slopes, num_fields = slopes
+    scaled = jax.tree.map(lambda s: (s * cotangent).astype(s.dtype), slopes)
+    return *scaled, *([None] * num_fields)
+
+
+_sum_over_chunks.defvjp(_sum_and_gradients, _scale)
