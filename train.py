@@ -149,11 +149,13 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         # CPUs only emulate bfloat16, several times slower than float32.
         on_cpu = mesh.devices.flat[0].platform == "cpu"
         model_config.dtype = "float32" if on_cpu else "bfloat16"
+    freeze_at = decide_freezing(config)
     detector = build_detector(
         model_config,
         num_classes=len(dataset.class_names),
         image_size=config.image_size,
         axis_name=mesh_lib.DATA_AXIS,
+        freeze_at=freeze_at,
     )
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
@@ -179,6 +181,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             f" parameters, {config.image_size[0]} x {config.image_size[1]} px, computed"
             f" in {model_config.dtype}",
             **({"weights": weights.report} if weights else {}),
+            **({"frozen": name_parts(freeze_at)} if freeze_at else {}),
             "steps": f"{total_steps}, {steps_per_epoch} an epoch; {plan}",
             "optimizer": "\n".join(recipe.reasons),
             "run folder": str(folder),
@@ -250,6 +253,33 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         evaluator=evaluator,
         settings=config.train,
     )
+
+
+def decide_freezing(config: ConfigDict) -> int:
+    """Returns how many parts of the backbone stay as they were loaded.
+
+    By default what torchvision, detectron2 and the released code of AGVM do: a ResNet
+    that starts from a file keeps its stem and first stage, a Swin learns everywhere.
+
+    Raises:
+      ValueError: random weights would be frozen.
+    """
+    chosen, source = config.train.freeze_at, config.train.init_from
+    if chosen < 0:
+        return 2 if source and config.model.backbone.startswith("resnet") else 0
+    if chosen and not source:
+        raise ValueError(
+            f"train.freeze_at={chosen} would keep the random weights that the backbone"
+            " starts from: say where trained ones are with --config.train.init_from,"
+            " or use --config.train.freeze_at=0."
+        )
+    return chosen
+
+
+def name_parts(freeze_at: int) -> str:
+    """Names the frozen parts of the backbone."""
+    parts = ("stem", "stage 1", "stage 2", "stage 3", "stage 4")
+    return f"backbone's {', '.join(parts[:freeze_at])} (train.freeze_at={freeze_at})"
 
 
 def introduce(**facts: str) -> None:

@@ -13,6 +13,7 @@ as one turn each, so operations and bytes are lower bounds.
 import argparse
 import os
 import time
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, nargs=2, default=(832, 1344))
     parser.add_argument("--batch", type=int, nargs="*", default=(2, 4, 8))
     parser.add_argument("--pod", default="v5e:2x2", help="a TPU topology's name")
+    parser.add_argument("--text", type=Path, help="folder for the compiled programs")
     args = parser.parse_args()
     pod = topologies.get_topology_desc(platform="tpu", topology_name=args.pod)
     mesh = Mesh(np.asarray(pod.devices).ravel(), (AXIS,))
@@ -123,6 +125,10 @@ def main() -> None:
             f" moved; compiled in {time.perf_counter() - start:.0f} s",
             flush=True,
         )
+        if args.text:
+            args.text.mkdir(parents=True, exist_ok=True)
+            name = f"{args.detector}_{args.backbone}_{images}.txt"
+            (args.text / name).write_text(compiled.as_text())
 
 
 if __name__ == "__main__":

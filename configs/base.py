@@ -161,6 +161,9 @@ def get_config() -> ConfigDict:
     train.init_from = ""
     # all | backbone | all_but_heads: all but the layers that have a size for each class
     train.init_what = "backbone"
+    # Parts of the backbone that stay as they were loaded: 0 none, 1 the stem, 2 the
+    # first stage as well, 5 all. -1: 2 for a ResNet that starts from a file, else 0.
+    train.freeze_at = -1
     train.weights_dir = "~/.cache/agvm_jax/weights"  # where fetched ones are kept
     train.log_every_steps = 10
     train.eval_every_epochs = 1.0

@@ -189,6 +189,7 @@ def build_detector(
     num_classes: int,
     image_size: tuple[int, int],
     axis_name: str | None = None,
+    freeze_at: int = 0,
 ) -> Detector:
     """Build the detector that `config` describes, as pure functions.
 
@@ -201,6 +202,8 @@ def build_detector(
         rounded down, as in torchvision.
       axis_name: the mesh axis of the replicas, for synced BatchNorm; None outside of
         any mesh.
+      freeze_at: parts of the backbone, counted from the image, that stay as they are
+        loaded: 1 the stem, 2 the first stage as well, 5 all of it.
 
     Raises:
       ValueError: a name is unknown or a value out of range.
@@ -215,7 +218,9 @@ def build_detector(
     build = look_up("model.detector", config.detector, DETECTORS)
 
     def construct(rngs):
-        return build(config, num_classes=num_classes, axis_name=axis_name, rngs=rngs)
+        module = build(config, num_classes=num_classes, axis_name=axis_name, rngs=rngs)
+        module.backbone.freeze(freeze_at)
+        return module
 
     return make_detector(construct)
 

@@ -40,7 +40,9 @@ def test_a_run_starts_from_the_file_and_goes_on_without_it(build, tmp_path, caps
     tensors = resnet18(width=1 / 8)
     path = tmp_path / "weights.npz"
     np.savez(path, **tensors)
-    state = build(f"--config.train.init_from={path}").initial_state()
+    state = build(
+        f"--config.train.init_from={path}", "--config.train.freeze_at=0"
+    ).initial_state()
     assert (
         "weights     weights.npz: 100 of 124 arrays\n"
         "            as initialised: fpn, head\n"
@@ -71,5 +73,40 @@ def test_a_run_starts_from_the_file_and_goes_on_without_it(build, tmp_path, caps
     # A run that has a checkpoint takes its weights from there.
     path.unlink()
     (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
-    build(f"--config.train.init_from={path}")
+    build(f"--config.train.init_from={path}", "--config.train.freeze_at=0")
     assert "weights.npz" not in capsys.readouterr().out
+
+
+def test_a_resnet_from_a_file_keeps_its_stem_and_first_stage(build, tmp_path, capsys):
+    tensors = resnet18(width=1 / 8)
+    path = tmp_path / "weights.npz"
+    np.savez(path, **tensors)
+    state = build(f"--config.train.init_from={path}").initial_state()
+    assert (
+        "frozen      backbone's stem, stage 1 (train.freeze_at=2)\n"
+        in capsys.readouterr().out
+    )
+    assert set(state.params["backbone"]) == {"layer2", "layer3", "layer4"}
+    np.testing.assert_array_equal(
+        state.model_state["backbone"]["layer1"]["1"]["conv2"]["kernel"],
+        tensors["layer1.1.conv2.weight"].transpose(2, 3, 1, 0),
+    )
+    with pytest.raises(ValueError, match="train.freeze_at is -1 there and 0 here"):
+        build(f"--config.train.init_from={path}", "--config.train.freeze_at=0")
+
+
+def test_random_weights_are_not_frozen(build):
+    state = build().initial_state()
+    assert "layer1" in state.params["backbone"]
+    with pytest.raises(ValueError, match="would keep the random weights"):
+        build("--config.train.freeze_at=1")
+
+
+def test_a_backbone_that_is_all_frozen_cannot_be_the_anchor(build, tmp_path):
+    path = tmp_path / "weights.npz"
+    np.savez(path, **resnet18(width=1 / 8))
+    options = f"--config.train.init_from={path}", "--config.train.freeze_at=5"
+    with pytest.raises(ValueError, match="anchor"):
+        build(*options)
+    state = build(*options, "--config.agvm.anchor=fpn").initial_state()
+    assert set(state.params) == {"fpn", "head"}

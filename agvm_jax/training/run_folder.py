@@ -26,7 +26,7 @@ FREE_KEYS = (
     "train.",
 )
 # These among them do say what is computed.
-HELD_KEYS = ("train.init_from", "train.init_what")
+HELD_KEYS = ("train.init_from", "train.init_what", "train.freeze_at")
 
 
 def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:

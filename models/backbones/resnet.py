@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ..freezing import check_parts, freeze
 from ..layers import BatchNorm, Conv
 from ..ops.pooling import max_pool
 
@@ -148,6 +149,17 @@ class ResNet(nnx.Module):
     def channels(self) -> dict[str, int]:
         """Channels of each output: {"c2": ..., "c3": ..., "c4": ..., "c5": ...}."""
         return {f"c{i}": width for i, width in enumerate(self.widths, start=2)}
+
+    def freeze(self, parts: int) -> None:
+        """Keep the first parts as they are: 1 the stem, 2 the first stage as well.
+
+        Raises:
+          ValueError: there are not as many.
+        """
+        check_parts(parts)
+        stages = (self.layer1, self.layer2, self.layer3, self.layer4)
+        if parts:
+            freeze((self.conv1, self.bn1, *stages[: parts - 1]))
 
     def __call__(
         self, images: jax.Array, *, train: bool, key: jax.Array | None = None

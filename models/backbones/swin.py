@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ..freezing import check_parts, freeze
 from ..ops.windows import (
     crossings,
     from_windows,
@@ -99,11 +100,34 @@ class Swin(nnx.Module):
             make_norm(channels, **options) for channels in self.widths
         )
         self.drop_rates = tuple(np.linspace(0.0, drop_path, sum(blocks)).tolist())
+        self.blocks = blocks
 
     @property
     def channels(self) -> dict[str, int]:
         """Channels of each output: {"c2": ..., "c3": ..., "c4": ..., "c5": ...}."""
         return {f"c{i}": width for i, width in enumerate(self.widths, start=2)}
+
+    def freeze(self, parts: int) -> None:
+        """Keep the first parts as they are: 1 the patches, 2 the first stage as well.
+
+        As in mmdetection a stage includes the merging behind it, and leaves no branch
+        out once it is frozen.
+
+        Raises:
+          ValueError: there are not as many.
+        """
+        check_parts(parts)
+        if not parts:
+            return
+        stages = (
+            (self.layer1, self.norm1, self.merge2),
+            (self.layer2, self.norm2, self.merge3),
+            (self.layer3, self.norm3, self.merge4),
+            (self.layer4, self.norm4),
+        )
+        freeze((self.patch_embed, *(m for stage in stages[: parts - 1] for m in stage)))
+        still = sum(self.blocks[: parts - 1])
+        self.drop_rates = (0.0,) * still + self.drop_rates[still:]
 
     def __call__(
         self, images: jax.Array, *, train: bool, key: jax.Array | None = None
