@@ -45,7 +45,11 @@ def make_step(args, num_devices: int):
     )
     size = tuple(args.image_size)
     detector = build_detector(
-        config, num_classes=NUM_CLASSES, image_size=size, axis_name=AXIS
+        config,
+        num_classes=NUM_CLASSES,
+        image_size=size,
+        axis_name=AXIS,
+        freeze_at=args.freeze_at,
     )
     tx = modulate(optax.sgd(0.02, momentum=0.9), AXIS, estimator="replicas")
     loss_and_grad = value_and_local_grad(detector.loss, AXIS)
@@ -79,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--detector", default="faster_rcnn")
     parser.add_argument("--backbone", default="resnet50")
+    parser.add_argument("--freeze-at", type=int, default=2, help="train.freeze_at")
     parser.add_argument("--image-size", type=int, nargs=2, default=(832, 1344))
     parser.add_argument("--batch", type=int, nargs="*", default=(2, 4, 8))
     parser.add_argument("--pod", default="v5e:2x2", help="a TPU topology's name")
@@ -106,7 +111,10 @@ def main() -> None:
             tree,
         )
 
-    print(f"{args.detector} {args.backbone}, {args.image_size} px, TPU {args.pod}")
+    print(
+        f"{args.detector} {args.backbone}, {args.image_size} px, TPU {args.pod},"
+        f" train.freeze_at={args.freeze_at}"
+    )
     for images in args.batch:
         start = time.perf_counter()
         lowered = jax.jit(mapped, donate_argnums=0).lower(

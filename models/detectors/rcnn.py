@@ -146,7 +146,7 @@ class FasterRCNN(nnx.Module):
 
         Returns:
           Three lists with one array a level, finest first: logits (B, A_l), deltas
-          (B, A_l, 4) and anchors (A_l, 4).
+          (B, H * W, 4 A) and anchors (A_l, 4), A_l = H * W * A.
         """
         logits, deltas = self.rpn(features)
         cells = [cell_anchors(sizes, self.anchor_ratios) for sizes in self.anchor_sizes]

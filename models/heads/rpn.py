@@ -68,6 +68,7 @@ class RPNHead(nnx.Module):
         self.objectness = make_conv(num_anchors, 1)
         self.box_deltas = make_conv(num_anchors * 4, 1)
         self.num_anchors = num_anchors
+        self.width = num_anchors * 4
 
     def __call__(
         self, features: Sequence[jax.Array]
@@ -78,15 +79,35 @@ class RPNHead(nnx.Module):
           features: one (B, H, W, C) array a level, finest first.
 
         Returns:
-          logits, one (B, H * W * A) array a level, and deltas, one (B, H * W * A, 4)
-          array a level, in the order of `ops.anchors`.
+          logits, one (B, H * W * A) array a level in the order of `ops.anchors`, and
+          deltas, one (B, H * W, 4 A) array a level, see `deltas_of`.
         """
         logits, deltas = [], []
         for feature in features:
             x = jax.nn.relu(self.conv(feature))
             logits.append(self.objectness(x).reshape(x.shape[0], -1))
-            deltas.append(self.box_deltas(x).reshape(x.shape[0], -1, 4))
+            deltas.append(self.box_deltas(x).reshape(x.shape[0], -1, self.width))
         return logits, deltas
+
+
+def deltas_of(deltas: jax.Array, rows: jax.Array) -> jax.Array:
+    """Return the corrections of some anchors, and pick them by place first.
+
+    The corrections of a place stay together, because accelerators keep arrays in tiles
+    of 128 numbers: with a row of 4 for each anchor the largest level alone would take
+    0.2 GB in place of 20 MB (4 images of 832 x 1344 px).
+
+    Args:
+      deltas: (H * W, 4 A).
+      rows: (R,) int, anchors in the order of `ops.anchors`: place by place.
+
+    Returns:
+      (R, 4).
+    """
+    count = deltas.shape[1] // 4
+    places = deltas[rows // count].reshape(-1, count, 4)
+    wanted = jnp.arange(count) == (rows % count)[:, None]
+    return jnp.where(wanted[..., None], places, 0).sum(axis=1)
 
 
 def propose(
@@ -107,7 +128,7 @@ def propose(
 
     Args:
       logits: one (B, A_l) array a level.
-      deltas: one (B, A_l, 4) array a level.
+      deltas: one (B, H * W, 4 A) array a level, see `deltas_of`.
       anchors: one (A_l, 4) array a level.
       image_size: (B, 2).
       pre_nms_top_k: anchors of each level that go to NMS.
@@ -127,7 +148,7 @@ def propose(
         ):
             count = min(pre_nms_top_k, level_logits.shape[0])
             best, rows = top_k(level_logits.astype(jnp.float32), count)
-            boxes.append(decode(level_deltas[rows], level_anchors[rows]))
+            boxes.append(decode(deltas_of(level_deltas, rows), level_anchors[rows]))
             scores.append(best)
             levels.append(jnp.full((count,), level, jnp.int32))
         boxes = clip(jnp.concatenate(boxes), image_size)
@@ -163,7 +184,7 @@ def rpn_loss(
 
     Args:
       logits: one (B, A_l) array a level.
-      deltas: one (B, A_l, 4) array a level.
+      deltas: one (B, H * W, 4 A) array a level, see `deltas_of`.
       anchors: one (A_l, 4) array a level.
       batch: B images' annotations.
       key: decides which anchors are looked at.
@@ -204,12 +225,11 @@ def rpn_loss(
     )
     chosen &= (batch.image_id >= 0)[:, None]  # (B, S)
 
-    def pick(levels, rows):
-        return jnp.take_along_axis(jnp.concatenate(levels, axis=1), rows, axis=1)
-
-    scores = pick(logits, rows).astype(jnp.float32)  # (B, S)
+    scores = jnp.take_along_axis(jnp.concatenate(logits, axis=1), rows, axis=1)
+    scores = scores.astype(jnp.float32)  # (B, S)
     surprise = jax.nn.softplus(jnp.where(is_object, -scores, scores))
-    distance = smooth_l1(pick(deltas, rows[..., None]), targets, BOX_BETA).sum(-1)
+    corrections = jax.vmap(deltas_of)(jnp.concatenate(deltas, axis=1), rows)
+    distance = smooth_l1(corrections, targets, BOX_BETA).sum(-1)  # (B, S)
     count = jnp.maximum(chosen.sum(), 1)
     return {
         "objectness": jnp.where(chosen, surprise, 0.0).sum() / count,

@@ -91,7 +91,9 @@ def outputs_on_the_way(module, batch) -> dict:
         "backbone": list(stages.values()),
         "fpn": pyramid,
         "rpn_logits": jnp.concatenate(outputs[0], axis=1),
-        "rpn_deltas": jnp.concatenate(outputs[1], axis=1),
+        "rpn_deltas": jnp.concatenate(
+            [deltas.reshape(len(deltas), -1, 4) for deltas in outputs[1]], axis=1
+        ),
         "proposals": proposals,
         "valid": valid,
         "class_logits": logits,

@@ -297,8 +297,9 @@ def test_proposals_are_those_of_sorting_and_loops(detector, weights):
     for image in range(2):
         candidates = []
         for level, level_logits in enumerate(logits):
+            level_deltas = deltas[level][image].reshape(-1, 4)
             level_boxes = clip(
-                decode(deltas[level][image], anchors[level]), batch.image_size[image]
+                decode(level_deltas, anchors[level]), batch.image_size[image]
             )
             order = np.argsort(-np.asarray(level_logits[image]), kind="stable")[:40]
             for row in order:
