@@ -1,30 +1,35 @@
-"""Whether a training step fits a TPU that is not there.
+"""Whether a training step fits a TPU or GPU that is not there, and what it does on it.
 
     python -m benchmarks.chip_memory                               # Faster R-CNN, v5e
     python -m benchmarks.chip_memory --detector mask_rcnn --pod v5e:2x2 --batch 2 4
+    python -m benchmarks.chip_memory --pod a100:4                  # with jax[cuda12]
 
 The step of a detector at 832 x 1344 px in bfloat16, with SGD and AGVM over all devices
-of the pod, is compiled by the chip's own compiler (libtpu), which refuses programs that
-do not fit. Each line says what a device holds and does: parameters and optimizer,
-temporary memory, operations and bytes moved a step. Loops are counted by the compiler
-as one turn each, so operations and bytes are lower bounds.
+of the pod, is compiled by the chip's own compiler. That of TPUs refuses programs that
+do not fit and estimates the cycles of each part; that of GPUs does neither, and leaves
+out the working space of cuDNN, which is chosen on the device.
+
+Each line says what a device holds and needs for a while; below it stands what moves
+bytes, operates and takes time outside of convolutions and matrix products, by file.
+Loops whose length depends on the data are taken to have the turns of `TURNS`.
 """
 
 import argparse
+import dataclasses
 import os
 import time
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 from agvm_jax import modulate, value_and_local_grad  # noqa: E402
+from benchmarks.pods import MEMORY, devices_of  # noqa: E402
+from benchmarks.program_cost import Cost, costs  # noqa: E402
 from benchmarks.train_step import make_batch  # noqa: E402
 from configs import base  # noqa: E402
 from models.build import build_detector  # noqa: E402
@@ -32,6 +37,14 @@ from models.build import build_detector  # noqa: E402
 AXIS = "data"
 NUM_CLASSES = 80
 GIGABYTE = 2**30
+# For loops whose length depends on the data: 64 chunks of 8 boxes over the 12 loops of
+# RoIAlign (four levels, three sizes of windows), 8 objects an image, a few rounds of
+# NMS.
+TURNS = {
+    "models/ops/roi_align.py": 64 / 12,
+    "models/ops/matching.py": 8.0,
+    "models/ops/nms.py": 3.0,
+}
 
 
 def make_step(args, num_devices: int):
@@ -86,11 +99,10 @@ def main() -> None:
     parser.add_argument("--freeze-at", type=int, default=2, help="train.freeze_at")
     parser.add_argument("--image-size", type=int, nargs=2, default=(832, 1344))
     parser.add_argument("--batch", type=int, nargs="*", default=(2, 4, 8))
-    parser.add_argument("--pod", default="v5e:2x2", help="a TPU topology's name")
+    parser.add_argument("--pod", default="v5e:2x2", help="v5e:2x2, a100:4, ...")
     parser.add_argument("--text", type=Path, help="folder for the compiled programs")
     args = parser.parse_args()
-    pod = topologies.get_topology_desc(platform="tpu", topology_name=args.pod)
-    mesh = Mesh(np.asarray(pod.devices).ravel(), (AXIS,))
+    mesh = Mesh(np.asarray(devices_of(args.pod)).ravel(), (AXIS,))
     whole, rows = PartitionSpec(), PartitionSpec(AXIS)
     step, carry, batch_of = make_step(args, mesh.size)
     mapped = jax.shard_map(
@@ -125,18 +137,55 @@ def main() -> None:
         except jax.errors.JaxRuntimeError as error:
             print(f"{images} a device: {str(error).splitlines()[0][:300]}", flush=True)
             continue
-        memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-        print(
-            f"{images} a device: held {memory.argument_size_in_bytes / GIGABYTE:.2f} GB"
-            f", temporary {memory.temp_size_in_bytes / GIGABYTE:.2f} GB,"
-            f" {cost['flops'] / 1e12:.2f} Tflop, {cost['bytes accessed'] / 1e9:.1f} GB"
-            f" moved; compiled in {time.perf_counter() - start:.0f} s",
-            flush=True,
-        )
-        if args.text:
-            args.text.mkdir(parents=True, exist_ok=True)
-            name = f"{args.detector}_{args.backbone}_{images}.txt"
-            (args.text / name).write_text(compiled.as_text())
+        report(compiled, images, args, time.perf_counter() - start)
+
+
+def report(compiled, images: int, args, seconds: float) -> None:
+    """Print what a program takes, and keep its text."""
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    room = MEMORY.get(args.pod.partition(":")[0])
+    fits = f" of {room / GIGABYTE:.0f} GB" if room else ""
+    print(
+        f"{images} a device: held {held / GIGABYTE:.2f} GB, temporary"
+        f" {temporary / GIGABYTE:.2f} GB{fits}; compiled in {seconds:.0f} s"
+    )
+    found, guessed = costs(text, TURNS)
+    print(describe(found), flush=True)
+    if guessed:
+        print(f"  turns taken for granted: {', '.join(sorted(guessed))}", flush=True)
+    if args.text:
+        args.text.mkdir(parents=True, exist_ok=True)
+        name = f"{args.detector}_{args.backbone}_{images}.txt"
+        (args.text / name).write_text(text)
+
+
+def describe(found: dict[tuple[bool, str], Cost], rows: int = 8) -> str:
+    """Return a table: convolutions and products, and the largest of the rest."""
+    kinds = [field.name for field in dataclasses.fields(Cost)]
+    sums = {kind: sum(getattr(c, kind) for c in found.values()) for kind in kinds}
+    products = [cost for (product, _), cost in found.items() if product]
+    rest = {source: cost for (product, source), cost in found.items() if not product}
+
+    def line(name, some):
+        parts = [
+            sum(getattr(cost, kind) for cost in some) / (sums[kind] or 1)
+            for kind in kinds
+        ]
+        return f"  {name:34s}" + "".join(f"{100 * part:9.1f} %" for part in parts)
+
+    main = "cycles" if sums["cycles"] else "bytes"
+    largest = sorted(rest, key=lambda source: -getattr(rest[source], main))[:rows]
+    return "\n".join(
+        [
+            f"  {'':34s}{'bytes':>11s}{'operations':>11s}{'cycles':>11s}",
+            f"  {'all':34s}{sums['bytes'] / 1e9:8.1f} GB{sums['flops'] / 1e12:6.2f} Top"
+            f"{sums['cycles'] / 1e6:9.1f} M",
+            line("convolutions, matrix products", products),
+            line("everything else", rest.values()),
+            *(line(f"  {source}", [rest[source]]) for source in largest),
+        ]
+    )
 
 
 if __name__ == "__main__":
