@@ -44,6 +44,8 @@ from agvm_jax.training.step import TrainStep, make_predict
 from agvm_jax.training.watch import TrainingStopped
 from models.build import build_detector
 from models.initial_weights import load_initial_weights
+from models.pretrained import flatten
+from models.weight_files import write_weights
 
 # Who judges a detector's predictions; those with masks learn from masks.
 EVALUATORS = {"mask_rcnn": InstanceEvaluator}
@@ -301,6 +303,11 @@ def finish(
             " For another run: --config.seed=N or --config.name=NAME",
             outcome.step,
         )
+    # What another run may start from: --config.train.init_from=FOLDER/weights.npz.
+    state = outcome.state
+    write_weights(
+        experiment.folder / "weights.npz", flatten(state.params, state.model_state)
+    )
     index_of = {
         image["id"]: index
         for index, image in enumerate(dataset.val.ground_truth()["images"])

@@ -1,7 +1,7 @@
 """What a run starts from: weights of a file in the place of random ones.
 
-The file holds a classification model, of which the backbone is taken, or a whole
-detector of torchvision's.
+The file holds a classification model, of which the backbone is taken, a whole detector
+of torchvision's, or the weights of a run of ours.
 """
 
 import dataclasses
@@ -109,15 +109,18 @@ def load_initial_weights(
 
 def _rules_for(
     tensors: Mapping[str, np.ndarray], what: str, path: Path
-) -> tuple[Rules, str]:
+) -> tuple[Rules | None, str]:
     """Return the rules for the kind of file and the pattern of what stays."""
+    if any(name.startswith("backbone/") for name in tensors):
+        return None, KEPT[what]
     if any(name.startswith("backbone.") for name in tensors):
         return (*MASK_RCNN_RULES, *RETINANET_RULES), KEPT[what]
     rules = rules_for(tensors)
     if rules is None:
         raise ValueError(
             f"{path} has no tensor of a name that torchvision gives to a ResNet, a "
-            f"Swin or a detector; it has {_shorten(sorted(tensors))}"
+            "Swin or a detector, and is no run's weights.npz; it has "
+            f"{_shorten(sorted(tensors))}"
         )
     if what != "backbone":
         raise ValueError(

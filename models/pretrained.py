@@ -152,15 +152,16 @@ def from_torchvision(
 def place(
     tensors: Mapping[str, Any],
     wanted: Mapping[str, tuple[int, ...]],
-    rules: Rules,
+    rules: Rules | None,
     kept: str = NOTHING,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Return torchvision's tensors under our paths and in our layouts.
+    """Return tensors under our paths and in our layouts.
 
     Args:
       tensors: a state dict; the values are anything that `numpy.asarray` takes.
       wanted: path -> shape of what the model has.
-      rules: which module goes where.
+      rules: which of torchvision's modules goes where; None for tensors under our own
+        paths.
       kept: a pattern of our paths. What matches is not set, and tensors that belong
         there are not used; it need not exist in the model.
 
@@ -178,15 +179,12 @@ def place(
         if _UNUSED.fullmatch(name):
             continue
         array = np.asarray(tensor, np.float32)
-        path = our_path(name, array.ndim, rules)
+        path = name if rules is None else our_path(name, array.ndim, rules)
         if path is not None and re.fullmatch(kept, path):
             unused.append(name)
             continue
-        array = _LAYOUTS.get(path, np.asarray)(array)
-        if array.ndim == 4:
-            array = array.transpose(2, 3, 1, 0)  # OIHW to HWIO
-        elif array.ndim == 2 and name.endswith(".weight"):
-            array = array.T  # (out, in) to (in, out)
+        if rules is not None:
+            array = _our_layout(name, path, array)
         if path not in wanted:
             problems.append(f"{name} {array.shape} has no place in the model")
         elif path in placed:
@@ -206,6 +204,24 @@ def place(
             + "\n  ".join(problems)
         )
     return placed, unused
+
+
+def _our_layout(name: str, path: str | None, array: np.ndarray) -> np.ndarray:
+    array = _LAYOUTS.get(path, np.asarray)(array)
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)  # OIHW to HWIO
+    if array.ndim == 2 and name.endswith(".weight"):
+        return array.T  # (out, in) to (in, out)
+    return array
+
+
+def flatten(*trees: Tree) -> dict[str, np.ndarray]:
+    """Return path -> array of every leaf, what `place` takes without rules."""
+    return {
+        "/".join(key.key for key in path): np.asarray(leaf)
+        for tree in trees
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def leaf_shapes(*trees: Tree) -> dict[str, tuple[int, ...]]:

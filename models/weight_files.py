@@ -1,4 +1,4 @@
-"""Find and read files of weights: from the disk, from torchvision's or another hub."""
+"""Files of weights: found on the disk or fetched from a hub, read, and written."""
 
 import hashlib
 import os
@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,15 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
         f"{path} is not a file of weights that can be read: its name must end in .pth, "
         ".pt, .npz or .safetensors"
     )
+
+
+def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write an .npz file, which appears under its name only when it is whole."""
+    path = Path(path)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, **tensors)
+    partial.replace(path)
 
 
 def _check_name(path: Path) -> None:

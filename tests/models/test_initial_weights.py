@@ -1,5 +1,6 @@
 """Files of weights put into detectors: what is taken, what stays, what is refused."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +16,13 @@ from configs import base
 from models.build import build_detector
 from models.coco_classes import IDS, select_coco_classes
 from models.initial_weights import load_initial_weights
+from models.pretrained import flatten
+from models.weight_files import read_weights, write_weights
 
 WIDTH, CHANNELS, CLASSES = 1 / 16, 8, 3
 
 
-def make_detector(backbone="resnet18", classes=CLASSES, **changes):
+def make_detector(backbone="resnet18", classes=CLASSES, freeze_at=0, **changes):
     config = base.get_config().model
     config.update(
         {
@@ -31,7 +34,9 @@ def make_detector(backbone="resnet18", classes=CLASSES, **changes):
             **changes,
         }
     )
-    return build_detector(config, num_classes=classes, image_size=(64, 64))
+    return build_detector(
+        config, num_classes=classes, image_size=(64, 64), freeze_at=freeze_at
+    )
 
 
 def shapes_of(detector):
@@ -323,3 +328,39 @@ def test_published_detectors_are_made_up_for_their_epsilon_of_zero(
     theirs[:3] /= np.sqrt([1, 1e-4, 1e-8])
     np.testing.assert_allclose(ours[:3], theirs[:3], rtol=1e-5)
     assert np.isfinite(ours[3])
+
+
+@pytest.mark.parametrize("what", ["all", "all_but_heads", "backbone"])
+def test_weights_of_another_run_fit_by_their_own_names(load, what):
+    detector = make_detector()
+    params, model_state = detector.init(jax.random.key(3))
+    shapes = shapes_of(make_detector(classes=CLASSES if what == "all" else CLASSES + 2))
+    weights = load(flatten(params, model_state), what, shapes)
+    found, state = weights.put_into(*as_initialised(shapes))
+    taken = {"all": {"backbone", "fpn", "head"}, "backbone": {"backbone"}}
+    for module in taken.get(what, {"backbone", "fpn"}):
+        chex.assert_trees_all_equal(found[module], params[module])
+    chex.assert_trees_all_equal(state, model_state)
+    logits = found["head"]["class_logits"]["bias"]
+    assert (logits == 7).all() == (what != "all")
+    tower = found["head"]["class_tower"]["0"]["kernel"]
+    assert (tower == 7).all() == (what == "backbone")
+
+
+def test_weights_of_a_run_without_frozen_parts_fit_one_with_them(load):
+    params, model_state = make_detector().init(jax.random.key(3))
+    shapes = shapes_of(make_detector(freeze_at=2))
+    weights = load(flatten(params, model_state), "backbone", shapes)
+    found, state = weights.put_into(*as_initialised(shapes))
+    assert "layer1" not in found["backbone"]
+    kernel = params["backbone"]["layer1"]["0"]["conv1"]["kernel"]
+    stored = state["backbone"]["layer1"]["0"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(stored, kernel)
+
+
+def test_a_file_that_was_written_is_read_back(tmp_path):
+    tensors = {"backbone/conv1/kernel": np.arange(6.0).reshape(2, 3)}
+    write_weights(tmp_path / "weights.npz", tensors)
+    found = read_weights(tmp_path / "weights.npz")
+    chex.assert_trees_all_equal(found, tensors)
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.npz"]
