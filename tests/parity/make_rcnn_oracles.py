@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from seeded_models import build_seeded
 from seeded_weights import (
     ANCHORS_EVERY,
     CELLS_EVERY,
@@ -49,14 +50,10 @@ DETECTORS = {
 
 
 def build_model(build) -> torch.nn.Module:
-    """The model with seeded weights and BatchNorm frozen, as torchvision trains it."""
-    model = build(
-        weights=None,
-        weights_backbone=None,
+    return build_seeded(
+        build,
+        make_rcnn_tensor,
         num_classes=NUM_CLASSES + 1,
-        trainable_backbone_layers=5,
-        image_mean=[123.675 / 255, 116.28 / 255, 103.53 / 255],
-        image_std=[58.395 / 255, 57.12 / 255, 57.375 / 255],
         rpn_pre_nms_top_n_train=RCNN_PRE_NMS_TOP_K,
         rpn_pre_nms_top_n_test=RCNN_PRE_NMS_TOP_K,
         rpn_post_nms_top_n_train=RCNN_POST_NMS_TOP_K,
@@ -65,17 +62,6 @@ def build_model(build) -> torch.nn.Module:
         box_batch_size_per_image=RCNN_SAMPLES,
         box_detections_per_img=RCNN_MAX_DETECTIONS,
     )
-    model.load_state_dict(
-        {
-            name: tensor
-            if name.endswith("num_batches_tracked")
-            else torch.from_numpy(make_rcnn_tensor(name, tuple(tensor.shape)))
-            for name, tensor in model.state_dict().items()
-        }
-    )
-    # The pictures have their size already.
-    model.transform.resize = lambda image, target: (image, target)
-    return model
 
 
 def make_inputs(scene, with_masks):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+from seeded_models import build_seeded
 from seeded_weights import (
     MAX_DETECTIONS,
     NUM_CLASSES,
@@ -26,27 +27,13 @@ OUTPUT = Path(__file__).with_name("retinanet_oracle.npz")
 
 
 def build_model() -> torch.nn.Module:
-    model = torchvision.models.detection.retinanet_resnet50_fpn(
-        weights=None,
-        weights_backbone=None,
+    return build_seeded(
+        torchvision.models.detection.retinanet_resnet50_fpn,
+        make_tensor,
         num_classes=NUM_CLASSES,
-        trainable_backbone_layers=5,
-        image_mean=[123.675 / 255, 116.28 / 255, 103.53 / 255],
-        image_std=[58.395 / 255, 57.12 / 255, 57.375 / 255],
         topk_candidates=PRE_NMS_TOP_K,
         detections_per_img=MAX_DETECTIONS,
     )
-    model.load_state_dict(
-        {
-            name: tensor
-            if name.endswith("num_batches_tracked")
-            else torch.from_numpy(make_tensor(name, tuple(tensor.shape)))
-            for name, tensor in model.state_dict().items()
-        }
-    )
-    # The pictures have their size already.
-    model.transform.resize = lambda image, target: (image, target)
-    return model
 
 
 def run_training(model, images, targets, seen):
