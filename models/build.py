@@ -27,6 +27,26 @@ from .heads.rpn import RPNHead
 BOX_ROI_SIZE = 7
 MASK_ROI_SIZE = 14
 
+# Keys that a detector takes as they are: every one of them, and the R-CNNs besides.
+SHARED_KEYS = (
+    "anchor_sizes",
+    "anchor_scales",
+    "anchor_ratios",
+    "score_threshold",
+    "nms_threshold",
+    "pre_nms_top_k",
+    "max_detections",
+    "image_mean",
+    "image_std",
+)
+RCNN_KEYS = (
+    "rpn_pre_nms_top_k",
+    "rpn_post_nms_top_k",
+    "rpn_nms_threshold",
+    "rpn_samples",
+    "roi_samples",
+)
+
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -99,15 +119,7 @@ def build_retinanet(
         backbone,
         fpn,
         head,
-        anchor_sizes=config.anchor_sizes,
-        anchor_scales=config.anchor_scales,
-        anchor_ratios=config.anchor_ratios,
-        score_threshold=config.score_threshold,
-        nms_threshold=config.nms_threshold,
-        pre_nms_top_k=config.pre_nms_top_k,
-        max_detections=config.max_detections,
-        image_mean=config.image_mean,
-        image_std=config.image_std,
+        **{name: config[name] for name in SHARED_KEYS},
     )
 
 
@@ -159,20 +171,7 @@ def build_rcnn(
         )
     return detector(
         **modules,
-        anchor_sizes=config.anchor_sizes,
-        anchor_scales=config.anchor_scales,
-        anchor_ratios=config.anchor_ratios,
-        rpn_pre_nms_top_k=config.rpn_pre_nms_top_k,
-        rpn_post_nms_top_k=config.rpn_post_nms_top_k,
-        rpn_nms_threshold=config.rpn_nms_threshold,
-        rpn_samples=config.rpn_samples,
-        roi_samples=config.roi_samples,
-        score_threshold=config.score_threshold,
-        nms_threshold=config.nms_threshold,
-        pre_nms_top_k=config.pre_nms_top_k,
-        max_detections=config.max_detections,
-        image_mean=config.image_mean,
-        image_std=config.image_std,
+        **{name: config[name] for name in (*SHARED_KEYS, *RCNN_KEYS)},
     )
 
 
