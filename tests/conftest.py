@@ -5,3 +5,17 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+# The files that take longest begin first, or the last one keeps a process busy while the
+# others have nothing left to do.
+LONGEST = ("test_train.py",)
+
+
+def pytest_collection_modifyitems(items):
+    """A file stays together; the order of all others is as it was."""
+
+    def place(item):
+        name = item.path.name
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)

@@ -138,6 +138,7 @@ def test_a_run_leaves_everything_that_is_promised(straight):
         "log.txt",
         "plots/phi.png",
         "plots/mu.png",
+        "weights.npz",
         f"eval/{STEPS}/results.json",
         f"eval/{STEPS}/worst.png",
         f"eval/{STEPS}/detections.json",
