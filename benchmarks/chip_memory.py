@@ -164,23 +164,24 @@ def describe(found: dict[tuple[bool, str], Cost], rows: int = 8) -> str:
     """Return a table: convolutions and products, and the largest of the rest."""
     kinds = [field.name for field in dataclasses.fields(Cost)]
     sums = {kind: sum(getattr(c, kind) for c in found.values()) for kind in kinds}
+    kinds = [kind for kind in kinds if sums[kind]]  # a GPU's compiler tells no cycles
+    units = {"bytes": (1e9, "GB"), "flops": (1e12, "Top"), "cycles": (1e6, "M")}
     products = [cost for (product, _), cost in found.items() if product]
     rest = {source: cost for (product, source), cost in found.items() if not product}
 
     def line(name, some):
         parts = [
-            sum(getattr(cost, kind) for cost in some) / (sums[kind] or 1)
-            for kind in kinds
+            sum(getattr(cost, kind) for cost in some) / sums[kind] for kind in kinds
         ]
         return f"  {name:34s}" + "".join(f"{100 * part:9.1f} %" for part in parts)
 
-    main = "cycles" if sums["cycles"] else "bytes"
+    main = "cycles" if "cycles" in kinds else "bytes"
+    whole = [f"{sums[k] / units[k][0]:7.1f} {units[k][1]:3s}" for k in kinds]
     largest = sorted(rest, key=lambda source: -getattr(rest[source], main))[:rows]
     return "\n".join(
         [
-            f"  {'':34s}{'bytes':>11s}{'operations':>11s}{'cycles':>11s}",
-            f"  {'all':34s}{sums['bytes'] / 1e9:8.1f} GB{sums['flops'] / 1e12:6.2f} Top"
-            f"{sums['cycles'] / 1e6:9.1f} M",
+            f"  {'':34s}" + "".join(f"{kind:>11s}" for kind in kinds),
+            f"  {'all':34s}" + "".join(whole),
             line("convolutions, matrix products", products),
             line("everything else", rest.values()),
             *(line(f"  {source}", [rest[source]]) for source in largest),

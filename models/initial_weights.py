@@ -103,7 +103,8 @@ def load_initial_weights(
         report += f"\nas initialised: {_name_modules(rest, placed, '/')}"
     if unused:
         used = tensors.keys() - set(unused)
-        report += f"\nnot used: {_name_modules(unused, used, '.')}"
+        separator = "/" if rules is None else "."
+        report += f"\nnot used: {_name_modules(unused, used, separator)}"
     return InitialWeights(placed, report)
 
 

@@ -6,8 +6,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-# The files that take longest begin first, or the last one keeps a process busy while the
-# others have nothing left to do.
+# The files that take longest begin first, or the last one keeps a process busy while
+# the others have nothing left to do.
 LONGEST = ("test_train.py",)
 
 

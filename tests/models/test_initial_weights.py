@@ -336,6 +336,9 @@ def test_weights_of_another_run_fit_by_their_own_names(load, what):
     params, model_state = detector.init(jax.random.key(3))
     shapes = shapes_of(make_detector(classes=CLASSES if what == "all" else CLASSES + 2))
     weights = load(flatten(params, model_state), what, shapes)
+    unused = {"backbone": ["fpn, head"], "all_but_heads": ["head/class_logits"]}
+    lines = [x for x in weights.report.splitlines() if x.startswith("not used: ")]
+    assert lines == [f"not used: {names}" for names in unused.get(what, [])]
     found, state = weights.put_into(*as_initialised(shapes))
     taken = {"all": {"backbone", "fpn", "head"}, "backbone": {"backbone"}}
     for module in taken.get(what, {"backbone", "fpn"}):
