@@ -122,7 +122,8 @@ class RetinaNet(nnx.Module):
           batch: images and annotations.
           key: decides what a backbone with drop path leaves out.
         """
-        return retina_loss(*self.outputs(batch, train=True, key=key), batch)
+        outputs = self.outputs(batch, train=True, key=key)
+        return retina_loss(*outputs, batch, num_anchors=self.head.num_anchors)
 
     def predict(self, batch: Batch) -> Predictions:
         """Return the detections in `batch`; its annotations are not looked at."""

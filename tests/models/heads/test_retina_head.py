@@ -1,6 +1,7 @@
 """RetinaNet's head: order of its outputs, targets, losses, and what must not count."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -10,12 +11,17 @@ import pytest
 from flax import nnx
 
 from agvm_jax.structures import Batch
-from models.heads.retina import RetinaHead, retina_loss, retina_targets
+from models.heads.retina import (
+    RetinaHead,
+    _spread_by_product,
+    retina_loss,
+    retina_targets,
+)
 from models.ops.matching import BACKGROUND, IGNORE
 
 K = 3
-# Two levels: eight anchors of 8 pixels in a row, three of 24.
-FINE = np.array([[8 * i, 0, 8 * i + 8, 8] for i in range(8)], np.float32)
+# Two levels: nine anchors of 8 pixels in a row, three of 24.
+FINE = np.array([[8 * i, 0, 8 * i + 8, 8] for i in range(9)], np.float32)
 COARSE = np.array([[24 * i, 0, 24 * i + 24, 24] for i in range(3)], np.float32)
 ANCHORS = [jnp.asarray(FINE), jnp.asarray(COARSE)]
 
@@ -53,10 +59,10 @@ def random_outputs(count, seed=0):
     return jax.tree.map(jnp.asarray, (logits, deltas))
 
 
-@jax.jit
-def loss_and_gradient(logits, deltas, batch):
+@functools.partial(jax.jit, static_argnames="num_anchors")
+def loss_and_gradient(logits, deltas, batch, num_anchors=3):
     def total(outputs):
-        return retina_loss(*outputs, ANCHORS, batch)
+        return retina_loss(*outputs, ANCHORS, batch, num_anchors=num_anchors)
 
     (loss, parts), gradient = jax.value_and_grad(total, has_aux=True)((logits, deltas))
     return loss, parts, gradient
@@ -103,8 +109,8 @@ def test_targets_are_the_matched_class_and_code():
     labels, deltas = retina_targets(
         ANCHORS[0], batch.boxes[0], batch.classes[0], batch.valid[0], batch.crowd[0]
     )
-    assert labels.tolist() == [BACKGROUND, 2, 1] + [BACKGROUND] * 5
-    expected = np.zeros((8, 4), np.float32)
+    assert labels.tolist() == [BACKGROUND, 2, 1] + [BACKGROUND] * 6
+    expected = np.zeros((9, 4), np.float32)
     expected[2] = [0, 0.5 / 8, 0, np.log(7 / 8)]
     np.testing.assert_allclose(deltas, expected, atol=1e-6)
 
@@ -116,7 +122,7 @@ def test_background_in_a_crowd_is_ignored_and_objects_there_are_not():
         ANCHORS[0], batch.boxes[0], batch.classes[0], batch.valid[0], batch.crowd[0]
     )
     # The fourth anchor lies half in the region, which is not more than half.
-    assert labels.tolist() == [IGNORE, 0, IGNORE] + [BACKGROUND] * 5
+    assert labels.tolist() == [IGNORE, 0, IGNORE] + [BACKGROUND] * 6
 
 
 def slow_retina_loss(logits, deltas, labels, targets):
@@ -139,12 +145,13 @@ def slow_retina_loss(logits, deltas, labels, targets):
     return classification / found, box / found
 
 
-def test_the_loss_is_the_mean_over_images_of_sums_over_matched_anchors():
+@pytest.mark.parametrize("num_anchors", [1, 3])
+def test_the_loss_is_the_mean_over_images_of_sums_over_matched_anchors(num_anchors):
     batch = make_batch(
         [[[8, 0, 16, 8], [16, 1, 24, 5]], [[1, 2, 60, 22]], []], [[2, 1], [0], []]
     )
     outputs = random_outputs(3)
-    loss, parts, _ = loss_and_gradient(*outputs, batch)
+    loss, parts, _ = loss_and_gradient(*outputs, batch, num_anchors)
     expected = np.zeros(2)
     for image in range(3):
         labels, targets = retina_targets(
@@ -161,6 +168,13 @@ def test_the_loss_is_the_mean_over_images_of_sums_over_matched_anchors():
     )
     np.testing.assert_allclose(loss, expected.sum(), rtol=1e-5)
     assert loss.dtype == jnp.float32 and loss.shape == ()
+
+
+def test_the_form_for_tpus_repeats_labels_exactly():
+    labels = jnp.array([[[-2, -1, 0], [1, 257, 1202]]])  # as many as LVIS has
+    np.testing.assert_array_equal(
+        _spread_by_product(labels, 5), np.repeat(labels, 5, axis=-1)
+    )
 
 
 def test_images_without_boxes_teach_background_and_nothing_about_boxes():
