@@ -209,7 +209,8 @@ def _class_losses(logits: jax.Array, labels: jax.Array, num_anchors: int) -> jax
 
     The scores of a place stay together as the convolution leaves them, A * K in a row.
     With a row for each anchor, K = 80 would be padded to the 128 of an accelerator's
-    tiles, and a TPU spends twice the time and four times the memory.
+    tiles; a TPU's compiler then counts a quarter more cycles and 2.6 times the memory
+    (benchmarks/chip_parts.py).
 
     Args:
       logits: (B, A_l, K).
