@@ -330,10 +330,14 @@ def test_published_detectors_are_made_up_for_their_epsilon_of_zero(
     assert np.isfinite(ours[3])
 
 
+@pytest.fixture(scope="module")
+def own_run():
+    return make_detector().init(jax.random.key(3))
+
+
 @pytest.mark.parametrize("what", ["all", "all_but_heads", "backbone"])
-def test_weights_of_another_run_fit_by_their_own_names(load, what):
-    detector = make_detector()
-    params, model_state = detector.init(jax.random.key(3))
+def test_weights_of_another_run_fit_by_their_own_names(load, own_run, what):
+    params, model_state = own_run
     shapes = shapes_of(make_detector(classes=CLASSES if what == "all" else CLASSES + 2))
     weights = load(flatten(params, model_state), what, shapes)
     unused = {"backbone": ["fpn, head"], "all_but_heads": ["head/class_logits"]}
@@ -350,8 +354,8 @@ def test_weights_of_another_run_fit_by_their_own_names(load, what):
     assert (tower == 7).all() == (what == "backbone")
 
 
-def test_weights_of_a_run_without_frozen_parts_fit_one_with_them(load):
-    params, model_state = make_detector().init(jax.random.key(3))
+def test_weights_of_a_run_without_frozen_parts_fit_one_with_them(load, own_run):
+    params, model_state = own_run
     shapes = shapes_of(make_detector(freeze_at=2))
     weights = load(flatten(params, model_state), "backbone", shapes)
     found, state = weights.put_into(*as_initialised(shapes))
