@@ -217,20 +217,20 @@ def _our_layout(name: str, path: str | None, array: np.ndarray) -> np.ndarray:
 
 def flatten(*trees: Tree) -> dict[str, np.ndarray]:
     """Return path -> array of every leaf, what `place` takes without rules."""
-    return {
-        "/".join(key.key for key in path): np.asarray(leaf)
-        for tree in trees
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return {path: np.asarray(leaf) for path, leaf in _by_path(*trees)}
 
 
 def leaf_shapes(*trees: Tree) -> dict[str, tuple[int, ...]]:
     """Return path -> shape of every leaf, as in "backbone/conv1/kernel"."""
-    return {
-        "/".join(key.key for key in path): leaf.shape
+    return {path: leaf.shape for path, leaf in _by_path(*trees)}
+
+
+def _by_path(*trees: Tree) -> list[tuple[str, Any]]:
+    return [
+        ("/".join(key.key for key in path), leaf)
         for tree in trees
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    ]
 
 
 def fill(tree: Tree, placed: Mapping[str, np.ndarray]) -> Tree:

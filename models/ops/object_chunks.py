@@ -34,9 +34,10 @@ def sum_over_objects(
     Returns:
       A float32 scalar.
     """
-    chunks = [_split(field) for field in (features, *fields)]
-    function, hoisted = jax.closure_convert(function, *(chunk[0] for chunk in chunks))
-    return _sum_over_chunks(function, hoisted, *chunks)
+    features, fields = jax.tree.map(_split, (features, fields))
+    example = (features[0], *(field[0] for field in fields))
+    function, hoisted = jax.closure_convert(function, *example)
+    return _sum_over_chunks(function, hoisted, features, fields)
 
 
 def _split(field: jax.Array) -> jax.Array:
@@ -48,20 +49,20 @@ def _split(field: jax.Array) -> jax.Array:
     return jnp.pad(field, padding).reshape(images * count, _CHUNK, *field.shape[2:])
 
 
-def _sum(function, hoisted, *chunks):
+def _sum(function, hoisted, features, fields):
     def add(total, chunk):
         def some(total, *chunk):
             return total + function(*chunk, *hoisted)
 
         return lax.cond(chunk[-1].any(), some, lambda t, *_: t, total, *chunk), None
 
-    return lax.scan(add, jnp.zeros(()), chunks)[0]
+    return lax.scan(add, jnp.zeros(()), (features, *fields))[0]
 
 
 _sum_over_chunks = jax.custom_vjp(_sum, nondiff_argnums=(0,))
 
 
-def _sum_and_gradients(function, hoisted, *chunks):
+def _sum_and_gradients(function, hoisted, features, fields):
     def add(sums, chunk):
         def some(sums, features, *fields):
             def of_both(features, hoisted):
@@ -77,15 +78,14 @@ def _sum_and_gradients(function, hoisted, *chunks):
         return lax.cond(chunk[-1].any(), some, none, sums, *chunk)
 
     nothing = jnp.zeros(()), jax.tree.map(jnp.zeros_like, hoisted)
-    (total, hoisted_slopes), slopes = lax.scan(add, nothing, chunks)
-    return total, (hoisted_slopes, slopes, len(chunks) - 1)
+    (total, hoisted_slopes), slopes = lax.scan(add, nothing, (features, *fields))
+    return total, (hoisted_slopes, slopes)
 
 
 def _scale(function, slopes, cotangent):
     del function
-    *slopes, num_fields = slopes
     scaled = jax.tree.map(lambda s: (s * cotangent).astype(s.dtype), slopes)
-    return *scaled, *([None] * num_fields)
+    return *scaled, None  # none for the fields
 
 
 _sum_over_chunks.defvjp(_sum_and_gradients, _scale)
