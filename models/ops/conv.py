@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .winograd import winograd_conv, winograd_kernel_gradient
+from .kernel_gradients import product_over_rows, strided_kernel_gradient
+from .winograd import (
+    winograd_conv,
+    winograd_input_gradient,
+    winograd_kernel_gradient,
+)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -67,12 +72,14 @@ def _cpu_form(shape, kernel_shape, stride, dtype):
     positions = batch * -(-height // stride) * -(-width // stride)
     if size == 1:
         return None, _pointwise_gradients
+    fits_cache = positions * size**2 * channels <= 2**23
+    if stride > 1 and not (size == 3 and fits_cache):
+        return None, _strided_gradients
     if size != 3:
         return None, None
     wide = min(channels, channels_out) >= 64
     if stride == 1 and wide and positions >= 1024 and dtype == jnp.float32:
         return _winograd, _winograd_gradients
-    fits_cache = positions * 9 * channels <= 2**23
     if fits_cache and (stride > 1 or positions < 1024):
         return _patch_product, _patch_gradients
     return None, None
@@ -98,17 +105,6 @@ def _gradients(stride, x, kernel, dy):
     return jax.vjp(functools.partial(_convolve, stride), x, kernel)[1](dy)
 
 
-def _product_over_rows(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Return a' b for a (N, I) and b (N, J), by way of the smaller one's transpose.
-
-    The compiler would transpose one of them inside the fusion that computes it, element
-    by element and against the grain of memory; a copy of its own is cheap.
-    """
-    if a.shape[1] <= b.shape[1]:
-        return lax.optimization_barrier(a.T) @ b
-    return (lax.optimization_barrier(b.T) @ a).T
-
-
 # 1x1: a matrix product.
 
 
@@ -117,7 +113,7 @@ def _pointwise_gradients(stride, x, kernel, dy):
     if stride > 1:
         dx = _spread(dx, x.shape, stride, (0, 0))
     x = x[:, ::stride, ::stride].reshape(-1, x.shape[-1])
-    dkernel = _product_over_rows(x, dy.reshape(-1, dy.shape[-1]))
+    dkernel = product_over_rows(x, dy.reshape(-1, dy.shape[-1]))
     return dx, dkernel[None, None]
 
 
@@ -153,7 +149,7 @@ def _patch_gradients(stride, x, kernel, dy):
         for tap in range(9)
     )
     patches = _patches(stride, x).reshape(-1, 9 * channels)
-    dkernel = _product_over_rows(patches, flat_dy).reshape(kernel.shape)
+    dkernel = product_over_rows(patches, flat_dy).reshape(kernel.shape)
     return dx[:, 1:-1, 1:-1], dkernel
 
 
@@ -169,6 +165,16 @@ def _patches(stride, x):
     return lax.optimization_barrier(jnp.concatenate(taps, axis=-1))
 
 
+# Any other with a stride: the compiler's own but for the kernel's gradient.
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _strided_gradients(stride, x, kernel, dy):
+    _, backward = jax.vjp(lambda x: _convolve(stride, x, kernel), x)
+    dkernel = strided_kernel_gradient(stride, len(kernel), x, dy)
+    return *backward(dy), dkernel
+
+
 # 3x3 on large maps: Winograd's tiles.
 
 
@@ -181,5 +187,4 @@ def _winograd(stride, x, kernel):
 @functools.partial(jax.jit, static_argnums=0)
 def _winograd_gradients(stride, x, kernel, dy):
     del stride
-    mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-    return winograd_conv(dy, mirrored), winograd_kernel_gradient(x, dy)
+    return winograd_input_gradient(kernel, dy), winograd_kernel_gradient(x, dy)

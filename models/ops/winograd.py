@@ -10,8 +10,6 @@ sum (the transforms only add and halve). What makes it pay is that a block of ti
 transformed, multiplied and transformed back while it is still in the cache.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -24,13 +22,28 @@ _TILES = 256
 
 def winograd_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve (B, H, W, C) with (3, 3, C, K), padded by 1; any H and W."""
+    return _convolve(x, kernel, over=1)
+
+
+def winograd_input_gradient(kernel: jax.Array, dy: jax.Array) -> jax.Array:
+    """Return the gradient (B, H, W, C) of the input for dy (B, H, W, K).
+
+    It is dy convolved with the mirrored kernel, its channels exchanged; not by a
+    transposed kernel, which takes longer to make than to use, but by products over the
+    transformed kernel's last axis.
+    """
+    return _convolve(dy, kernel[::-1, ::-1], over=2)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, over: int) -> jax.Array:
+    """Convolve `x`, whose channels are the axis `over` of (16, C, K) kernels."""
     batch, height, width, _ = x.shape
     plan = _Plan(x.shape)
-    transformed = lax.optimization_barrier(_transform_kernel(kernel))  # (16, C, K)
+    transformed = lax.optimization_barrier(_transform_kernel(kernel))
 
     def convolve(block):
         tiles = _transform_input(block, plan)
-        return _inverse_transform(_multiply(tiles, transformed), plan)
+        return _inverse_transform(_multiply(tiles, transformed, over), plan)
 
     out = lax.map(convolve, plan.cut_input(x))  # (blocks, images, 2 rows, 2 w, K)
     out = out.reshape(batch, -1, *out.shape[3:])
@@ -62,10 +75,10 @@ def winograd_kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
     return _transform_kernel_back(total)
 
 
-def _multiply(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Multiply (16, I, J) by (16, J, K), each of them finished beforehand."""
+def _multiply(a: jax.Array, b: jax.Array, over: int = 1) -> jax.Array:
+    """Multiply 16 matrices by 16, over b's axis `over`, all finished beforehand."""
     a, b = lax.optimization_barrier((a, b))
-    return lax.dot_general(a, b, (((2,), (1,)), ((0,), (0,))))
+    return lax.dot_general(a, b, (((2,), (over,)), ((0,), (0,))))
 
 
 class _Plan:
@@ -88,7 +101,8 @@ class _Plan:
         self.rows = -(-rows // self.bands)
         self.images = 1
         if self.bands == 1:
-            self.images = math.gcd(batch, max(1, _BLOCK // (row_size * self.rows)))
+            most = min(batch, max(1, _BLOCK // (row_size * self.rows)))
+            self.images = max(n for n in range(1, most + 1) if batch % n == 0)
 
     @property
     def missing(self) -> tuple[int, int]:

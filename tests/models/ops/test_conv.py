@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 from jax import export
 
+from models.ops import winograd
 from models.ops.conv import conv2d
 from models.ops.pooling import max_pool
-from models.ops.winograd import winograd_conv, winograd_kernel_gradient
+from models.ops.winograd import (
+    winograd_conv,
+    winograd_input_gradient,
+    winograd_kernel_gradient,
+)
 
 
 def slow_taps(x, size, stride):
@@ -64,6 +69,7 @@ def assert_close(actual, expected):
         (3, 2, (2, 6, 1, 4), 3),
         (7, 2, (1, 9, 8, 3), 2),
         (3, 1, (2, 17, 32, 64), 64),  # large enough for Winograd's form
+        (3, 2, (4, 127, 128, 64), 4),  # too large for patches of all of it
     ],
 )
 def test_a_convolution_and_its_gradients_are_the_sums_over_taps(
@@ -92,8 +98,18 @@ def test_winograd_does_not_depend_on_how_it_is_cut(block, monkeypatch):
     monkeypatch.setattr("models.ops.winograd._TILES", 1)
     x, kernel, dy = random_arrays((2, 5, 8, 2), (3, 3, 2, 3), (2, 5, 8, 3))
     assert_close(winograd_conv(*as_float32(x, kernel)), slow_conv(x, kernel))
-    gradient = winograd_kernel_gradient(*as_float32(x, dy))
-    assert_close(gradient, slow_gradients(x, kernel, dy)[1])
+    dx, dkernel = slow_gradients(x, kernel, dy)
+    assert_close(winograd_input_gradient(*as_float32(kernel, dy)), dx)
+    assert_close(winograd_kernel_gradient(*as_float32(x, dy)), dkernel)
+
+
+def test_winograds_blocks_are_as_large_as_they_may_be(monkeypatch):
+    # Five images would fit; four divide the batch.
+    shape = (16, 14, 14, 256)
+    monkeypatch.setattr("models.ops.winograd._BLOCK", 5 * 16 * 7 * 7 * 256)
+    x = jnp.zeros(shape)
+    blocks = jax.eval_shape(winograd._Plan(shape).cut_input, x)
+    assert blocks.shape == (4, 4, *shape[1:])
 
 
 def test_other_platforms_keep_the_compilers_own_convolution():

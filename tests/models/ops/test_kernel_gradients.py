@@ -1,0 +1,64 @@
+"""Gradients of kernels, summed block by block, beside NumPy's sums over everything."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.ops import kernel_gradients
+from models.ops.kernel_gradients import product_over_rows, strided_kernel_gradient
+
+
+def random_arrays(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=shape) for shape in shapes]
+
+
+def as_float32(*arrays):
+    return [jnp.asarray(array, jnp.float32) for array in arrays]
+
+
+def assert_close(actual, expected):
+    np.testing.assert_allclose(
+        actual, expected, rtol=0, atol=2e-6 * abs(expected).max()
+    )
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [1, 4, 11, 12, 30],  # the last: one block and a rest
+)
+@pytest.mark.parametrize("columns", [(2, 5), (5, 2)])
+def test_a_product_over_rows_is_the_same_in_any_blocks(rows, columns, monkeypatch):
+    monkeypatch.setattr(kernel_gradients, "_ROWS", rows)
+    a, b = random_arrays((23, columns[0]), (23, columns[1]))
+    assert_close(product_over_rows(*as_float32(a, b)), a.T @ b)
+
+
+def slow_kernel_gradient(x, dy, size, stride):
+    half = size // 2
+    x = np.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
+    gradient = np.zeros((size, size, x.shape[-1], dy.shape[-1]))
+    for b, i, j in np.ndindex(dy.shape[:3]):
+        patch = x[b, i * stride :, j * stride :][:size, :size]
+        gradient += patch[..., None] * dy[b, i, j]
+    return gradient
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "shape"),
+    [
+        (3, 2, (2, 12, 7, 3)),
+        (3, 2, (1, 13, 12, 2)),  # seven lines: bands of 1 or 7
+        (7, 2, (2, 12, 9, 3)),
+        (5, 3, (1, 16, 10, 2)),
+    ],
+)
+@pytest.mark.parametrize("band", [1, 500, 10**6])  # a line, some, a whole image
+def test_a_strided_gradient_is_the_sum_over_patches(
+    size, stride, shape, band, monkeypatch
+):
+    monkeypatch.setattr(kernel_gradients, "_BAND", band)
+    height, width = (-(-side // stride) for side in shape[1:3])
+    x, dy = random_arrays(shape, (shape[0], height, width, 4))
+    gradient = strided_kernel_gradient(stride, size, *as_float32(x, dy))
+    assert_close(gradient, slow_kernel_gradient(x, dy, size, stride))
