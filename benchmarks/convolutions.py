@@ -1,12 +1,14 @@
 """Our convolutions beside the compiler's own, layer by layer, forward and backward.
 
-    python -m benchmarks.convolutions
+    python -m benchmarks.convolutions                     # or --image-size 512
 
-The layers are those of RetinaNet ResNet-50 at 256 px, batch 4. The two forms take
-turns; the best of the turns counts. On GPU and TPU the 1x1 convolutions are matrix
-products, everything else is the same program on both sides.
+The layers are those of RetinaNet ResNet-50 at 256 px, batch 4, and one of Mask R-CNN's
+mask head, 16 objects. The two forms take turns; the best of the turns counts. On GPU
+and TPU the 1x1 convolutions are matrix products, everything else is the same program on
+both sides.
 """
 
+import argparse
 import functools
 import time
 
@@ -22,8 +24,9 @@ from models.ops.pooling import max_pool
 TURNS = 10
 BATCH = 4
 
-# name, side of the map, channels in, channels out, kernel size, stride
+# name, side of the map at 256 px, channels in, channels out, kernel size, stride
 LAYERS = (
+    ("stem, 7x7 strided", 256, 3, 64, 7, 2),
     ("stage 1, 1x1", 64, 64, 256, 1, 1),
     ("stage 2, 1x1", 32, 512, 128, 1, 1),
     ("stage 3, 1x1", 16, 1024, 256, 1, 1),
@@ -87,6 +90,9 @@ def compare(name, plain, ours, *args):
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--image-size", type=int, default=256, help="a multiple of 256")
+    scale = parser.parse_args().image_size // 256
     keep_freed_memory()
     rng = np.random.default_rng(0)
 
@@ -99,10 +105,14 @@ def main() -> None:
             name,
             functools.partial(plain_conv, stride=stride),
             lambda x, kernel, stride=stride: conv2d(x, kernel, stride),
-            random(BATCH, side, side, channels),
+            random(BATCH, scale * side, scale * side, channels),
             random(size, size, channels, channels_out),
         )
-    compare("max pool", plain_max_pool, max_pool, random(BATCH, 128, 128, 64))
+    pixels = random(BATCH, scale * 128, scale * 128, 64)
+    compare("max pool", plain_max_pool, max_pool, pixels)
+    rois = random(16, 14, 14, 256)
+    kernel = random(3, 3, 256, 256)
+    compare("mask head", functools.partial(plain_conv, stride=1), conv2d, rois, kernel)
 
 
 if __name__ == "__main__":
