@@ -1,8 +1,10 @@
 """Gradients of kernels, summed block by block, beside NumPy's sums over everything."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, PartitionSpec
 
 from models.ops import kernel_gradients
 from models.ops.kernel_gradients import product_over_rows, strided_kernel_gradient
@@ -62,3 +64,26 @@ def test_a_strided_gradient_is_the_sum_over_patches(
     x, dy = random_arrays(shape, (shape[0], height, width, 4))
     gradient = strided_kernel_gradient(stride, size, *as_float32(x, dy))
     assert_close(gradient, slow_kernel_gradient(x, dy, size, stride))
+
+
+def test_the_sums_run_over_blocks_on_every_device_of_a_mesh(monkeypatch):
+    monkeypatch.setattr(kernel_gradients, "_ROWS", 4)
+    monkeypatch.setattr(kernel_gradients, "_BAND", 1)
+    x, dy = random_arrays((2, 8, 8, 3), (2, 4, 4, 5))
+    data = PartitionSpec("data")
+
+    @jax.jit
+    @jax.shard_map(
+        mesh=Mesh(jax.devices()[:2], "data"),
+        in_specs=(data, data),
+        out_specs=PartitionSpec(),
+        check_vma=True,
+    )
+    def total(x, dy):
+        rows = product_over_rows(x[:, ::2, ::2].reshape(-1, 3), dy.reshape(-1, 5))
+        taps = strided_kernel_gradient(2, 3, x, dy)
+        return jax.lax.psum((rows, taps), "data")
+
+    rows, taps = total(*as_float32(x, dy))
+    assert_close(rows, x[:, ::2, ::2].reshape(-1, 3).T @ dy.reshape(-1, 5))
+    assert_close(taps, slow_kernel_gradient(x, dy, 3, 2))
