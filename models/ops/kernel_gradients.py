@@ -3,7 +3,8 @@
 The compiler fuses whatever computed the activations, a whole chain of normalised
 residual blocks, into the transpose that such a product needs, and computes it again
 there, against the grain of memory. What a loop reads it has to write down first; so
-these products are summed block by block, and a block is transposed in the cache.
+these products are summed block by block, and a block is transposed in the cache. The
+sums are at least float32, whatever the operands are.
 """
 
 import jax
@@ -26,15 +27,16 @@ def product_over_rows(a: jax.Array, b: jax.Array) -> jax.Array:
     def product(start, count):
         block = lax.dynamic_slice_in_dim(a, start, count)
         other = lax.dynamic_slice_in_dim(b, start, count)
-        return lax.optimization_barrier(block.T) @ other
+        return _multiply(lax.optimization_barrier(block.T), other)
 
     # The first block starts the sum, so that the carry has its type in every mesh.
-    return lax.fori_loop(
+    total = lax.fori_loop(
         0,
         (len(a) - first) // rows,
         lambda i, total: total + product(first + i * rows, rows),
         product(0, first),
     )
+    return total.astype(a.dtype)
 
 
 def strided_kernel_gradient(
@@ -75,8 +77,7 @@ def strided_kernel_gradient(
         slopes = lax.dynamic_slice(
             dy, (image, row, 0, 0), (1, rows, width, channels_out)
         ).reshape(-1, channels_out)
-        slopes, patches = lax.optimization_barrier((slopes.T, patches))
-        return slopes @ patches
+        return _multiply(*lax.optimization_barrier((slopes.T, patches)))
 
     total = lax.fori_loop(
         1,
@@ -84,4 +85,9 @@ def strided_kernel_gradient(
         lambda band, total: total + product(band),
         product(0),
     )
-    return total.T.reshape(size, size, -1, channels_out)
+    return total.astype(x.dtype).T.reshape(size, size, -1, channels_out)
+
+
+def _multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+    precise = jnp.promote_types(a.dtype, jnp.float32)
+    return jnp.matmul(a, b, preferred_element_type=precise)

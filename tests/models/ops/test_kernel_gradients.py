@@ -66,6 +66,19 @@ def test_a_strided_gradient_is_the_sum_over_patches(
     assert_close(gradient, slow_kernel_gradient(x, dy, size, stride))
 
 
+def test_bfloat16_is_summed_in_float32(monkeypatch):
+    # In bfloat16, 256 + 1 is 256.
+    monkeypatch.setattr(kernel_gradients, "_ROWS", 1)
+    monkeypatch.setattr(kernel_gradients, "_BAND", 1)
+    ones = jnp.ones((1, 1000, 1, 1), jnp.bfloat16)
+    rows = product_over_rows(ones.reshape(-1, 1), ones.reshape(-1, 1))
+    assert rows.dtype == jnp.bfloat16
+    assert rows == 1000
+    taps = strided_kernel_gradient(2, 3, ones, ones[:, ::2])
+    assert taps.dtype == jnp.bfloat16
+    assert taps[1, 1] == 500
+
+
 def test_the_sums_run_over_blocks_on_every_device_of_a_mesh(monkeypatch):
     monkeypatch.setattr(kernel_gradients, "_ROWS", 4)
     monkeypatch.setattr(kernel_gradients, "_BAND", 1)
