@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from reference_arrays import as_float32, assert_close, random_arrays
 
 from models.ops import winograd
 from models.ops.conv import conv2d
@@ -42,21 +43,6 @@ def slow_gradients(x, kernel, dy, stride=1):
         view = dx[:, i : i + height : stride, j : j + width : stride]
         view += dy @ kernel[i, j].T
     return dx[:, half : half + height, half : half + width], dkernel
-
-
-def random_arrays(*shapes):
-    rng = np.random.default_rng(0)
-    return [rng.normal(size=shape) for shape in shapes]
-
-
-def as_float32(*arrays):
-    return [jnp.asarray(array, jnp.float32) for array in arrays]
-
-
-def assert_close(actual, expected):
-    np.testing.assert_allclose(
-        actual, expected, rtol=0, atol=2e-6 * abs(expected).max()
-    )
 
 
 @pytest.mark.parametrize(

@@ -5,24 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
+from reference_arrays import as_float32, assert_close, random_arrays
 
 from models.ops import kernel_gradients
 from models.ops.kernel_gradients import product_over_rows, strided_kernel_gradient
-
-
-def random_arrays(*shapes):
-    rng = np.random.default_rng(0)
-    return [rng.normal(size=shape) for shape in shapes]
-
-
-def as_float32(*arrays):
-    return [jnp.asarray(array, jnp.float32) for array in arrays]
-
-
-def assert_close(actual, expected):
-    np.testing.assert_allclose(
-        actual, expected, rtol=0, atol=2e-6 * abs(expected).max()
-    )
 
 
 @pytest.mark.parametrize(
