@@ -92,7 +92,9 @@ def compare(name, plain, ours, *args):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image-size", type=int, default=256, help="a multiple of 256")
-    scale = parser.parse_args().image_size // 256
+    scale, rest = divmod(parser.parse_args().image_size, 256)
+    if rest or scale < 1:
+        parser.error("--image-size is no multiple of 256, which the layers need")
     keep_freed_memory()
     rng = np.random.default_rng(0)
 

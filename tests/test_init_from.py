@@ -96,6 +96,8 @@ def test_a_resnet_from_a_file_keeps_its_stem_and_first_stage(build, tmp_path, ca
 
 
 def test_random_weights_are_not_frozen(build):
+    state = build().initial_state()
+    assert "layer1" in state.params["backbone"]
     with pytest.raises(ValueError, match="would keep the random weights"):
         build("--config.train.freeze_at=1")
 
@@ -106,4 +108,5 @@ def test_a_backbone_that_is_all_frozen_cannot_be_the_anchor(build, tmp_path):
     options = f"--config.train.init_from={path}", "--config.train.freeze_at=5"
     with pytest.raises(ValueError, match="anchor"):
         build(*options)
-    build(*options, "--config.agvm.anchor=fpn")
+    state = build(*options, "--config.agvm.anchor=fpn").initial_state()
+    assert set(state.params) == {"fpn", "head"}

@@ -73,14 +73,16 @@ def _cpu_form(shape, kernel_shape, stride, dtype):
     if size == 1:
         return None, _pointwise_gradients
     fits_cache = positions * size**2 * channels <= 2**23
-    if stride > 1 and not (size == 3 and fits_cache):
+    if stride > 1:
+        if size == 3 and fits_cache:
+            return _patch_product, _patch_gradients
         return None, _strided_gradients
     if size != 3:
         return None, None
     wide = min(channels, channels_out) >= 64
-    if stride == 1 and wide and positions >= 1024 and dtype == jnp.float32:
+    if wide and positions >= 1024 and dtype == jnp.float32:
         return _winograd, _winograd_gradients
-    if fits_cache and (stride > 1 or positions < 1024):
+    if fits_cache and positions < 1024:
         return _patch_product, _patch_gradients
     return None, None
 

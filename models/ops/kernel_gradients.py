@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .winograd import largest_divisor
+
 # Positions that a block of `product_over_rows` has.
 _ROWS = 1024
 # Elements that the patches of a band may have, 4 MiB of float32.
@@ -55,12 +57,11 @@ def strided_kernel_gradient(
     """
     images, height, width, channels_out = dy.shape
     area = size * size * x.shape[-1]
-    most = max(1, _BAND // (width * area))
-    rows = max(n for n in range(1, min(height, most) + 1) if height % n == 0)
+    rows = largest_divisor(height, _BAND // (width * area))
     lines = stride * (rows - 1) + size  # of the input that a band reads
 
     half = size // 2
-    x = jnp.pad(x, ((0, 0), (half, half + stride), (half, half + stride), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
     span = stride * (width - 1) + 1
     neighbours = [x[:, :, tap : tap + span : stride] for tap in range(size)]
     x = lax.optimization_barrier(jnp.concatenate(neighbours, axis=-1))

@@ -20,6 +20,12 @@ _BLOCK = 2**20
 _TILES = 256
 
 
+def largest_divisor(number: int, most: int) -> int:
+    """Return the largest divisor of `number` that is at most `most`, or 1."""
+    most = max(1, min(number, most))
+    return max(n for n in range(1, most + 1) if number % n == 0)
+
+
 def winograd_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolve (B, H, W, C) with (3, 3, C, K), padded by 1; any H and W."""
     return _convolve(x, kernel, over=1)
@@ -101,8 +107,7 @@ class _Plan:
         self.rows = -(-rows // self.bands)
         self.images = 1
         if self.bands == 1:
-            most = min(batch, max(1, _BLOCK // (row_size * self.rows)))
-            self.images = max(n for n in range(1, most + 1) if batch % n == 0)
+            self.images = largest_divisor(batch, _BLOCK // (row_size * self.rows))
 
     @property
     def missing(self) -> tuple[int, int]:

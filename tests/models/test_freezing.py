@@ -48,6 +48,20 @@ def test_parts_are_counted_from_the_image(kind):
 
 
 @pytest.mark.parametrize("kind", BACKBONES)
+def test_freezing_changes_no_output_in_evaluation(kind):
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.normal(size=(2, 40, 56, 3)), jnp.float32)
+
+    @jax.jit
+    def run():
+        plain, frozen = (BACKBONES[kind](rngs=nnx.Rngs(0)) for _ in range(2))
+        frozen.freeze(3)
+        return frozen(images, train=False), plain(images, train=False)
+
+    chex.assert_trees_all_equal(*run())
+
+
+@pytest.mark.parametrize("kind", BACKBONES)
 def test_what_is_frozen_stays_in_training_and_the_rest_gets_gradients(kind):
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(2, 40, 56, 3)), jnp.float32)
