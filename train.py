@@ -31,13 +31,13 @@ from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.instance import InstanceEvaluator
 from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init
-from agvm_jax.optim.recipes import build_optimizer, check_modulation
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
 from agvm_jax.training.checkpoint import CheckpointMismatch, any_checkpoint
 from agvm_jax.training.host_memory import keep_freed_memory
 from agvm_jax.training.loop import Experiment, Outcome, train_and_evaluate
 from agvm_jax.training.metrics import open_log
+from agvm_jax.training.recipes import build_optimizer
 from agvm_jax.training.run_folder import open_run_folder
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep, make_predict
@@ -162,7 +162,6 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     labels = label_tree(params)
-    check_modulation(recipe, params)
     jax.eval_shape(recipe.tx.init, params)  # so that its errors are said now
     folder = Path(config.workdir or Path("runs") / config.name / str(config.seed))
     weights = None

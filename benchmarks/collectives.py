@@ -33,16 +33,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 from agvm_jax import (  # noqa: E402
     label_tree,
     mean_and_phi,
-    mean_gradients,
     modulate,
     value_and_local_grad,
 )
+from agvm_jax.optim.replicas import mean_gradients  # noqa: E402
 from benchmarks.hlo import KINDS, collectives  # noqa: E402
 from configs import base  # noqa: E402
 from models.build import build_detector  # noqa: E402
 
 AXIS = "data"
-VARIANTS = ("plain mean", "paper", "halves", "replicas")
+VARIANTS = ("plain mean", "paper", "halves", "norms")
 PODS = ("v5e:8x8", "v6e:16x16", "v5p:8x8x8", "v4:8x8x8")  # 64 to 1024 devices
 
 
@@ -50,7 +50,7 @@ def average(variant: str, grads, labels, split: str):
     """Return the mean gradients and phi, by one of the variants."""
     if variant == "plain mean":
         return mean_gradients(grads, AXIS), {}
-    estimator = "replicas" if variant == "replicas" else "halves"
+    estimator = "norms" if variant == "norms" else "halves"
     route = "masked" if variant == "paper" else "auto"
     mean, stats = mean_and_phi(grads, AXIS, labels, estimator, split, route=route)
     return mean, stats.phi
@@ -204,7 +204,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.time:
-        for estimator in ("halves", "replicas"):
+        for estimator in ("halves", "norms"):
             ratios = sorted(time_steps(estimator, args))
             print(
                 f"{estimator}: AGVM on / off {statistics.median(ratios):.3f} "

@@ -139,18 +139,16 @@ def get_config() -> ConfigDict:
 
     agvm = config.agvm = ConfigDict()
     agvm.enabled = True
-    # around: what the paper means, for every optimizer. before: agvm() first in plain
-    # optax.chain, right for optimizers that are linear in the gradient alone.
-    agvm.place = "around"
     agvm.anchor = "backbone"
-    agvm.estimator = "halves"  # halves | replicas
+    agvm.estimator = "halves"  # halves | norms
     agvm.split = "interleaved"  # interleaved | contiguous
     agvm.tau = 0  # steps between updates of mu; 0: 10, or 5 above batch 1024
     agvm.alpha = 0.97
     agvm.start_step = -1  # -1: when the warm-up ends
     agvm.clip = (0.5, 10.0)  # bounds of phi_anchor / phi_module, before the root
     agvm.eps = 1e-6
-    agvm.debias = False
+    # paper: eq. 5. growing: for runs of a few hundred steps, where eq. 5 hardly moves
+    agvm.average = "paper"
     agvm.precondition = False  # adamw: cosine of g / (sqrt(v) + eps)
 
     train = config.train = ConfigDict()

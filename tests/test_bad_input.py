@@ -146,9 +146,8 @@ def test_an_unknown_anchor_lists_the_modules(complaint):
     assert "neck" in err and "backbone" in err and "fpn" in err
 
 
-def test_an_optimizer_in_which_agvm_is_inert_is_refused(complaint):
-    err = complaint("--config.agvm.place=before")
-    assert "inert" in err and "modulate" in err
+def test_the_old_name_of_an_estimator_says_the_new_one(complaint):
+    assert "called 'norms' now" in complaint("--config.agvm.estimator=replicas")
 
 
 def test_megdet_needs_synced_batch_norm(complaint):

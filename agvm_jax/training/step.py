@@ -27,13 +27,13 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from agvm_jax.optim.baselines import sam_value_and_grad
+from agvm_jax.optim.groups import GroupPlan
 from agvm_jax.optim.noise import noise_update
-from agvm_jax.optim.recipes import Recipe
-from agvm_jax.optim.reduction import mean_gradients, value_and_local_grad
-from agvm_jax.optim.streaming import GroupPlan
+from agvm_jax.optim.replicas import mean_gradients, value_and_local_grad
 from agvm_jax.optim.variance import module_sq_norms
 from agvm_jax.training.batching import BatchPlan
 from agvm_jax.training.mesh import DATA_AXIS
+from agvm_jax.training.recipes import Recipe
 from agvm_jax.training.state import TrainState
 
 LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, dict]]]
@@ -85,7 +85,7 @@ class TrainStep:
                 axis_name=DATA_AXIS,
                 replicas=plan.replicas,
                 micro_batches=plan.micro_batches,
-                estimator=recipe.agvm.estimator if recipe.agvm else "replicas",
+                estimator=recipe.agvm.estimator if recipe.agvm else "norms",
                 split=recipe.agvm.split if recipe.agvm else "interleaved",
             )
         self._grad = value_and_local_grad(loss, axis_name=DATA_AXIS)

@@ -12,12 +12,12 @@ import pytest
 
 from agvm_jax.optim.modules import label_tree
 from agvm_jax.optim.noise import noise_init
-from agvm_jax.optim.recipes import build_optimizer
 from agvm_jax.structures import Batch
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
 from agvm_jax.training.loop import Experiment, train_and_evaluate
 from agvm_jax.training.metrics import read_metrics
+from agvm_jax.training.recipes import build_optimizer
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep
 from agvm_jax.training.watch import TrainingStopped

@@ -9,10 +9,10 @@ import pytest
 
 from agvm_jax.optim.modules import label_tree
 from agvm_jax.optim.noise import noise_init
-from agvm_jax.optim.recipes import build_optimizer
-from agvm_jax.optim.variance import phi_of_groups
+from agvm_jax.optim.stacked import phi_of_groups
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
+from agvm_jax.training.recipes import build_optimizer
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep
 from configs import base
@@ -109,7 +109,7 @@ def test_the_update_is_that_of_the_whole_batch_however_it_is_divided(devices, mi
     )
 
 
-@pytest.mark.parametrize("estimator", ["halves", "replicas"])
+@pytest.mark.parametrize("estimator", ["halves", "norms"])
 @pytest.mark.parametrize("devices, micro", [(1, 4), (4, 4), (2, 2)])
 def test_phi_is_that_of_the_groups(devices, micro, estimator):
     settings = {"agvm.estimator": estimator}
