@@ -245,7 +245,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         initial_state=initial_state,
-        step=TrainStep(detector.loss, recipe, plan, mesh, labels),
+        step=TrainStep(detector.loss, recipe, plan, mesh, labels, len(dataset.train)),
         schedule=recipe.schedule,
         train_batches=stream,
         eval_batches=validation,

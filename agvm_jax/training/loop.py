@@ -131,7 +131,7 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
         with stop:
             for step in range(start + 1, total + 1):
                 try:
-                    state, scalars = experiment.step(state, feed)
+                    state, scalars = experiment.step(state, feed, step - 1)
                 except StepAbandoned:
                     step -= 1
                     status = "interrupted"

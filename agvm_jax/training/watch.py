@@ -60,9 +60,11 @@ class Watch:
         window = jax.device_get(self._window)
         self._window = []
         used = [scalars for scalars in window if scalars["finite"]] or window[-1:]
+        # phi is there only where a step measured it.
+        names = dict.fromkeys(name for scalars in used for name in scalars)
         means = {
-            name: float(np.mean([scalars[name] for scalars in used]))
-            for name in used[0]
+            name: float(np.mean([s[name] for s in used if name in s]))
+            for name in names
             if name not in ("finite", "skipped") and not name.startswith("mu/")
         }
         # mu moves slowly and is what the next step uses: its last value says most.
