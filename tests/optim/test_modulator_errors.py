@@ -4,11 +4,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from modulator_cases import GRADS, PARAMS, PHI
 
-from agvm_jax.optim import agvm, modulate
+from agvm_jax.optim import adam_weights, agvm, modulate
 
 # agvm is used alone here, which it warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:agvm scales gradients")
@@ -73,6 +74,22 @@ def test_params_and_updates_that_differ_are_refused():
         tx.update(fewer, state, PARAMS, phi=PHI)
     with pytest.raises(ValueError, match="state was made for"):
         tx.update(fewer, state, phi=PHI)
+
+
+def test_preconditioning_finds_each_parameters_own_second_moment():
+    """Several optimizers share the parameters; each keeps the nu of its part."""
+    parts = {"backbone": "adam", "fpn": "lamb", "head": "adam"}
+    tx = optax.partition({"adam": optax.adam(0.1), "lamb": optax.lamb(0.1)}, parts)
+    _, state = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+    with pytest.raises(ValueError, match="2 trees.*params="):
+        adam_weights(state)
+    weights = adam_weights(state, 0.5, PARAMS)
+    for module, weight in weights.items():
+        v = 0.001 * GRADS[module] ** 2
+        np.testing.assert_allclose(weight, 1 / (np.sqrt(v) + 0.5), rtol=1e-6)
+    some = optax.partition({"adam": optax.adam(0.1), "lamb": optax.sgd(0.1)}, parts)
+    with pytest.raises(ValueError, match="1 parameters, 'fpn' first.*keeps none"):
+        adam_weights(some.init(PARAMS), params=PARAMS)
 
 
 def test_preconditioning_by_adam_needs_adam_and_a_chain_of_ours():
