@@ -6,11 +6,12 @@
 Ways to average the gradients of RetinaNet ResNet-50 are compiled: the plain mean; the
 paper's way to phi, an all-reduce for each half of the replicas; our halves; our norms;
 and "between", the trainer's other program, for the steps between two measurements by
-halves. "tau 10" is the mean of one step by halves and nine between. Each line says how many collectives of each kind the program holds, the bytes
-that a device sends, and the ratio to the plain mean, as the program asks for them and
-as the compiler turned them out. Nothing is run, so no accelerator is needed: pods are
-compiled for by libtpu, if it is installed. The gradients are arguments, since nothing
-in the backward pass communicates.
+halves. "tau 10" is the mean of one step by halves and nine between. Each line says how
+many collectives of each kind the program holds, the bytes that a device sends, and the
+ratio to the plain mean, as the program asks for them and as the compiler turned them
+out. Nothing is run, so no accelerator is needed: pods are compiled for by libtpu, if it
+is installed. The gradients are arguments, since nothing in the backward pass
+communicates.
 """
 
 import argparse
