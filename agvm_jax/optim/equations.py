@@ -3,11 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from agvm_jax.optim.preconditioning import Precondition
 from agvm_jax.optim.variance import Estimator, ModuleScalars, Split, check_estimator
@@ -75,7 +76,7 @@ class AgvmOptions:
 
         On the host, where tau is a number and so is the step, the answer is a bool.
         """
-        tau = self.tau(step) if callable(self.tau) else self.tau
+        tau = self.tau(jnp.asarray(step)) if callable(self.tau) else self.tau
         if is_known(tau) and is_known(step) and is_known(self.start_step):
             return bool(step >= self.start_step and step % max(int(tau), 1) == 0)
         tau = jnp.maximum(jnp.asarray(tau).astype(jnp.int32), 1)
@@ -150,6 +151,6 @@ def smooth(
     return Average(mu, measured)
 
 
-def is_known(value: Any) -> bool:
+def is_known(value: Any) -> TypeGuard[float]:
     """Whether a number can be looked at now: not a schedule, not traced."""
-    return not callable(value) and not isinstance(value, jax.core.Tracer)
+    return not callable(value) and not isinstance(value, Tracer)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from agvm_jax.optim.modules import is_inexact, map_floats, module_names
 from agvm_jax.optim.reduction import total_and_stats
@@ -257,7 +258,7 @@ class GroupPlan:
                 f"{self.axis_name!r} has {axis_size(self.axis_name)}"
             )
         count = accumulator.count
-        if not isinstance(count, jax.core.Tracer) and count != self.micro_batches:
+        if not isinstance(count, Tracer) and count != self.micro_batches:
             raise ValueError(
                 f"GroupPlan was made for {self.micro_batches} micro-batches but "
                 f"{count} were added: groups must be of equal size"

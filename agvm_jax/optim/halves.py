@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from agvm_jax.optim.modules import module_names
-from agvm_jax.optim.replicas import tracks_varying
+from agvm_jax.optim.replicas import AxisName, tracks_varying
 from agvm_jax.optim.variance import Split, float32_vdot, half_of, wide
 
 LANES = 128  # of a TPU's tiles; a harmless choice anywhere else
@@ -29,7 +29,7 @@ LANES = 128  # of a TPU's tiles; a harmless choice anywhere else
 def total_and_products_by_scatter(
     leaves: list[jax.Array],
     labels: list[str],
-    axis_name: str,
+    axis_name: AxisName,
     num_replicas: int,
     split: Split,
     factors: list[jax.Array] | None,
@@ -70,7 +70,7 @@ def total_and_products_by_scatter(
 
 def _halve(
     flat: jax.Array,
-    axis_name: str,
+    axis_name: AxisName,
     n: int,
     split: Split,
     factor: jax.Array | None,

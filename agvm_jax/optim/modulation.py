@@ -164,7 +164,7 @@ class Modulator:
             # optax.tree.map_params looks at the state of a placeholder to see where
             # the parameters are. There are none in ours, and its scalars, one a
             # module, are taken as one thing.
-            zero = jnp.zeros((), jnp.int32)
+            zero: Any = jnp.zeros((), jnp.int32)
             return AgvmState(zero, zero, zero, zero)
         names = module_names(label_tree(params, self.modules))
         if self.options.anchor not in names:
@@ -183,7 +183,7 @@ class Modulator:
     def update(
         self,
         updates: PyTree,
-        state: AgvmState,
+        state: PyTree,
         params: PyTree | None = None,
         *,
         phi: ModuleScalars | None = None,
@@ -262,14 +262,14 @@ class Modulator:
     def _always(self) -> bool:
         """Whether every step measures, so that nothing need be asked on the device."""
         tau, start = self.options.tau, self.options.start_step
-        return is_known(tau) and tau == 1 and is_known(start) and not start
+        return is_known(tau) and is_known(start) and bool(tau == 1 and start == 0)
 
     def _smooth(
         self, state: AgvmState, phi: ModuleScalars, due: jax.Array | bool
     ) -> AgvmState:
         """Fold the ratios of this measurement into mu (eq. 5)."""
-        alpha = self.options.alpha
-        alpha = alpha(state.count) if callable(alpha) else alpha
+        given = self.options.alpha
+        alpha = jnp.asarray(given(state.count) if callable(given) else given)
         phi = {m: jnp.asarray(phi[m], jnp.float32) for m in state.mu}
         # An infinite phi would pass for a ratio of zero.
         phi = {m: jnp.where(jnp.isfinite(p), p, jnp.nan) for m, p in phi.items()}
@@ -280,7 +280,8 @@ class Modulator:
         known = {
             m: jnp.where(jnp.isfinite(phi[m]) & due, phi[m], state.phi[m]) for m in phi
         }
-        return AgvmState(optax.safe_increment(state.count), mu, known, measured)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return AgvmState(count, mu, known, measured)
 
     def _labels(
         self, updates: PyTree, state: AgvmState, params: PyTree | None

@@ -183,6 +183,7 @@ def total_and_stats(
         total = sum_gradients(grads, axis_name)
         return total, _when(due, stats_of_total, nothing, norms, total)
 
+    assert axis_name is not None  # one replica has no halves: refused above
     if route == "auto":
         route = "scatter" if has_grouped_collectives(axis_name) else "masked"
     if route not in ("scatter", "masked"):
@@ -256,7 +257,7 @@ def _stats_of_norms(
 
 def _by_scatter(
     grads: PyTree,
-    axis_name: str,
+    axis_name: AxisName,
     labels: PyTree,
     split: Split,
     weights: PyTree | None,
