@@ -24,9 +24,9 @@ from agvm_jax.optim.equations import (
 from agvm_jax.optim.modules import (
     FROZEN,
     Modules,
+    check_same_tree,
     label_tree,
     leaf_labels,
-    leaf_paths,
     module_names,
 )
 from agvm_jax.optim.preconditioning import Precondition, find_weights
@@ -287,7 +287,7 @@ class Modulator:
         self, updates: PyTree, state: AgvmState, params: PyTree | None
     ) -> PyTree:
         if params is not None:
-            _check_same_tree(updates, params)
+            check_same_tree(updates, params)
         labels = label_tree(updates, self.modules)
         if module_names(labels) != tuple(sorted(state.mu)):
             raise ValueError(
@@ -314,14 +314,4 @@ def _check_phi(phi: ModuleScalars, mu: ModuleScalars) -> None:
         raise ValueError(
             f"phi has modules {sorted(phi)} but the parameters have {sorted(mu)}: pass "
             "one number for each, nan where there is no measurement"
-        )
-
-
-def _check_same_tree(updates: PyTree, params: PyTree) -> None:
-    theirs, ours = leaf_paths(params), leaf_paths(updates)
-    if theirs != ours:
-        odd = sorted(set(theirs) ^ set(ours)) or ours
-        raise ValueError(
-            f"params and updates differ in structure, first at {odd[0]!r}: pass the "
-            "parameters that the gradients were taken of"
         )

@@ -20,8 +20,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from agvm_jax.optim.halves import total_and_products_by_scatter
-from agvm_jax.optim.modules import FROZEN, is_inexact, leaf_labels, map_floats
+from agvm_jax.optim.halves import (
+    total_and_products_by_masks,
+    total_and_products_by_scatter,
+)
+from agvm_jax.optim.modules import FROZEN, is_inexact, leaf_labels
 from agvm_jax.optim.replicas import (
     AxisName,
     Shards,
@@ -41,10 +44,8 @@ from agvm_jax.optim.variance import (
     ModuleScalars,
     Split,
     check_groups,
-    half_of,
     module_sq_norms,
     no_stats,
-    products_of_halves,
     stats_from_halves,
     stats_from_norms,
     stats_from_products,
@@ -188,10 +189,17 @@ def total_and_stats(
         route = "scatter" if has_grouped_collectives(axis_name) else "masked"
     if route not in ("scatter", "masked"):
         raise ValueError(f"route={route!r} is unknown: use auto, scatter or masked")
-    by_route = _by_masks if route == "masked" else _by_scatter
 
     def measured(grads: PyTree) -> tuple[PyTree, GroupStats]:
-        return by_route(grads, axis_name, labels, split, weights, shards)
+        if route == "masked":
+            total, products = total_and_products_by_masks(
+                grads, axis_name, labels, split, weights, shards
+            )
+        else:
+            total, products = _by_scatter(
+                grads, axis_name, labels, split, weights, shards
+            )
+        return total, stats_from_halves(products)
 
     def summed(grads: PyTree) -> tuple[PyTree, GroupStats]:
         return sum_gradients(grads, axis_name), no_stats(labels, 2)
@@ -262,7 +270,7 @@ def _by_scatter(
     split: Split,
     weights: PyTree | None,
     shards: Shards,
-) -> tuple[PyTree, GroupStats]:
+) -> tuple[PyTree, dict[str, jax.Array]]:
     """Take apart the sum of what is measured; sum the rest as usual."""
     flat_labels = leaf_labels(labels, grads)
     leaves, treedef = jax.tree.flatten(grads)
@@ -290,29 +298,4 @@ def _by_scatter(
     rest = {i: leaf for i, leaf in enumerate(leaves) if i not in taken}
     taken |= sum_gradients(rest, axis_name)
     total = jax.tree.unflatten(treedef, [taken[i] for i in range(len(leaves))])
-    return total, stats_from_halves(products)
-
-
-def _by_masks(
-    grads: PyTree,
-    axis_name: AxisName,
-    labels: PyTree,
-    split: Split,
-    weights: PyTree | None,
-    shards: Shards,
-) -> tuple[PyTree, GroupStats]:
-    """Sum each half over the whole axis, the other half's gradients set to zero."""
-    num_replicas = axis_size(axis_name)
-    half = half_of(jax.lax.axis_index(axis_name), num_replicas, split)
-
-    def half_sum(which: int) -> PyTree:
-        def leaf(g: jax.Array) -> jax.Array:
-            return jax.lax.psum(jnp.where(half == which, g, 0), axis_name)
-
-        return map_floats(leaf, grads)
-
-    first, second = half_sum(0), half_sum(1)
-    total = map_floats(jnp.add, first, second)
-    a, b = (divided(one, num_replicas // 2) for one in (first, second))
-    products = products_of_halves(a, b, labels, weights, shards.shares)
-    return total, stats_from_halves(psum_scalars(products, shards.axes))
+    return total, products
