@@ -18,6 +18,7 @@ from agvm_jax.evaluation.coco_numbers import (
     twelve_numbers,
 )
 from agvm_jax.evaluation.ground_truth import read_ground_truth
+from agvm_jax.evaluation.seen_images import check_new, missing_lines
 from agvm_jax.structures import Batch, Predictions
 
 
@@ -103,7 +104,7 @@ class DetectionEvaluator:
         image_ids = np.asarray(batch.image_id).astype(np.int64)
         real = np.flatnonzero(image_ids >= 0)
         ids = image_ids[real]
-        self._check_new(ids.tolist())
+        check_new(ids.tolist(), self.ground_truth.sizes, self.added)
         original = np.array(
             [self.ground_truth.sizes[i] for i in ids.tolist()], np.float64
         )
@@ -164,9 +165,7 @@ class DetectionEvaluator:
         for name, ap, ap50, count in self.per_class():
             scores = f"{percent(ap):>8}{percent(ap50):>8}"
             lines.append(f"{name:<{width}}{scores}{count:>8}")
-        missing = len(self.ground_truth.sizes) - self.num_images
-        if missing:
-            lines += ["", f"Images never evaluated, counted as empty: {missing}"]
+        lines += missing_lines(self.ground_truth.sizes, self.added)
         if self.non_finite:
             lines += ["", f"Detections dropped as not finite: {self.non_finite}"]
         return "\n".join(lines)
@@ -211,7 +210,8 @@ class DetectionEvaluator:
         self.reset()
         for state in states:
             with np.load(io.BytesIO(state)) as arrays:
-                self._check_new(arrays["added"].tolist())
+                ids = arrays["added"].tolist()
+                check_new(ids, self.ground_truth.sizes, self.added)
                 self._take_arrays(arrays)
 
     def result(self) -> hotcoco.COCOeval:
@@ -254,18 +254,3 @@ class DetectionEvaluator:
         self.added.update(arrays["added"].tolist())
         self._rows.append(arrays["rows"])
         self.non_finite += int(arrays["non_finite"])
-
-    def _check_new(self, ids: list[int]) -> None:
-        seen = set(self.added)
-        for image_id in ids:
-            if image_id not in self.ground_truth.sizes:
-                raise ValueError(
-                    f"image {image_id} is not in the ground truth: the evaluator was "
-                    "made for another data set or split"
-                )
-            if image_id in seen:
-                raise ValueError(
-                    f"image {image_id} was added twice: reset the evaluator between "
-                    "evaluations, and give rows that only fill a batch image_id -1"
-                )
-            seen.add(image_id)

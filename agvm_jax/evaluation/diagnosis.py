@@ -29,7 +29,8 @@ class Diagnosis:
 
     Attributes:
       score_threshold: detections below it are left out of the counts.
-      counts: kind of mistake -> how many, over the images that were added.
+      counts: kind of mistake -> how many. In an image that was never added every
+        object is missed.
       gains: kind of mistake -> how much AP50 would rise, in [0, 1], if mistakes of this
         kind alone were mended. Over all detections, whatever their score.
       hits, false_alarms, missed: (I,) for each image; an image's detections inside
@@ -124,6 +125,8 @@ def diagnose(
         lost = np.count_nonzero(~truth.crowd[objects]) - hits
         wrong = sum(kinds.values()) - kinds["missed"]
         tallies[i] = hits, wrong, lost
+    unseen = ~np.isin(truth.image_ids, image_ids)
+    totals["missed"] += int(np.count_nonzero(unseen & ~truth.crowd))
 
     result = evaluator.result()
     gains = result.tide_errors(pos_thr=overlap, bg_thr=background)["delta_ap"]

@@ -166,6 +166,27 @@ def test_tallies_of_images_add_up_and_agree_with_ap50():
     assert diagnosis.hits.sum() == pytest.approx(sum(found))
 
 
+def test_objects_in_images_that_were_never_added_are_missed():
+    truth, category_ids, found = make_set(np.random.default_rng(5))
+    evaluator = evaluator_of(truth, category_ids)
+    objects = [a for a in truth["annotations"] if not a["iscrowd"]]
+    none = dict.fromkeys(KINDS, 0)
+    assert diagnose(evaluator).counts == none | {"missed": len(objects)}
+    evaluator.add(*next(make_batches(truth, found, batch_size=6)))
+    unseen = [a for a in objects if a["image_id"] not in evaluator.added]
+    alone = dict(truth)
+    alone["images"] = [i for i in truth["images"] if i["id"] in evaluator.added]
+    alone["annotations"] = [
+        a for a in truth["annotations"] if a["image_id"] in evaluator.added
+    ]
+    half = evaluator_of(alone, category_ids)
+    half.add(*next(make_batches(alone, found, batch_size=6)))
+    expected = diagnose(half).counts
+    expected["missed"] += len(unseen)
+    assert diagnose(evaluator).counts == expected
+    assert len(unseen) > 3
+
+
 def test_the_ranking_goes_from_the_best_image_to_the_worst():
     _, _, evaluator = evaluated(2, images=30)
     diagnosis = diagnose(evaluator)

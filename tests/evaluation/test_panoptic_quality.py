@@ -175,6 +175,7 @@ def test_images_that_were_never_added_count_as_nothing_found():
     none = {a["image_id"]: (np.zeros((24, 24), int), []) for a in truth["annotations"]}
     expected = slow_numbers(truth, truths, none | {image_id: found[image_id]})
     assert evaluator.compute() == pytest.approx(expected)
+    assert "counted as empty: 4" in evaluator.table()
 
 
 def test_shares_of_two_processes_merge_to_the_same_bits():
