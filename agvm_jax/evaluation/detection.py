@@ -166,6 +166,9 @@ class DetectionEvaluator:
             scores = f"{percent(ap):>8}{percent(ap50):>8}"
             lines.append(f"{name:<{width}}{scores}{count:>8}")
         lines += missing_lines(self.ground_truth.sizes, self.added)
+        flat = int(np.count_nonzero(self.ground_truth.flat))
+        if flat:
+            lines += ["", f"True boxes without area, which nothing can match: {flat}"]
         if self.non_finite:
             lines += ["", f"Detections dropped as not finite: {self.non_finite}"]
         return "\n".join(lines)
@@ -217,12 +220,14 @@ class DetectionEvaluator:
     def result(self) -> hotcoco.COCOeval:
         """Return hotcoco's evaluation of what was added, for further diagnosis."""
         if self._result is None:
-            found = self.ground_truth.coco.load_res(self.rows())
-            self._result = self._evaluate(found, "bbox")
+            truth = self.ground_truth.coco
+            self._result = self._evaluate(truth, truth.load_res(self.rows()), "bbox")
         return self._result
 
-    def _evaluate(self, found: hotcoco.COCO, kind: str) -> hotcoco.COCOeval:
-        result = hotcoco.COCOeval(self.ground_truth.coco, found, kind)
+    def _evaluate(
+        self, truth: hotcoco.COCO, found: hotcoco.COCO, kind: str
+    ) -> hotcoco.COCOeval:
+        result = hotcoco.COCOeval(truth, found, kind)
         result.params.max_dets = list(self.max_detections)
         result.evaluate()
         result.accumulate()

@@ -36,6 +36,9 @@ def run_pycocotools(truth, detections, max_detections=(1, 10, 100)):
 def test_the_twelve_numbers_and_both_arrays_are_those_of_pycocotools(seed):
     rng = np.random.default_rng(seed)
     truth, category_ids, found = make_set(rng, ties=seed % 2 == 1)
+    if seed == 5:  # boxes without area count as missed
+        for annotation in truth["annotations"][::4]:
+            annotation["bbox"][2 + annotation["id"] % 2] = 0.0
     evaluator = evaluator_of(truth, category_ids)
     for batch, predictions in make_batches(truth, found):
         evaluator.add(batch, predictions)
@@ -184,6 +187,14 @@ def test_detections_inside_a_crowd_are_neither_right_nor_wrong():
     inside = [(60, 60, 10, 10), (75, 75, 20, 20), (0, 0, 50, 50)]
     add_found(evaluator, inside, [0.9, 0.8, 0.7])
     assert evaluator.compute()["AP"] == pytest.approx(1.0)
+
+
+def test_a_box_without_area_is_missed_and_counted_in_the_table():
+    truth = one_image([(0, 0, 50, 50), (9, 9, 0, 5), (9, 9, 5, -5)])
+    evaluator = DetectionEvaluator(truth, (1,), ("thing",))
+    add_found(evaluator, [(0, 0, 50, 50)], [0.9])
+    assert evaluator.compute()["AR100"] == pytest.approx(1 / 3)
+    assert "without area, which nothing can match: 2" in evaluator.table()
 
 
 def test_images_that_were_never_added_count_as_empty():
