@@ -8,7 +8,10 @@ from typing import Any
 import hotcoco
 import numpy as np
 
-from agvm_jax.evaluation.true_masks import box_region, read_mask
+from agvm_jax.evaluation.federated import Federated, is_federated, read_federated
+from agvm_jax.evaluation.true_masks import index_masks, read_masks
+
+PROTOCOLS = ("auto", "coco", "lvis")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +30,7 @@ class GroundTruth:
       crowd: (G,) bool.
       masked: (G,) bool, whether it has a mask; all True where none were asked for.
       short_polygons: how many polygons of fewer than three points were left out.
+      federated: what LVIS adds, None where COCO's rules hold.
     """
 
     coco: hotcoco.COCO
@@ -39,6 +43,7 @@ class GroundTruth:
     crowd: np.ndarray
     masked: np.ndarray
     short_polygons: int
+    federated: Federated | None
 
     @property
     def flat(self) -> np.ndarray:
@@ -51,19 +56,31 @@ def read_ground_truth(
     category_ids: Sequence[int],
     class_names: Sequence[str],
     segmentations: bool = False,
+    protocol: str = "auto",
 ) -> GroundTruth:
-    """Check a COCO dictionary and index it, with its masks too if `segmentations`.
+    """Check a COCO dictionary and index it.
 
     Annotations are numbered anew, 1..G in their own order: pycocotools takes an
     annotation with id 0 for unmatched, and data sets exist that repeat ids. A missing
     `area` is the box's, a missing `iscrowd` is 0. `ignore` is not read, as pycocotools
     overwrites it. A box without area stays, and is missed, as in pycocotools.
 
+    By LVIS' rules there are no crowds, and annotations of area 0 are left out.
+
+    Args:
+      dictionary: in COCO's format, or LVIS'.
+      category_ids, class_names: of classes 0, 1, ... K-1.
+      segmentations: whether masks are wanted.
+      protocol: whose rules hold, "coco" or "lvis"; "auto": LVIS' where images list
+        `neg_category_ids` or `not_exhaustive_category_ids`.
+
     Raises:
       ValueError: something is missing, repeated or not finite, an annotation names an
         image or category that is not listed, or masks are wanted and there is none at
         all. The message names the annotation.
     """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol {protocol!r}: there are {', '.join(PROTOCOLS)}")
     for key in ("images", "annotations", "categories"):
         if key not in dictionary:
             raise ValueError(f"the ground truth has no {key!r}: is it COCO format?")
@@ -75,43 +92,53 @@ def read_ground_truth(
             f"the ground truth has no category {absent}; it has {sorted(listed)}"
         )
     _check_annotations(dictionary["annotations"], sizes, listed)
+    images = [{"id": i, "height": h, "width": w} for i, (h, w) in sizes.items()]
+    categories = [
+        {"id": c, "name": name}
+        for c, name in sorted(zip(category_ids, class_names, strict=True))
+    ]
+    federated = None
+    if protocol == "auto":
+        protocol = "lvis" if is_federated(dictionary["images"]) else "coco"
+    if protocol == "lvis":
+        federated = read_federated(dictionary, category_ids)
+        images, categories = federated.extend(images, categories)
+
     class_of = {c: k for k, c in enumerate(category_ids)}
     kept = [a for a in dictionary["annotations"] if a["category_id"] in class_of]
-    boxes = np.array([a["bbox"] for a in kept], np.float64).reshape(-1, 4)
-    own_areas = boxes[:, 2:].clip(0).prod(axis=1).tolist()
-    crowd = np.array([bool(a.get("iscrowd", 0)) for a in kept], bool)
+    if federated:
+        kept = [a for a in kept if _area(a) > 0]
+    crowd = [not federated and bool(a.get("iscrowd", 0)) for a in kept]
     columns = {
-        "images": [{"id": i, "height": h, "width": w} for i, (h, w) in sizes.items()],
-        "categories": [
-            {"id": c, "name": name}
-            for c, name in sorted(zip(category_ids, class_names, strict=True))
-        ],
         "image_ids": np.array([a["image_id"] for a in kept], np.int64),
         "category_ids": np.array([a["category_id"] for a in kept], np.int64),
-        "boxes": boxes,
-        "area": np.array(
-            [a.get("area", own) for a, own in zip(kept, own_areas, strict=True)],
-            np.float64,
-        ),
+        "boxes": np.array([a["bbox"] for a in kept], np.float64).reshape(-1, 4),
+        "area": np.array([_area(a) for a in kept], np.float64),
+        "iscrowd": np.array(crowd, bool),
     }
     masks, masked, short_polygons = None, np.ones(len(kept), bool), 0
     if segmentations:
-        regions, masked, short_polygons = _read_masks(kept, sizes)
-        masks = hotcoco.COCO.from_arrays(
-            **columns, iscrowd=(crowd | ~masked).astype(int), segmentation=regions
-        )
+        regions, masked, short_polygons = read_masks(kept, sizes)
+        masks = index_masks(images, categories, columns, regions, masked)
     return GroundTruth(
-        coco=hotcoco.COCO.from_arrays(**columns, iscrowd=crowd.astype(int)),
+        coco=hotcoco.COCO.from_arrays(images, categories, **columns),
         masks=masks,
         sizes=sizes,
         file_names=file_names,
         image_ids=columns["image_ids"],
-        boxes=boxes,
+        boxes=columns["boxes"],
         classes=np.array([class_of[a["category_id"]] for a in kept], np.int64),
-        crowd=crowd,
+        crowd=columns["iscrowd"],
         masked=masked,
         short_polygons=short_polygons,
+        federated=federated,
     )
+
+
+def _area(annotation: Mapping[str, Any]) -> float:
+    """Of the mask, as it is told; else of the box."""
+    width, height = annotation["bbox"][2:]
+    return annotation.get("area", max(width, 0.0) * max(height, 0.0))
 
 
 def _read_images(
@@ -149,21 +176,3 @@ def _check_annotations(
         box = annotation["bbox"]
         if len(box) != 4 or not all(math.isfinite(x) for x in box):
             raise ValueError(f"{name}: bbox {box} is not four finite numbers")
-
-
-def _read_masks(
-    annotations: Sequence[Mapping[str, Any]], sizes: Mapping[int, tuple[int, int]]
-) -> tuple[list[Any], np.ndarray, int]:
-    """Each annotation's mask or box region, which it is, and polygons left out."""
-    regions, masked, short_polygons = [], [], 0
-    for annotation in annotations:
-        size = sizes[annotation["image_id"]]
-        mask, short = read_mask(annotation, size)
-        regions.append(box_region(annotation["bbox"], size) if mask is None else mask)
-        masked.append(mask is not None)
-        short_polygons += short
-    if annotations and not any(masked):
-        raise ValueError(
-            "no object of the ground truth has a segmentation, which mask AP needs"
-        )
-    return regions, np.array(masked, bool), short_polygons

@@ -10,7 +10,7 @@ from agvm_jax.evaluation.coco_numbers import (
     class_numbers,
     format_numbers,
     percent,
-    twelve_numbers,
+    summary,
 )
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.masks import encode_mask, paste_mask
@@ -59,8 +59,8 @@ class InstanceEvaluator(DetectionEvaluator):
             self._counts.append(encode_mask(paste_mask(masks[row, slot], box, *size)))
 
     def compute(self) -> dict[str, float]:
-        """Return box AP, AP50 ... and mask_AP, mask_AP50 ...: twice twelve numbers."""
-        masks = twelve_numbers(self.mask_result())
+        """Return box AP, AP50 ... and mask_AP, mask_AP50 ...: see `summary`."""
+        masks = summary(self.mask_result(), self._groups)
         return super().compute() | {f"mask_{k}": v for k, v in masks.items()}
 
     def mask_per_class(self) -> list[tuple[str, float, float, int]]:
@@ -76,8 +76,8 @@ class InstanceEvaluator(DetectionEvaluator):
 
     def table(self) -> str:
         """Return the table of boxes and below it that of masks."""
-        lines = ["Mask average precision and recall, percent", ""]
-        lines += format_numbers(twelve_numbers(self.mask_result()))
+        lines = self._head("Mask average precision and recall")
+        lines += format_numbers(summary(self.mask_result(), self._groups))
         width = max(5, *(len(name) for name in self.class_names))
         lines.append(f"{'class':<{width}}{'AP':>8}{'AP50':>8}{'masks':>8}")
         for name, ap, ap50, count in self.mask_per_class():
