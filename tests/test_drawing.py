@@ -129,6 +129,16 @@ def test_ground_truth_is_dashed_white():
     assert (drawn[61:159, 51:249] == GREY).all()
 
 
+def test_crowd_regions_are_dotted_and_no_truth():
+    none = np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)
+    crowd = np.array([[50, 60, 250, 160]])
+    drawn = draw_detections(grey(480, 480), *none, "abc", crowds=crowd)
+    edge = drawn[60, 50:251, 0]
+    assert 0.15 < (edge == 255).mean() < 0.35
+    assert (edge == 40).mean() > 0.6  # visible on white ground too
+    assert (drawn[61:159, 51:249] == GREY).all()
+
+
 def test_boxes_outside_the_picture_and_boxes_turned_over_do_no_harm():
     for box in ([-50, -50, 9999, 9999], [700, 700, 800, 800], [90, 90, 10, 10]):
         assert draw_one(grey(480, 480), box).shape == (480, 480, 3)
@@ -157,7 +167,7 @@ def test_wrong_images_and_nameless_classes_are_refused():
         draw_one(grey(4, 4), [0, 0, 1, 1], label=3)
 
 
-def test_a_batch_is_drawn_without_padding_rows_padding_pixels_or_crowds():
+def test_a_batch_is_drawn_without_padding_and_with_its_crowds_as_crowds():
     image = np.zeros((2, 500, 600, 3), np.uint8)
     image[0, :480, :400] = GREY
     truth = np.array([[50, 50, 150, 150], [200, 200, 300, 300], [9, 9, 20, 20]])
@@ -178,8 +188,9 @@ def test_a_batch_is_drawn_without_padding_rows_padding_pixels_or_crowds():
     )
     (drawn,) = draw_batch(batch, predictions, "abc")
     assert drawn.shape == (480, 400, 3)
-    assert (drawn[50, 50:150] == 255).any()
-    assert (drawn[190:310, 190:310] == GREY).all()  # the crowd
+    assert (drawn[50, 50:150, 0] == 255).mean() > 0.5
+    assert 0.1 < (drawn[200, 200:300, 0] == 255).mean() < 0.4  # the crowd
+    assert (drawn[9, 9:20] == GREY).all()  # not valid
     assert tuple(drawn[350, 60]) == class_color(2)
     assert not (drawn == class_color(1)).all(axis=-1).any()  # below the threshold
 

@@ -31,7 +31,8 @@ def write_report(
     * `table.txt`: the same to read;
     * `detections.json`: COCO results format, for any other tool;
     * `precision_recall.png`, `confusion.png`, `mistakes.png`;
-    * `best.png`, `worst.png`: images with the highest and lowest F1, drawn.
+    * `best.png`, `worst.png`: images with the highest and lowest F1, drawn; the best
+      and the worst come first. True boxes are dashed, crowd regions dotted.
 
     Args:
       evaluator: after the last `add`.
@@ -105,7 +106,7 @@ def _draw_images(
     for image_id in image_ids.tolist():
         own = np.flatnonzero(rows[:, 0] == image_id)
         mine = rows[own]
-        objects = truth.boxes[(truth.image_ids == image_id) & ~truth.crowd]
+        objects = truth.image_ids == image_id
         images.append(
             draw_detections(
                 load_image(image_id),
@@ -113,7 +114,8 @@ def _draw_images(
                 np.array([class_of[c] for c in mine[:, 6].tolist()], np.int64),
                 mine[:, 5],
                 evaluator.class_names,
-                _corners(objects),
+                _corners(truth.boxes[objects & ~truth.crowd]),
+                crowds=_corners(truth.boxes[objects & truth.crowd]),
                 regions=evaluator.regions(own),
                 score_threshold=diagnosis.score_threshold,
             )

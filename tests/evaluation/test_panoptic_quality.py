@@ -67,6 +67,19 @@ def test_crowds_are_not_to_be_found_and_forgive_their_own_class_only():
         assert tally.false_negatives == {}
 
 
+def test_several_crowds_of_one_class_forgive_together():
+    # Four of ten pixels in each of two crowds, none of which is more than half.
+    truth = row((1, 4), (2, 4), (3, 2))
+    listed = [segment(1, PERSON, 1), segment(2, PERSON, 1), segment(3, SKY)]
+    for order in (listed, listed[::-1]):
+        tally = match_segments(truth, order, row((7, 10)), [segment(7, PERSON)])
+        assert tally.false_positives == {}
+        assert tally.false_negatives == {SKY: 1}
+    listed[0]["category_id"] = CAR
+    tally = match_segments(truth, listed, row((7, 10)), [segment(7, PERSON)])
+    assert tally.false_positives == {PERSON: 1}
+
+
 @pytest.mark.parametrize(
     ("listed", "message"),
     [

@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 from random_sets import evaluator_of, make_batches, make_set
 
+from agvm_jax.evaluation import report
+from agvm_jax.evaluation.diagnosis import diagnose
 from agvm_jax.evaluation.figures import plot_confusion
 from agvm_jax.evaluation.report import write_report
 
@@ -36,7 +38,9 @@ def test_numbers_tables_figures_and_pictures_are_written(tmp_path):
     paths = write_report(evaluator, folder, load_image, pictures=3)
     assert [p.name for p in paths] == [*ALWAYS, "best.png", "worst.png"]
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in paths)
-    assert len(set(asked)) == 6  # three best and three others
+    # Three best, best first, and three others, worst first.
+    ranking = diagnose(evaluator).ranking().tolist()
+    assert asked == [*ranking[:3], *ranking[:-4:-1]]
     for path in paths:
         if path.suffix == ".png":
             with Image.open(path) as image:
@@ -49,6 +53,34 @@ def test_numbers_tables_figures_and_pictures_are_written(tmp_path):
     assert saved == evaluator.detections()
     assert (folder / "table.txt").read_text().startswith(evaluator.table())
     assert write_report(evaluator, folder, load_image, pictures=3) == paths
+
+
+def test_true_boxes_are_drawn_dashed_and_crowds_dotted(tmp_path, monkeypatch):
+    evaluator = evaluated()
+    truth = evaluator.ground_truth
+    drawn = {}
+
+    def draw(image, boxes, classes, scores, names, ground_truth, *, crowds, **_):
+        drawn[image[0, 0, 0]] = ground_truth, crowds
+        return image
+
+    monkeypatch.setattr(report, "draw_detections", draw)
+    order = sorted(truth.sizes)
+    write_report(
+        evaluator, tmp_path, lambda i: np.full((9, 9, 3), order.index(i), np.uint8)
+    )
+    dashed = dotted = 0
+    for place, (ground_truth, crowds) in drawn.items():
+        mine = truth.image_ids == order[place]
+        for found, wanted in (
+            (ground_truth, mine & ~truth.crowd),
+            (crowds, mine & truth.crowd),
+        ):
+            x, y, w, h = truth.boxes[wanted].T
+            expected = np.stack([x, y, x + w, y + h], axis=1)
+            np.testing.assert_array_equal(found, expected)
+        dashed, dotted = dashed + len(ground_truth), dotted + len(crowds)
+    assert dashed > 9 and dotted > 1
 
 
 def test_few_images_are_not_shown_as_both_best_and_worst(tmp_path):
