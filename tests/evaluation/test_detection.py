@@ -262,6 +262,20 @@ def test_detections_that_are_not_finite_are_dropped_and_counted():
     assert evaluator.compute()["AP"] == pytest.approx(1.0)
     assert evaluator.non_finite == 3
     assert "not finite: 3" in evaluator.table()
+    merged = DetectionEvaluator(one_image(boxes), (1,), ("thing",))
+    merged.merge([evaluator.state()])
+    assert merged.table() == evaluator.table()
+
+
+def test_rows_that_only_fill_a_batch_up_may_stand_anywhere_in_it():
+    evaluator = DetectionEvaluator(one_image([(0, 0, 50, 50)]), (1,), ("thing",))
+    valid = np.array([[True, True], [False, True], [True, False]])
+    boxes = np.tile([[9.0, 9, 20, 20], [0, 0, 50, 50]], (3, 1, 1))
+    evaluator.add(
+        Batch(None, np.full((3, 2), 100), np.array([-1, 5, -1]), *[None] * 4),
+        Predictions(boxes, np.full((3, 2), 0.9), np.zeros((3, 2), int), valid),
+    )
+    assert [one["bbox"] for one in evaluator.detections()] == [[0, 0, 50, 50]]
 
 
 def test_the_table_shows_percentages_and_dashes_where_nothing_is_defined():

@@ -5,7 +5,7 @@ import pytest
 from random_sets import evaluator_of, make_batches, make_set
 
 from agvm_jax.evaluation.detection import DetectionEvaluator
-from agvm_jax.evaluation.diagnosis import KINDS, diagnose
+from agvm_jax.evaluation.diagnosis import KINDS, Diagnosis, diagnose
 from agvm_jax.structures import Batch, Predictions
 
 
@@ -25,7 +25,7 @@ def evaluated(seed, *, absent=True, **options):
     return truth, category_ids, evaluator
 
 
-def by_hand(objects, found, crowd=()):
+def by_hand(objects, found, crowd=(), threshold=0.3):
     """One image, two classes. objects, found: (x, y, w, h, class), best found first."""
     truth = {
         "images": [{"id": 1, "height": 200, "width": 200}],
@@ -53,7 +53,7 @@ def by_hand(objects, found, crowd=()):
             np.ones((1, count), bool),
         ),
     )
-    return diagnose(evaluator)
+    return diagnose(evaluator, threshold)
 
 
 OBJECT = (10, 10, 50, 50, 0)
@@ -74,6 +74,44 @@ def test_each_kind_of_mistake_is_told_from_the_others(found, kind):
     expected = dict.fromkeys(KINDS, 0) | {kind: 1, "missed": missed}
     assert diagnosis.counts == expected
     assert (diagnosis.hits, diagnosis.false_alarms, diagnosis.missed) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("found", "kind"),
+    [
+        ((0, 0, 20, 10, 0), None),  # an overlap of exactly a half is a hit
+        ((0, 0, 20, 10, 1), "classification"),
+        ((0, 0, 20, 2, 0), "localisation"),  # exactly a tenth
+        ((0, 0, 20, 2, 1), "background"),
+    ],
+)
+def test_at_the_borders_of_overlap(found, kind):
+    diagnosis = by_hand([(0, 0, 20, 20, 0)], [found])
+    mistakes = {} if kind is None else {kind: 1, "missed": int(kind == "background")}
+    assert diagnosis.counts == dict.fromkeys(KINDS, 0) | mistakes
+    # With the classes left aside: a pair from a half on, else missed and false alarm.
+    pair = (0, found[4]) if found[3] == 10 else (2, found[4])
+    assert diagnosis.confusion[pair] == 1
+    assert diagnosis.confusion[0, 2] == (found[3] == 2)
+
+
+def test_of_objects_that_overlap_equally_the_last_is_taken_as_coco_does():
+    # The first detection overlaps both by 0.8, the second the last one only.
+    objects = [(0, 0, 10, 8, 0), (0, 2, 10, 8, 0)]
+    found = [(0, 0, 10, 10, 0), (0, 4, 10, 6, 0)]
+    assert by_hand(objects, found).hits == 1
+
+
+def test_a_detection_at_the_threshold_counts():
+    assert by_hand([OBJECT], [OBJECT], threshold=0.9).hits == 1
+    assert by_hand([OBJECT], [OBJECT], threshold=0.91).hits == 0
+
+
+def test_of_images_with_equal_f1_the_one_with_more_hits_is_the_better():
+    hits, wrong = np.array([1, 3, 2, 0, 4]), np.array([0, 0, 2, 0, 4])
+    diagnosis = Diagnosis(0.3, {}, {}, hits, wrong, wrong, np.arange(5) + 10, None)
+    # Without objects or detections: left out. Equal to the end: by their ids.
+    assert diagnosis.ranking().tolist() == [11, 10, 12, 14]
 
 
 def test_a_second_detection_of_one_object_is_a_duplicate():

@@ -275,6 +275,28 @@ def test_objects_without_a_mask_are_left_out_of_mask_ap_and_counted():
     assert "True polygons of fewer than three points left out: 2" in table
 
 
+def test_masks_stay_with_their_boxes_and_numbers_follow_what_is_added():
+    truth = square_truth()
+    truth["images"].append({**truth["images"][0], "id": 2})
+    truth["annotations"].append({**truth["annotations"][0], "image_id": 2})
+    evaluator = InstanceEvaluator(truth, (1,), ("square",))
+    add_square(evaluator, np.ones((10, 10)))
+    assert evaluator.compute()["mask_AR100"] == 0.5
+    masks = np.zeros((1, 2, 10, 10), np.float32)
+    masks[0, 1] = 1  # that of the first box, which is not finite, is empty
+    evaluator.add(
+        Batch(None, np.array([[40, 40]]), np.array([2]), *[None] * 4),
+        Predictions(
+            np.array([[[np.nan, 10, 30, 30], [10, 10, 30, 30]]]),
+            np.array([[0.9, 0.8]]),
+            np.zeros((1, 2), int),
+            np.ones((1, 2), bool),
+            masks,
+        ),
+    )
+    assert evaluator.compute()["mask_AR100"] == 1.0
+
+
 def test_an_image_of_unknown_size_was_never_seen_and_its_objects_are_missed():
     truth = square_truth()
     truth["images"].append({"id": 2, "height": 0, "width": 0})

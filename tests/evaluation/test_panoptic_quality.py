@@ -191,6 +191,22 @@ def test_images_that_were_never_added_count_as_nothing_found():
     assert "counted as empty: 4" in evaluator.table()
 
 
+def test_an_image_in_which_all_is_missed_has_the_score_0_and_an_empty_one_none():
+    truth = {
+        "annotations": [
+            {"image_id": k, "file_name": f"{k}.png", "segments_info": listed}
+            for k, listed in enumerate([[segment(4, SKY)], [], [segment(4, SKY)]])
+        ],
+        "categories": CATEGORIES,
+    }
+    maps = {"0.png": row((4, 8)), "1.png": row((0, 8)), "2.png": row((4, 8))}
+    evaluator = evaluator_of(truth, maps)
+    for image_id, found in enumerate(([(4, 8)], [(0, 8)], [(0, 8)])):
+        listed = [segment(4, SKY)] if image_id == 0 else []
+        evaluator.add_map(image_id, row(*found), listed)
+    assert evaluator.image_scores() == {0: 1.0, 2: 0.0}
+
+
 def test_shares_of_two_processes_merge_to_the_same_bits():
     truth, truths, found = make_set(np.random.default_rng(2), images=6)
     whole, left, right = (evaluator_of(truth, truths) for _ in range(3))

@@ -65,6 +65,15 @@ def test_a_pixel_without_a_class_is_wrong_and_an_ignored_one_does_not_count():
     labels = np.array([[0, -1, 0, 0]])
     counts = count_pixels(truth, labels, 2)
     np.testing.assert_array_equal(counts, [[1, 0, 1], [0, 0, 0]])
+    counts = count_pixels(np.array([[0, 1, 1]]), np.array([[2, 255, 1]]), 2)
+    np.testing.assert_array_equal(counts, [[0, 0, 1], [0, 1, 1]])
+
+
+def test_an_image_has_a_score_if_it_has_a_labelled_pixel():
+    evaluator = SemanticEvaluator(NAMES, [1, 2])
+    truth = np.array([[[0, 0, 1, -1]], [[-1, -1, -1, -1]]])
+    evaluator.add(batch_of(truth, [1, 2]), labelled([[[0, 1, 0, 0]]] * 2))
+    assert evaluator.image_scores() == {1: pytest.approx(1 / 3)}
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -99,6 +108,9 @@ def test_labels_are_enlarged_to_the_original_picture_without_the_padding():
     padded[:2, :3] = original[2::4, 2::4]
     big = enlarge_labels(padded, (4, 6), (16, 16), (8, 12))
     np.testing.assert_array_equal(big, np.kron(original[2::4, 2::4], np.ones((4, 4))))
+    # Centres of three pixels over two cells: 1/3, 1 and 5/3.
+    three = enlarge_labels(np.array([[7, 9]]), (1, 2), (1, 2), (1, 3))
+    np.testing.assert_array_equal(three, [[7, 9, 9]])
     same = enlarge_labels(original, (8, 12), (8, 12), (8, 12))
     np.testing.assert_array_equal(same, original)
 
