@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from agvm_jax.drawing import draw_detections, save_contact_sheet
+from agvm_jax.evaluation.best_and_worst import best_and_worst
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.diagnosis import Diagnosis, diagnose
 from agvm_jax.evaluation.figures import (
@@ -80,22 +81,21 @@ def write_report(
         for name in ("precision_recall", "confusion", "mistakes")
     ]
 
-    ranking = diagnosis.ranking()
-    if load_image is not None and len(ranking):
-        best = ranking[: min(pictures, (len(ranking) + 1) // 2)]
-        worst = ranking[len(best) :][::-1][:pictures]
-        for name, ids in (("best", best), ("worst", worst)):
-            if len(ids):
-                path = out_dir / f"{name}.png"
-                _draw_images(evaluator, diagnosis, ids, load_image, path)
-                written.append(path)
+    if load_image is None:
+        return written
+    shown = best_and_worst(diagnosis.ranking().tolist(), pictures)
+    for name, image_ids in shown.items():
+        if image_ids:
+            path = out_dir / f"{name}.png"
+            _draw_images(evaluator, diagnosis, image_ids, load_image, path)
+            written.append(path)
     return written
 
 
 def _draw_images(
     evaluator: DetectionEvaluator,
     diagnosis: Diagnosis,
-    image_ids: np.ndarray,
+    image_ids: list[int],
     load_image: Callable[[int], np.ndarray],
     path: Path,
 ) -> None:
@@ -103,7 +103,7 @@ def _draw_images(
     rows = evaluator.rows()
     class_of = {c: k for k, c in enumerate(evaluator.category_ids)}
     images, titles = [], []
-    for image_id in image_ids.tolist():
+    for image_id in image_ids:
         own = np.flatnonzero(rows[:, 0] == image_id)
         mine = rows[own]
         objects = truth.image_ids == image_id
