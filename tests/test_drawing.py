@@ -97,6 +97,42 @@ def test_masks_tint_their_pixels_and_no_others():
     np.testing.assert_array_equal(image, GREY)
 
 
+def test_whole_masks_tint_each_their_own_detection():
+    regions = [np.zeros((48, 48), bool), np.zeros((48, 48), np.uint8)]
+    regions[0][:24] = True
+    regions[1][30:, :10] = 1
+    drawn = draw_detections(
+        grey(48, 48),
+        np.array([[20, 20, 28, 28]] * 2),
+        np.array([0, 1]),
+        np.array([0.9, 0.8]),
+        "ab",
+        regions=regions,
+    )
+    for k, (y, x) in enumerate(((100, 100), (400, 50))):
+        mixed = np.round(0.55 * GREY + 0.45 * np.array(class_color(k)))
+        np.testing.assert_array_equal(drawn[y, x], mixed)
+    assert (drawn[400, 300] == GREY).all()
+
+
+def test_the_best_detection_lies_on_top_and_its_label_stands_where_it_is_best():
+    boxes = np.array([[100.0, 200, 300, 400]] * 2)
+    drawn = draw_detections(
+        grey(480, 480),
+        boxes,
+        np.array([0, 1]),
+        np.array([0.6, 0.7]),
+        ["x", "y"],
+        masks=np.ones((2, 2, 2)),
+    )
+    assert tuple(drawn[350, 100]) == class_color(1)  # the outline
+    assert tuple(drawn[190, 102]) == class_color(1)  # the label's corner above the box
+    tints = [np.array(class_color(k)) for k in (0, 1)]
+    below = np.round(0.55 * GREY + 0.45 * tints[0])
+    top = np.round(0.55 * below + 0.45 * tints[1])
+    np.testing.assert_array_equal(drawn[300, 200], top)
+
+
 def test_labels_tint_their_area_at_any_resolution_and_carry_their_name():
     image = grey(480, 960)
     labels = np.array([[0, -1], [0, 2]])
