@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from agvm_jax.canvas import (
     class_color,
     dashed_rectangle,
+    dotted_rectangle,
     enlarge,
     ink,
     inside,
@@ -33,6 +34,7 @@ def draw_detections(
     class_names: Sequence[str],
     ground_truth: np.ndarray | None = None,
     *,
+    crowds: np.ndarray | None = None,
     masks: np.ndarray | None = None,
     regions: Sequence[np.ndarray] | None = None,
     score_threshold: float = 0.0,
@@ -49,6 +51,7 @@ def draw_detections(
       scores: (D,) in [0, 1].
       class_names: K names.
       ground_truth: (G, 4) boxes, drawn as thin dashed white lines.
+      crowds: (C, 4) boxes of crowd regions, drawn as thin dotted white lines.
       masks: (D, m, m) probabilities over each box; tinted where they reach 0.5.
       regions: D masks (H, W) of the whole image instead; tinted where they are not 0.
       score_threshold: detections below it are not drawn.
@@ -89,9 +92,13 @@ def draw_detections(
     pen = ImageDraw.Draw(canvas)
     line = max(2, round(max(height, width) / 400))
 
-    truths = np.zeros((0, 4)) if ground_truth is None else np.asarray(ground_truth)
-    for box in truths.reshape(-1, 4) * scale:
-        dashed_rectangle(pen, inside(box, width, height))
+    for truths, outline in (
+        (crowds, dotted_rectangle),
+        (ground_truth, dashed_rectangle),
+    ):
+        if truths is not None:
+            for box in np.reshape(truths, (-1, 4)) * scale:
+                outline(pen, inside(box, width, height))
 
     places = [inside(box, width, height) for box in boxes * scale]
     for i in reversed(order):
@@ -121,14 +128,14 @@ def draw_batch(
     """Draw every real image of a batch, without its padding.
 
     Args:
-      batch: host arrays. Boxes that are valid and no crowd are drawn as ground truth.
+      batch: host arrays. Boxes that are valid are drawn as ground truth, or as crowds.
       predictions: host arrays of the same rows.
       class_names, score_threshold, min_side: as in `draw_detections`.
     """
     pictures = []
     for row in np.flatnonzero(np.asarray(batch.image_id) >= 0):
         height, width = np.asarray(batch.image_size)[row]
-        truth = np.asarray(batch.valid)[row] & ~np.asarray(batch.crowd)[row]
+        truth, crowd = np.asarray(batch.valid)[row], np.asarray(batch.crowd)[row]
         found = np.asarray(predictions.valid)[row]
         pictures.append(
             draw_detections(
@@ -137,7 +144,8 @@ def draw_batch(
                 np.asarray(predictions.classes)[row][found],
                 np.asarray(predictions.scores)[row][found],
                 class_names,
-                np.asarray(batch.boxes)[row][truth],
+                np.asarray(batch.boxes)[row][truth & ~crowd],
+                crowds=np.asarray(batch.boxes)[row][truth & crowd],
                 masks=None
                 if predictions.masks is None
                 else np.asarray(predictions.masks)[row][found],

@@ -174,8 +174,9 @@ def get_config() -> ConfigDict:
 
     evaluation = config.eval = ConfigDict()
     evaluation.batch_size = 16  # images a device
-    # Best detections an image at which recall is reported; AP uses the last. LVIS:
-    # (1, 10, 300), with model.max_detections = 300.
-    evaluation.max_detections = (1, 10, 100)
+    # Best detections an image and class at which recall is reported; AP uses the last.
+    # (): 1, 10 and 100; where the annotations are LVIS' (neg_category_ids), the best
+    # 300 of an image: then set model.max_detections = 300 too.
+    evaluation.max_detections = ()
     evaluation.draw_images = 8  # validation images drawn at the end
     return config

@@ -20,7 +20,11 @@ ALLOWED = {
         "agvm_jax.drawing",
         "agvm_jax.canvas",
     ),
-    "agvm_jax/evaluation": ("agvm_jax.structures", "agvm_jax.drawing"),
+    "agvm_jax/evaluation": (
+        "agvm_jax.structures",
+        "agvm_jax.drawing",
+        "agvm_jax.charts",
+    ),
     "models": ("agvm_jax.structures",),
 }
 # Folder -> libraries that it must do without.
