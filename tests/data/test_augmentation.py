@@ -58,6 +58,7 @@ def made_up(rng, size=(30, 44), objects=4):
         "width": width,
         "boxes": boxes,
         "classes": np.arange(objects, dtype=np.int32),
+        "turn": 1,
         "crowd": np.arange(objects) == 0,
         "masks": masks.pack(bitmaps),
         "things": 0,
@@ -141,7 +142,7 @@ def test_boxes_masks_and_labels_go_the_same_way_as_slow_loops(name, seed, config
     drawn = draw(rng, (30, 44), FRAME, EVERYTHING[name], targets)
     place = drawn.placement
     row, dropped = make_row(example, drawn, FRAME, config)
-    assert dropped == 0 and row["image_size"].tolist() == list(place.window)
+    assert dropped == (0, 0) and row["image_size"].tolist() == list(place.window)
     expected = [
         (k, slow_box(place, example["boxes"][k]))
         for k in range(4)

@@ -118,7 +118,7 @@ def test_images_without_labels_are_listed(write_labels, labels, tmp_path):
     ("content", "words"),
     [
         (b"nothing", "a.png is not a PNG"),
-        (label_png(np.zeros((16, 16, 3), np.uint8)), "a.png is not a PNG of one chann"),
+        (label_png(np.zeros((16, 16, 3), np.uint8)), "a.png holds colours"),
         (label_png(np.zeros((16, 16), np.uint8))[:40], "a.png is truncated"),
         (label_png(np.eye(16, dtype=np.uint8))[:-8], "a.png is truncated"),
     ],

@@ -218,8 +218,8 @@ def test_polygons_and_run_lengths_of_a_file_become_masks(write_coco, two_images)
     config.mask_size = 10
     dataset = open_dataset(config)
     assert dataset.train.report.masks == 3
-    assert dataset.train.report.short_polygons == 1
-    assert "1 polygons of fewer" in "\n".join(dataset.report)
+    assert dataset.train.report.dropped_polygons == 1
+    assert "1 polygons that enclose nothing" in "\n".join(dataset.report)
     (batch,) = eval_batches(
         dataset.train, image_size=(20, 30), batch_size=2, data_config=config
     )
