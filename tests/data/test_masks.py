@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from coco_files import annotation
+from coco_files import annotation, with_masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from placements import random_placement
@@ -200,17 +200,6 @@ def test_training_batches_carry_masks_for_the_objects_that_are_kept(data_config)
     assert batch.masks.shape == (8, 2, 8, 8)
     filled = batch.masks.mean(axis=(2, 3))[batch.valid]
     assert (filled > 0.1).mean() > 0.9 and not batch.masks[~batch.valid].any()
-
-
-def with_masks(two_images):
-    """The dictionary with a polygon, run lengths and again a polygon."""
-    first, crowd, second = two_images["annotations"]
-    first["segmentation"] = [[1, 2, 11, 2, 11, 7, 1, 7]]
-    mask = np.zeros((20, 30), bool)
-    mask[4:9, 5:20] = True
-    crowd["segmentation"] = masks.mask_to_run_lengths(mask)
-    second["segmentation"] = [[2, 2, 6, 2, 6, 6, 2, 6], [3, 3, 4, 4]]
-    return two_images
 
 
 def test_polygons_and_run_lengths_of_a_file_become_masks(write_coco, two_images):
