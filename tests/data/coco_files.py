@@ -27,6 +27,13 @@ def noise_png(height, width, seed=0):
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
+def label_png(values):
+    """An encoded label map of at most 256 classes, or more in a uint16 array."""
+    values = np.asarray(values)
+    values = values if values.dtype == np.uint16 else values.astype(np.uint8)
+    return cv2.imencode(".png", values)[1].tobytes()
+
+
 def annotation(i, image_id, category_id, bbox, **more):
     return {
         "id": i,

@@ -5,20 +5,15 @@ import pathlib
 import shutil
 import sys
 
-import cv2
 import numpy as np
 import pytest
-from coco_files import noise_png
+from coco_files import label_png, noise_png
 from PIL import Image
 
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.pipeline import eval_batches
 from agvm_jax.data.segments import load_segments
-
-
-def label_png(values):
-    return cv2.imencode(".png", np.asarray(values))[1].tobytes()
 
 
 @pytest.fixture
