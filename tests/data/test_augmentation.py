@@ -247,6 +247,30 @@ def test_one_key_does_not_change_what_another_draws():
     assert len(seen) == 6
 
 
+def test_scale_crop_and_colour_are_drawn_apart_from_each_other():
+    """Seeded alike, whatever is cropped would be brightened as well."""
+    rules = Augmentation(
+        resizing=Resizing((20, 30)),
+        cropping=Cropping("size", (0.5, 0.5), probability=0.5),
+        color=ColorJitter(brightness=0.1),
+    )
+    happened = []
+    for seed in range(200):
+        drawn = draw(np.random.default_rng(seed), (60, 60), (60, 60), rules)
+        place = drawn.placement
+        happened.append(
+            (
+                min(place.window) == 30,  # the larger of the two sides
+                place.window != place.resized,
+                drawn.colors.brightness != 0,
+            )
+        )
+    happened = np.array(happened)
+    assert ((happened.mean(axis=0) > 0.35) & (happened.mean(axis=0) < 0.65)).all()
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert 0.35 < (happened[:, a] == happened[:, b]).mean() < 0.65
+
+
 def test_the_generator_moves_on_by_the_same_four_numbers_whatever_is_drawn():
     after = set()
     for rules in EVERYTHING.values():
