@@ -316,7 +316,7 @@ def finish(
         example = dataset.val[index_of[image_id]]
         size = (example["height"], example["width"])
         try:
-            return decode_image(example["image"], size)
+            return decode_image(example["image"], size, turn_code=example["turn"])
         except UnreadableImage:
             return np.zeros((*size, 3), np.uint8)
 

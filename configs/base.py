@@ -21,11 +21,11 @@ def get_config() -> ConfigDict:
     config.image_size = (256, 256)  # (height, width); one number means square
 
     data = config.data = ConfigDict()
-    # shapes (generated) | coco (2017 layout) | coco_folder | yolo
+    # shapes (generated) | coco (2017 layout) | coco_folder | lvis (v1) | yolo
     # | ade20k (SceneParse150) | label_folder (images beside label PNGs)
     # | auto: that of these that root's content tells
     data.name = "shapes"
-    data.root = ""  # folder with annotations and images
+    data.root = ""  # folder with annotations and images; yolo: or its data.yaml
     data.train_annotations = "instances_train.json"  # under root
     data.val_annotations = "instances_val.json"
     data.train_images = "train"
@@ -39,6 +39,15 @@ def get_config() -> ConfigDict:
     data.val_labels = "val_labels"
     data.label_names = ()  # of these PNGs' classes; (): the lines of classes.txt
     data.label_void = (255,)  # label_folder: pixel values without a class
+    # A coco_folder, label_folder or yolo set without a validation split: this share of
+    # its images is held out, chosen by their names and the seed. It counts as without
+    # one where the val_ keys have their defaults, or are "", and nothing is there.
+    data.val_share = 0.1
+    data.val_seed = 0
+    # Whether annotations are of images turned as their EXIF data say, where a stated
+    # size does not tell: applied | ignored | auto: applied for yolo, ignored for coco,
+    # lvis and ade20k; in folders as for most images whose stated size does tell.
+    data.exif_turns = "auto"
     data.cache_dir = "~/.cache/agvm_jax"  # where prepared ArrayRecord files live
     data.max_boxes = 100  # objects an image keeps; what is dropped is counted
     data.mask_size = 0  # side of each object's mask, cropped to its box; 0: no masks

@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from agvm_jax.data.errors import DataError
-from agvm_jax.data.yolo import is_yolo
+from agvm_jax.data.yolo_layout import is_yolo
 
 AUTO = "auto"  # the value of config.data.name that asks for it
 
@@ -26,6 +26,11 @@ def detect_layout(root: pathlib.Path, data_config: Any) -> str:
         for name, there in (
             ("coco", (root / "annotations" / "instances_train2017.json").is_file()),
             ("coco_folder", annotations.is_file()),
+            (
+                "lvis",
+                (root / "annotations" / "lvis_v1_train.json").is_file()
+                or (root / "lvis_v1_train.json").is_file(),
+            ),
             (
                 "ade20k",
                 (root / "images" / "training").is_dir()
@@ -50,8 +55,10 @@ def detect_layout(root: pathlib.Path, data_config: Any) -> str:
         f"{root} is of no layout that is known. For training it would hold"
         " annotations/instances_train2017.json (coco),"
         f" {config.train_annotations} and {config.train_images}/ (coco_folder),"
-        " images/training/ and annotations/training/ (ade20k),"
+        " annotations/lvis_v1_train.json (lvis), images/training/ and"
+        " annotations/training/ (ade20k),"
         f" {config.train_images}/ and {config.train_labels}/ (label_folder), or"
-        " images/train/ and labels/train/ (yolo). Put it so, or set"
+        " images/train/ and labels/train/, or a data.yaml that names such folders"
+        " (yolo). Put it so, or set"
         " --config.data.name=NAME and the keys of config.data that name files."
     )

@@ -23,6 +23,15 @@ _FINEST = 8
 _FILL_SIDE = 512
 
 
+def encloses(points: np.ndarray) -> bool:
+    """Whether a polygon, (2p,) x y x y ..., encloses anything: not all on one line."""
+    if len(points) < 6:
+        return False
+    edges = points.reshape(-1, 2)[1:] - points[:2]
+    far = edges[np.argmax(np.abs(edges).max(axis=1))]
+    return bool((edges[:, 0] * far[1] != edges[:, 1] * far[0]).any())
+
+
 def windows(boxes: np.ndarray) -> np.ndarray:
     """(n, 4) boxes x1 y1 x2 y2 -> (n, 4) int64, the whole pixels that they touch."""
     return np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], 1).astype(
@@ -39,7 +48,9 @@ def bitmap(segmentation: Segmentation, window: Sequence[int]) -> np.ndarray:
       window: x1 y1 x2 y2, whole pixels.
 
     Returns:
-      (y2 - y1, x2 - x1) bool: pixels of which half or more are covered.
+      (y2 - y1, x2 - x1) bool: pixels of which half or more are covered. Of polygons
+      so thin that there is none, the pixels that are covered most: an object does not
+      vanish because it is small.
     """
     x1, y1, x2, y2 = (int(side) for side in window)
     if segmentation is None:
@@ -61,7 +72,7 @@ def bitmap(segmentation: Segmentation, window: Sequence[int]) -> np.ndarray:
     means = cv2.resize(
         canvas * np.uint8(200), (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA
     )
-    return means >= 100
+    return means >= np.clip(means.max(), 1, 100)
 
 
 def run_lengths_to_mask(segmentation: dict[str, Any]) -> np.ndarray:

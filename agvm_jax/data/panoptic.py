@@ -71,7 +71,10 @@ class Panoptic:
         try:
             data = path.read_bytes()
             check_whole(data)
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            pixels = cv2.imdecode(
+                np.frombuffer(data, np.uint8),
+                cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
+            )
         except (OSError, cv2.error):
             pixels = None
         except UnreadableImage as error:

@@ -79,6 +79,11 @@ def test_the_report_counts_what_objects_keeps(two_images, tmp_path):
     assert report.boxes == sum(kept) and report.most_boxes == max(kept)
     assert report.images_without_boxes == kept.count(0)
     assert report.boxes + report.zero_area_boxes + report.outside_boxes == 300
+    truth = annotations.ground_truth()["annotations"]
+    for index, image_id in enumerate(annotations.image_ids):
+        of_image = [a["category_id"] for a in truth if a["image_id"] == image_id]
+        assert len(of_image) == kept[index]  # what evaluation counts
+    assert all(w > 0 and h > 0 for *_, w, h in (a["bbox"] for a in truth))
 
 
 def test_missing_area_iscrowd_and_ids_are_filled_in(two_images, tmp_path):

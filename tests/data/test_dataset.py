@@ -147,7 +147,7 @@ def test_val_may_lack_categories_and_keeps_the_training_classes(write_coco, two_
     [
         (
             {"name": "imagenet"},
-            "'imagenet'; there are ade20k, coco, coco_folder, label_folder, shap",
+            "'imagenet'; there are ade20k, coco, coco_folder, label_folder, lvis, sh",
         ),
         ({"name": "coco"}, "root is empty: set --config.data.root=PATH to a folder w"),
         ({"name": "coco_folder"}, "root is empty: .*data.root=PATH"),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from coco_files import annotation
+from coco_files import annotation, with_masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from placements import random_placement
@@ -202,24 +202,13 @@ def test_training_batches_carry_masks_for_the_objects_that_are_kept(data_config)
     assert (filled > 0.1).mean() > 0.9 and not batch.masks[~batch.valid].any()
 
 
-def with_masks(two_images):
-    """The dictionary with a polygon, run lengths and again a polygon."""
-    first, crowd, second = two_images["annotations"]
-    first["segmentation"] = [[1, 2, 11, 2, 11, 7, 1, 7]]
-    mask = np.zeros((20, 30), bool)
-    mask[4:9, 5:20] = True
-    crowd["segmentation"] = masks.mask_to_run_lengths(mask)
-    second["segmentation"] = [[2, 2, 6, 2, 6, 6, 2, 6], [3, 3, 4, 4]]
-    return two_images
-
-
 def test_polygons_and_run_lengths_of_a_file_become_masks(write_coco, two_images):
     config = write_coco(with_masks(two_images))
     config.mask_size = 10
     dataset = open_dataset(config)
     assert dataset.train.report.masks == 3
-    assert dataset.train.report.short_polygons == 1
-    assert "1 polygons of fewer" in "\n".join(dataset.report)
+    assert dataset.train.report.dropped_polygons == 1
+    assert "1 polygons that enclose nothing" in "\n".join(dataset.report)
     (batch,) = eval_batches(
         dataset.train, image_size=(20, 30), batch_size=2, data_config=config
     )
