@@ -3,9 +3,9 @@
 Any key of configs/base.py can be set on the command line, for example
 --config.batch_size=64. The same command again goes on where it stopped.
 
-Exit codes: 0 finished, or stopped by a signal with everything saved; 1 training stopped
+Exit codes: 0 finished; 75 stopped by a signal and saved, start it again; 3 stopped
 because the loss was not finite; 2 something in the input was wrong, and one sentence
-says what.
+says what; 1 a crash.
 """
 
 import math
@@ -35,6 +35,7 @@ from agvm_jax.optim.recipes import build_optimizer, check_modulation
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
 from agvm_jax.training.checkpoint import CheckpointMismatch, any_checkpoint
+from agvm_jax.training.exit_code import ExitCode
 from agvm_jax.training.host_memory import keep_freed_memory
 from agvm_jax.training.loop import Experiment, Outcome, train_and_evaluate
 from agvm_jax.training.metrics import open_log
@@ -77,10 +78,12 @@ def main(arguments: list[str]) -> int:
         return complain(error)
     except TrainingStopped as error:
         print(f"training stopped: {error}", file=sys.stderr)
-        return 1
-    if jax.process_index() == 0 and outcome.status != "interrupted":
+        return leave(ExitCode.DIVERGED)
+    if outcome.status == "interrupted":
+        return leave(ExitCode.INTERRUPTED)
+    if jax.process_index() == 0:
         finish(config, dataset, experiment, outcome)
-    return 0
+    return leave(ExitCode.FINISHED)
 
 
 def parse(arguments: list[str]) -> ConfigDict:
@@ -346,7 +349,14 @@ def complain(error: Exception) -> int:
     if FLAGS.is_parsed() and FLAGS.traceback:
         raise error
     print(f"error: {error}", file=sys.stderr)
-    return 2
+    return ExitCode.INPUT
+
+
+def leave(code: ExitCode) -> int:
+    """Ends all processes together; the first to go alone would take others along."""
+    if FLAGS.distributed:
+        jax.distributed.shutdown()
+    return code
 
 
 if __name__ == "__main__":

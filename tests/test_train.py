@@ -181,7 +181,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     process.send_signal(how)
     out, err = process.communicate(timeout=100)
     if how is signal.SIGTERM:
-        assert process.returncode == 0, err
+        assert process.returncode == 75, err
         assert "stopped by a signal" in out
     else:
         assert process.returncode == -signal.SIGKILL

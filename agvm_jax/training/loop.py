@@ -16,9 +16,9 @@ from agvm_jax.training.batching import BatchPlan
 from agvm_jax.training.checkpoint import Checkpoints
 from agvm_jax.training.feed import Feed, StepAbandoned
 from agvm_jax.training.progress import Clock, Progress
-from agvm_jax.training.run_folder import StopSignal
 from agvm_jax.training.state import TrainState
 from agvm_jax.training.step import TrainStep
+from agvm_jax.training.stop_signal import StopSignal
 from agvm_jax.training.watch import Watch
 
 INTERRUPTED = (

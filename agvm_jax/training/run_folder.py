@@ -5,12 +5,10 @@ says something else belongs to another run and is never touched.
 """
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 # Keys that may change between two sittings of one run: they say where, how often and
 # how fast, but not what is computed. Micro-batching and the number of devices may
@@ -73,46 +71,3 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a wish to stop after the current step.
-
-    A context manager. With several processes all of them stop at the same step: JAX's
-    preemption service spreads the signal. A second Ctrl-C interrupts at once.
-    """
-
-    def __init__(self):
-        self._wanted = False
-        self._former: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # Only the main thread may set handlers; a run inside a thread (a test, a
-            # notebook) goes without.
-            try:
-                self._former[number] = signal.signal(number, self._handle)
-            except ValueError:
-                pass
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: object) -> None:
-        del frame
-        if self._wanted and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._wanted = True
-
-    @property
-    def may_abandon_step(self) -> bool:
-        """Whether a step may be left in the middle: several processes cannot agree."""
-        return self._wanted and jax.process_count() == 1
-
-    def reached(self, step: int) -> bool:
-        """Returns whether the run is to stop after ``step``."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._wanted

@@ -7,7 +7,8 @@ import signal
 import pytest
 
 from agvm_jax.training.metrics import MetricsWriter, read_metrics
-from agvm_jax.training.run_folder import StopSignal, open_run_folder
+from agvm_jax.training.run_folder import open_run_folder
+from agvm_jax.training.stop_signal import StopSignal
 
 CONFIG = {
     "batch_size": 16,
