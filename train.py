@@ -34,14 +34,19 @@ from agvm_jax.optim.noise import noise_init
 from agvm_jax.optim.recipes import build_optimizer, check_modulation
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
-from agvm_jax.training.checkpoint import CheckpointMismatch, any_checkpoint
 from agvm_jax.training.exit_code import ExitCode
 from agvm_jax.training.host_memory import keep_freed_memory
 from agvm_jax.training.loop import Experiment, Outcome, train_and_evaluate
 from agvm_jax.training.metrics import open_log
+from agvm_jax.training.restoring import (
+    CheckpointMismatch,
+    NoGoodCheckpoint,
+    saved_steps,
+)
 from agvm_jax.training.run_folder import open_run_folder
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep, make_predict
+from agvm_jax.training.storage import StorageError
 from agvm_jax.training.watch import TrainingStopped
 from models.build import build_detector
 from models.initial_weights import load_initial_weights
@@ -74,11 +79,14 @@ def main(arguments: list[str]) -> int:
         return complain(error)
     try:
         outcome = train_and_evaluate(experiment)
-    except (DataError, CheckpointMismatch) as error:
+    except (DataError, CheckpointMismatch, NoGoodCheckpoint) as error:
         return complain(error)
     except TrainingStopped as error:
         print(f"training stopped: {error}", file=sys.stderr)
         return leave(ExitCode.DIVERGED)
+    except StorageError as error:
+        complain(error)
+        return ExitCode.CRASHED
     if outcome.status == "interrupted":
         return leave(ExitCode.INTERRUPTED)
     if jax.process_index() == 0:
@@ -170,7 +178,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     folder = Path(config.workdir or Path("runs") / config.name / str(config.seed))
     weights = None
     # A run that goes on takes its weights from its own checkpoint.
-    if config.train.init_from and not any_checkpoint(folder / "checkpoints"):
+    if config.train.init_from and not saved_steps(folder / "checkpoints"):
         weights = load_initial_weights(
             config.train.init_from,
             config.train.init_what,

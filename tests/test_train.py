@@ -17,6 +17,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from agvm_jax.training.restoring import saved_steps
+
 ROOT = Path(__file__).parents[1]
 STEPS = 24
 
@@ -88,9 +90,9 @@ def metrics(folder):
 
 def arrays(folder):
     """The arrays of the last checkpoint by path."""
-    with ocp.CheckpointManager(folder / "checkpoints") as manager:
-        step = manager.latest_step()
-        tree = manager.restore(step, args=ocp.args.StandardRestore())
+    step = saved_steps(folder / "checkpoints")[-1]
+    with ocp.StandardCheckpointer() as checkpointer:
+        tree = checkpointer.restore(folder / "checkpoints" / str(step) / "state")
     flat, _ = _flatten(tree)
     return step, flat
 

@@ -21,7 +21,7 @@ class TrainingStopped(RuntimeError):
 
 
 class Watch:
-    """Keeps the metrics of recent steps, still on the device, and checks them late.
+    """Keeps the metrics of the last few steps, on the device, and checks them late.
 
     Args:
       max_skipped: how many steps in a row may be skipped.
@@ -32,7 +32,6 @@ class Watch:
         self._max_skipped = max_skipped
         self._log = log
         self._unchecked = collections.deque()
-        self._window: list[dict[str, jax.Array]] = []
 
     def add(self, step: int, scalars: dict[str, jax.Array], ids: np.ndarray) -> None:
         """Takes a step's metrics and image ids, and checks an older step.
@@ -41,7 +40,6 @@ class Watch:
           TrainingStopped: the bound is passed.
         """
         self._unchecked.append((step, scalars, ids))
-        self._window.append(scalars)
         while len(self._unchecked) > STEPS_AHEAD:
             self._check()
 
@@ -53,22 +51,6 @@ class Watch:
         """
         while self._unchecked:
             self._check()
-
-    def mean_since_last(self) -> dict[str, float]:
-        """Returns the mean of each metric over the finite steps since the last call."""
-        self.check_all()
-        window = jax.device_get(self._window)
-        self._window = []
-        used = [scalars for scalars in window if scalars["finite"]] or window[-1:]
-        means = {
-            name: float(np.mean([scalars[name] for scalars in used]))
-            for name in used[0]
-            if name not in ("finite", "skipped") and not name.startswith("mu/")
-        }
-        # mu moves slowly and is what the next step uses: its last value says most.
-        means |= {k: float(v) for k, v in window[-1].items() if k.startswith("mu/")}
-        means["skipped_steps"] = float(sum(not s["finite"] for s in window))
-        return means
 
     def _check(self) -> None:
         step, scalars, ids = self._unchecked.popleft()

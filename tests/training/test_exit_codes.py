@@ -41,3 +41,12 @@ def test_an_interrupted_run_is_75_and_goes_on(main, capsys):
 def test_a_run_without_finite_steps_is_3(main, capsys):
     assert main(bad=(2, 3, 4)) == 3
     assert "3 steps in a row" in capsys.readouterr().err
+
+
+def test_a_last_state_that_could_not_be_stored_is_1(main, capsys, monkeypatch):
+    full = SimpleNamespace(total=1, used=1, free=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: full)
+    assert main(steps=3) == 1
+    out, err = capsys.readouterr()
+    assert "the checkpoint of step 2 could not be saved" in out
+    assert err == "error: the state after step 3 could not be stored\n"

@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from toy_run import ROWS, Stream, losses, make_experiment
+from toy_run import ROWS, Stream, comparable, losses, make_experiment
 
 from agvm_jax.training.loop import train_and_evaluate
+from agvm_jax.training.restoring import saved_steps
+from agvm_jax.training.stop_signal import StopSignal
 from agvm_jax.training.watch import TrainingStopped
 
 
@@ -44,8 +46,6 @@ def test_a_signal_between_micro_batches_loses_no_more_than_that_step(
     settings = dict(steps=3, micro_batches=4)
     straight = tmp_path / "straight"
     broken = tmp_path / "broken"
-    for folder in (straight, broken):
-        folder.mkdir()
     train_and_evaluate(make_experiment(straight, **settings))
     outcome = train_and_evaluate(
         make_experiment(broken, signal_at=signal_at, **settings)
@@ -66,8 +66,6 @@ def test_batches_of_two_shapes_are_one_run(tmp_path):
             return dataclasses.replace(batch, image=np.zeros(shape, np.uint8))
 
     straight, turning = tmp_path / "straight", tmp_path / "turning"
-    for folder in (straight, turning):
-        folder.mkdir()
     train_and_evaluate(make_experiment(straight, steps=3, micro_batches=4))
     experiment = make_experiment(turning, steps=3, micro_batches=4)
     experiment = dataclasses.replace(experiment, train_batches=Turning)
@@ -81,3 +79,49 @@ def test_a_finished_run_is_only_evaluated(tmp_path):
     outcome = train_and_evaluate(make_experiment(tmp_path, steps=2))
     assert outcome.status == "was finished" and outcome.results == {"AP": 0.2}
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def run(folder, stop_at=None, **settings):
+    """Runs the toy in a folder; as if a signal had come in step ``stop_at``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopSignal, "reached", lambda self, step: step == stop_at)
+        return train_and_evaluate(make_experiment(folder, **settings))
+
+
+@pytest.mark.parametrize("stop_at", [4, 5])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, stop_at):
+    """Also where an evaluation was due at that step, and the best with it; and where
+    the stop lies within a window of the log.
+    """
+    settings = {
+        "train.log_every_steps": 3,
+        "train.keep_checkpoints": 1,
+        "train.tensorboard": True,
+    }
+    options = dict(settings=settings, steps=8, ap={2: 0.3, 4: 0.9, 6: 0.2, 8: 0.1})
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    run(straight, **options)
+    outcome = run(broken, stop_at=stop_at, **options)
+    assert (outcome.status, outcome.step) == ("interrupted", stop_at)
+    assert run(broken, **options).status == "finished"
+    assert comparable(broken) == comparable(straight)
+    for folder in (straight, broken):
+        assert saved_steps(folder / "checkpoints") == [4, 8]
+    assert [line["step"] for line in comparable(broken)] == [2, 3, 4, 6, 6, 8, 8]
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, capsys):
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    run(straight)
+    run(broken, stop_at=4)
+    (broken / "checkpoints" / "4" / "state" / "manifest.ocdbt").write_bytes(b"")
+    assert run(broken).status == "finished"
+    assert "step 4 is damaged" in capsys.readouterr().out
+    assert comparable(broken) == comparable(straight)
+    assert "step 4 is damaged" in (broken / "log.txt").read_text()
+
+
+def test_that_everything_is_saved_is_said_after_it_is(tmp_path):
+    run(tmp_path, stop_at=3)
+    log = (tmp_path / "log.txt").read_text()
+    assert log.index("the checkpoint of step 3 is on disk") < log.index("everything is")

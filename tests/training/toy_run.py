@@ -70,8 +70,16 @@ class Stream:
         pass
 
 
-def make_experiment(folder, steps=6, micro_batches=1, settings=None, **stream):
-    """Returns the experiment; ``settings`` are keys of the config's other sections."""
+def make_experiment(folder, steps=6, micro_batches=1, settings=None, ap=None, **stream):
+    """Returns the experiment.
+
+    Args:
+      folder: the run folder; it is made.
+      settings: keys of the config.
+      ap: step -> AP; by default it rises.
+      stream: see `Stream`.
+    """
+    folder.mkdir(exist_ok=True)
     config = base.get_config()
     config.optim.lr_rule = "none"
     config.optim.warmup_steps = 0
@@ -110,10 +118,20 @@ def make_experiment(folder, steps=6, micro_batches=1, settings=None, **stream):
         train_batches=lambda first: Stream(first, **stream),
         eval_batches=list,
         predict=lambda state, batch: None,
-        evaluate=lambda state: {"AP": float(state.step) / 10},
+        evaluate=lambda state: {
+            "AP": ap[int(state.step)] if ap else float(state.step) / 10
+        },
         evaluator=SimpleNamespace(),
         settings=config.train,
     )
+
+
+def comparable(folder):
+    """The lines of metrics.jsonl without what a clock says."""
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "images_per_second")}
+        for line in read_metrics(folder / "metrics.jsonl")
+    ]
 
 
 def losses(folder):
