@@ -6,7 +6,8 @@ A step is two pure functions under `jax.shard_map`:
   images and adds it to its own sums. Nothing is sent, except by synced BatchNorm.
 * ``apply`` ends the step. The replicas' sums become the mean gradient and phi (the only
   collectives of a step, in `optim.reduction`), the optimizer turns them into an update,
-  and the new state comes out; or the old one, when anything was not finite.
+  and the new state comes out; or the old one with its counts moved on, when anything
+  was not finite.
 
 With one micro-batch the two are compiled as one program. With several, the batches are
 fed one by one, so neither the host nor a device ever holds more than a micro-batch of
@@ -34,7 +35,7 @@ from agvm_jax.optim.streaming import GroupPlan
 from agvm_jax.optim.variance import module_sq_norms
 from agvm_jax.training.batching import BatchPlan
 from agvm_jax.training.mesh import DATA_AXIS
-from agvm_jax.training.state import TrainState
+from agvm_jax.training.state import TrainState, with_counts_of
 
 LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, dict]]]
 
@@ -232,7 +233,8 @@ class TrainStep:
             step=state.step + 1,
             params=accept(params, state.params),
             model_state=accept(model_state, state.model_state),
-            opt_state=accept(opt_state, state.opt_state),
+            # Counts are the clock of schedules, and a skipped step took its time.
+            opt_state=with_counts_of(opt_state, accept(opt_state, state.opt_state)),
             noise=accept(noise, state.noise),
             key=state.key,
             skipped=jnp.where(finite, 0, state.skipped + 1),
