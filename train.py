@@ -44,6 +44,7 @@ from agvm_jax.training.restoring import (
     saved_steps,
 )
 from agvm_jax.training.run_folder import open_run_folder
+from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep, make_predict
 from agvm_jax.training.storage import StorageError
@@ -177,8 +178,17 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     jax.eval_shape(recipe.tx.init, params)  # so that its errors are said now
     folder = Path(config.workdir or Path("runs") / config.name / str(config.seed))
     weights = None
-    # A run that goes on takes its weights from its own checkpoint.
-    if config.train.init_from and not saved_steps(folder / "checkpoints"):
+    if config.train.skip_steps < 0:
+        raise ValueError(
+            f"train.skip_steps={config.train.skip_steps} must be 0 or more: the steps"
+            " whose batches are left out."
+        )
+    source = None
+    goes_on = bool(saved_steps(folder / "checkpoints"))
+    if config.train.start_from and not goes_on:
+        source = find_source(config.train.start_from, total_steps)
+    # A run that goes on, or starts from another, has the weights of a checkpoint.
+    if config.train.init_from and not goes_on and not source:
         weights = load_initial_weights(
             config.train.init_from,
             config.train.init_what,
@@ -194,6 +204,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             f" parameters, {config.image_size[0]} x {config.image_size[1]} px, computed"
             f" in {model_config.dtype}",
             **({"weights": weights.report} if weights else {}),
+            **({"starts from": str(source)} if source else {}),
             **({"frozen": name_parts(freeze_at)} if freeze_at else {}),
             "steps": f"{total_steps}, {steps_per_epoch} an epoch; {plan}",
             "optimizer": "\n".join(recipe.reasons),
@@ -229,7 +240,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             batch_size=plan.images_per_pass,
             seed=config.seed,
             data_config=config.data,
-            start_batch=first,
+            start_batch=first + config.train.skip_steps * plan.micro_batches,
             **processes,
         )
 
@@ -247,6 +258,10 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         predictions = predict_on_mesh(state.params, state.model_state, on_mesh)
         return mesh_lib.local_rows(predictions)
 
+    def write_npz(state):
+        # What another run may start from: --config.train.init_from=FOLDER/weights.npz.
+        write_weights(folder / "weights.npz", flatten(state.params, state.model_state))
+
     def evaluate_state(state):
         return evaluate(lambda batch: predict(state, batch), validation(), evaluator)
 
@@ -257,6 +272,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         initial_state=initial_state,
+        source=source,
+        seed=config.seed,
         step=TrainStep(detector.loss, recipe, plan, mesh, labels),
         schedule=recipe.schedule,
         train_batches=stream,
@@ -264,6 +281,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         predict=predict,
         evaluate=evaluate_state,
         evaluator=evaluator,
+        write_weights=write_npz,
         settings=config.train,
     )
 
@@ -314,11 +332,6 @@ def finish(
             " For another run: --config.seed=N or --config.name=NAME",
             outcome.step,
         )
-    # What another run may start from: --config.train.init_from=FOLDER/weights.npz.
-    state = outcome.state
-    write_weights(
-        experiment.folder / "weights.npz", flatten(state.params, state.model_state)
-    )
     index_of = {
         image["id"]: index
         for index, image in enumerate(dataset.val.ground_truth()["images"])

@@ -21,10 +21,11 @@ from agvm_jax.training.checkpoint import Checkpoints
 from agvm_jax.training.feed import Feed, StepAbandoned
 from agvm_jax.training.progress import Clock, Progress
 from agvm_jax.training.restoring import Restored, restore_newest, saved_steps
+from agvm_jax.training.start_from import Source, how_to_go_on, restore_source
 from agvm_jax.training.state import TrainState
 from agvm_jax.training.step import TrainStep
 from agvm_jax.training.stop_signal import StopSignal
-from agvm_jax.training.watch import Watch
+from agvm_jax.training.watch import TrainingStopped, Watch
 from agvm_jax.training.windows import Windows
 
 METRIC = "AP"  # what ranks checkpoints
@@ -41,6 +42,8 @@ class Experiment:
       total_steps: optimizer steps in the run.
       steps_per_epoch: steps that show every image once, possibly a fraction.
       initial_state: ``() -> TrainState``, replicated over the mesh.
+      source: the checkpoint of another run that this one starts from, or None.
+      seed: what the random key of the run is made from.
       step: the compiled train step.
       schedule: step -> learning rate, on the host.
       train_batches: ``(first) -> iterator`` of this process's host batches from the
@@ -49,6 +52,8 @@ class Experiment:
       predict: ``(state, host batch) -> Predictions`` of the same rows.
       evaluate: ``(state) -> dict`` with "AP", "AP50", ...
       evaluator: what `evaluate` fills; it can tell more after it.
+      write_weights: ``(state)``, leaves the weights in the run folder; called by the
+        first process when a sitting ends, for whatever reason.
       settings: the config's ``train`` section.
     """
 
@@ -58,6 +63,8 @@ class Experiment:
     total_steps: int
     steps_per_epoch: float
     initial_state: Callable[[], TrainState]
+    source: Source | None
+    seed: int
     step: TrainStep
     schedule: Callable[[int], Any]
     train_batches: Callable[[int], Iterator[Any]]
@@ -65,6 +72,7 @@ class Experiment:
     predict: Callable[[TrainState, Any], Any]
     evaluate: Callable[[TrainState], dict[str, float]]
     evaluator: Any
+    write_weights: Callable[[TrainState], None]
     settings: Any
 
 
@@ -100,10 +108,14 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
     begin = first_state(experiment, log)
     if begin.step >= experiment.total_steps:
         results = experiment.evaluate(begin.state)
+        _write_weights(experiment, begin.state, log)
         return Outcome(begin.state, begin.step, results, "was finished")
     sitting = _Sitting(experiment, begin, log)
     try:
         status = sitting.run()
+    except TrainingStopped as error:
+        advice = how_to_go_on(experiment.folder, error.step)
+        raise TrainingStopped(f"{error} {advice}", error.step) from None
     finally:
         sitting.close()
     return Outcome(sitting.state, sitting.step, sitting.results, status)
@@ -111,12 +123,15 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
 
 def first_state(experiment: Experiment, log: logging.Logger) -> Restored:
     """Returns what a sitting begins with: the newest good checkpoint, or step 0."""
-    folder = experiment.folder / "checkpoints"
-    if not saved_steps(folder):
+    folder, source = experiment.folder / "checkpoints", experiment.source
+    own = bool(saved_steps(folder))
+    if not own and source is None:
         return Restored(experiment.initial_state(), 0, {})
     # Only the shapes are made of a state that is restored: there are never two.
     shapes = jax.eval_shape(experiment.initial_state)
     like = mesh_lib.as_replicated(experiment.mesh, shapes)
+    if not own:
+        return restore_source(source, like, experiment.seed, log)
     restored = restore_newest(folder, like, log)
     log.info(
         "resumed from the checkpoint of step %d of %d",
@@ -133,6 +148,8 @@ class _Sitting:
         settings, start = experiment.settings, begin.step
         first_process = jax.process_index() == 0
         self.state, self.step = begin.state, start
+        # Not when another run's checkpoint is the start: that step is the other's.
+        self._resumed = start in saved_steps(experiment.folder / "checkpoints")
         self.results: dict[str, float] = {}
         self._experiment, self._log = experiment, log
         self._log_every = settings.log_every_steps
@@ -162,7 +179,7 @@ class _Sitting:
         # The stream is indexed, and every step takes the same number of passes.
         batches = experiment.train_batches(start * passes)
         self._feed = Feed(experiment.mesh, batches, passes, self._progress, self._stop)
-        self._watch = Watch(settings.max_skipped_steps, log)
+        self._watch = Watch(settings.max_skipped_steps, experiment.folder, log)
         self._windows = Windows(self._write_window, begin.record.get("window", ()))
         self._noise_scale = jax.jit(noise_scale)
         self._clock = Clock(experiment.plan.batch_size)
@@ -172,6 +189,7 @@ class _Sitting:
         total = self._experiment.total_steps
         with self._stop:
             missing = self._evaluation_is_due() and self.step not in self._metric
+            missing &= self._resumed
             if mesh_lib.first_process_says(missing):
                 self._evaluate()  # the former sitting was stopped before it
             while self.step < total:
@@ -209,6 +227,7 @@ class _Sitting:
             self._feed.close()
             self._writer.close()
             self._checkpoints.close()
+            _write_weights(self._experiment, self.state, self._log)
         for name, count in self._feed.counters.items():
             if count:
                 self._log.info("data: %s: %d", name.replace("_", " "), count)
@@ -274,3 +293,17 @@ def _every(epochs: float, experiment: Experiment) -> int:
     if epochs <= 0:
         return experiment.total_steps + 1
     return max(1, round(epochs * experiment.steps_per_epoch))
+
+
+def _write_weights(
+    experiment: Experiment, state: TrainState, log: logging.Logger
+) -> None:
+    # A step that failed may have taken the state's buffers with it.
+    lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    if lost or jax.process_index() != 0:
+        return
+    try:
+        experiment.write_weights(state)
+    except OSError as error:
+        words = storage.in_words(error, experiment.folder)
+        log.error("the weights could not be written: %s", words)

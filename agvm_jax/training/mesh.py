@@ -85,6 +85,21 @@ def first_process_says(value: bool) -> bool:
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
+def rows_of_all(array: np.ndarray) -> np.ndarray:
+    """Returns the rows of all processes; all of them call this with as many rows.
+
+    Args:
+      array: (n, ...) this process's rows: those i, i + k, ... of k processes.
+
+    Returns:
+      (k * n, ...) in the order of the whole.
+    """
+    if jax.process_count() == 1:
+        return array
+    every = multihost_utils.process_allgather(array)  # (k, n, ...)
+    return np.swapaxes(every, 0, 1).reshape(-1, *array.shape[1:])
+
+
 def local_rows(tree: Any) -> Any:
     """Takes this process's rows of arrays that are split over the leading axis.
 

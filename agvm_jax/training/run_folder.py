@@ -24,7 +24,13 @@ FREE_KEYS = (
     "train.",
 )
 # These among them do say what is computed.
-HELD_KEYS = ("train.init_from", "train.init_what", "train.freeze_at")
+HELD_KEYS = (
+    "train.init_from",
+    "train.init_what",
+    "train.freeze_at",
+    "train.start_from",
+    "train.skip_steps",
+)
 
 
 def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
@@ -46,7 +52,7 @@ def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
         changed = [
             f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
             for key in sorted(theirs.keys() | ours.keys())
-            if theirs.get(key) != ours.get(key)
+            if not _same(theirs, ours, key)
             and (key in HELD_KEYS or not key.startswith(FREE_KEYS))
         ]
         if changed:
@@ -61,6 +67,13 @@ def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
         partial.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         partial.replace(path)
     return folder
+
+
+def _same(theirs: dict[str, Any], ours: dict[str, Any], key: str) -> bool:
+    """Whether a key is the same; one that an older config lacks is "off" there."""
+    if key not in theirs and not ours[key]:
+        return True
+    return theirs.get(key) == ours.get(key)
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

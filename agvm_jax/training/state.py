@@ -68,6 +68,11 @@ def create_state(params, model_state, opt_state, noise, seed: int) -> TrainState
         model_state=model_state,
         opt_state=opt_state,
         noise=noise,
-        key=jax.random.key_data(jax.random.key(seed)),
+        key=random_key(seed),
         skipped=jnp.zeros([], jnp.int32),
     )
+
+
+def random_key(seed: int) -> jax.Array:
+    """Returns a run's random key as `TrainState` holds it: uint32 data."""
+    return jax.random.key_data(jax.random.key(seed))

@@ -83,11 +83,9 @@ class AppendFile:
 def hush_libraries() -> None:
     """Keeps what Orbax and TensorStore log of errors that we tell to ourselves."""
     for name in ("absl", "asyncio"):
-        logging.getLogger(name).addFilter(_without_their_tracebacks)
+        logging.getLogger(name).addFilter(_not_theirs)
 
 
-def _without_their_tracebacks(record: logging.LogRecord) -> bool:
-    if not record.exc_info:
-        return True
-    theirs = "orbax" in record.pathname or "tensorstore" in str(record.exc_info[1])
-    return not theirs
+def _not_theirs(record: logging.LogRecord) -> bool:
+    error = str(record.exc_info[1]) if record.exc_info else ""
+    return "orbax" not in record.pathname and "tensorstore" not in error

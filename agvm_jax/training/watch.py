@@ -6,10 +6,16 @@ such steps in a row is kept.
 """
 
 import collections
+import json
 import logging
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+
+from agvm_jax.training import mesh as mesh_lib
+from agvm_jax.training.storage import AppendFile
 
 # How many steps the host may run ahead of the device before it looks whether the oldest
 # of them was finite. Two keep the device busy; more would only hold more batches.
@@ -17,7 +23,15 @@ STEPS_AHEAD = 2
 
 
 class TrainingStopped(RuntimeError):
-    """Too many steps in a row were not finite."""
+    """Too many steps in a row were not finite.
+
+    Attributes:
+      step: the last of them.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class Watch:
@@ -25,16 +39,19 @@ class Watch:
 
     Args:
       max_skipped: how many steps in a row may be skipped.
-      log: where a skipped step is reported.
+      folder: the run folder; nonfinite.jsonl there gets a line for each such step,
+        with all its image ids.
+      log: where it is reported.
     """
 
-    def __init__(self, max_skipped: int, log: logging.Logger):
+    def __init__(self, max_skipped: int, folder: Path, log: logging.Logger):
         self._max_skipped = max_skipped
+        self._path = folder / "nonfinite.jsonl"
         self._log = log
         self._unchecked = collections.deque()
 
     def add(self, step: int, scalars: dict[str, jax.Array], ids: np.ndarray) -> None:
-        """Takes a step's metrics and image ids, and checks an older step.
+        """Takes a step's metrics and this process's image ids; checks an older step.
 
         Raises:
           TrainingStopped: the bound is passed.
@@ -62,16 +79,26 @@ class Watch:
             for name, norm in scalars.items()
             if name.startswith("grad_norm/") and not np.isfinite(norm)
         ]
-        shown = ", ".join(map(str, ids[:16])) + (", ..." if len(ids) > 16 else "")
+        # All processes see the same scalars, so all of them are here.
+        ids = mesh_lib.rows_of_all(ids).tolist()
+        shown = ", ".join(map(str, ids[:16]))
+        if ids[16:]:
+            shown += f" and {len(ids) - 16} more, in {self._path.name}"
         report = (
             f"step {step} was skipped: loss {scalars['loss']:.4g}, gradient not finite"
             f" in {', '.join(modules) or 'no module'}; image ids {shown}"
         )
         self._log.warning(report)
+        self._write(step=step, loss=str(scalars["loss"]), modules=modules, images=ids)
         if scalars["skipped"] > self._max_skipped:
             raise TrainingStopped(
                 f"{scalars['skipped']} steps in a row were not finite (the bound is"
-                f" train.max_skipped_steps={self._max_skipped}). The last: {report}."
-                " Lower optim.lr, lengthen optim.warmup_epochs, or look at those"
-                " images. The last checkpoint is from before and is good."
+                f" train.max_skipped_steps={self._max_skipped}). The last: {report}.",
+                step,
             )
+
+    def _write(self, **line: Any) -> None:
+        if jax.process_index() == 0:
+            file = AppendFile(self._path, self._log)
+            file.append(json.dumps(line).encode() + b"\n")
+            file.close()

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import struct
+from unittest import mock
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -114,21 +115,25 @@ def test_sigterm_is_a_wish_and_the_former_handler_comes_back():
     assert signal.getsignal(signal.SIGTERM) is former
 
 
-def test_lines_that_a_full_disk_does_not_take_are_written_later(tmp_path, caplog):
+def test_lines_that_a_full_disk_does_not_take_are_written_later(tmp_path):
     """A limit on the size of files stands for the full disk."""
     writer = MetricsWriter(tmp_path)
     writer.write(1, {"loss": 1.0})
     size = (tmp_path / "metrics.jsonl").stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    logging.getLogger("agvm_jax").propagate = True
+    told = mock.Mock(level=0)
+    logging.getLogger("agvm_jax").addHandler(told)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))
     try:
         for step in range(2, 40):
             writer.write(step, {f"loss/{n}": 1.0 for n in range(40)})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        logging.getLogger("agvm_jax").removeHandler(told)
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
-    assert caplog.text.count("metrics.jsonl cannot be written") == 1
+    said = [call.args[0].getMessage() for call in told.handle.call_args_list]
+    assert len(said) == 2  # of each file once
+    assert "metrics.jsonl cannot be written: File too large" in said[0]
     writer.write(40, {"loss": 2.0})
     writer.close()
     lines = read_metrics(tmp_path / "metrics.jsonl")

@@ -70,7 +70,17 @@ class Stream:
         pass
 
 
-def make_experiment(folder, steps=6, micro_batches=1, settings=None, ap=None, **stream):
+def make_experiment(
+    folder,
+    steps=6,
+    micro_batches=1,
+    settings=None,
+    ap=None,
+    source=None,
+    seed=0,
+    skip=0,
+    **stream,
+):
     """Returns the experiment.
 
     Args:
@@ -102,7 +112,7 @@ def make_experiment(folder, steps=6, micro_batches=1, settings=None, ap=None, **
 
     def initial_state():
         state = create_state(
-            params, {}, recipe.tx.init(params), noise_init(params), seed=0
+            params, {}, recipe.tx.init(params), noise_init(params), seed
         )
         return mesh_lib.put_replicated(mesh, state)
 
@@ -113,15 +123,18 @@ def make_experiment(folder, steps=6, micro_batches=1, settings=None, ap=None, **
         total_steps=steps,
         steps_per_epoch=2,
         initial_state=initial_state,
+        source=source,
+        seed=seed,
         step=TrainStep(loss, recipe, plan, mesh, label_tree(params)),
         schedule=recipe.schedule,
-        train_batches=lambda first: Stream(first, **stream),
+        train_batches=lambda first: Stream(first + skip * micro_batches, **stream),
         eval_batches=list,
         predict=lambda state, batch: None,
         evaluate=lambda state: {
             "AP": ap[int(state.step)] if ap else float(state.step) / 10
         },
         evaluator=SimpleNamespace(),
+        write_weights=lambda state: np.savez(folder / "weights.npz", **state.params),
         settings=config.train,
     )
 
