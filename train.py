@@ -3,9 +3,9 @@
 Any key of configs/base.py can be set on the command line, for example
 --config.batch_size=64. The same command again goes on where it stopped.
 
-Exit codes: 0 finished, or stopped by a signal with everything saved; 1 training stopped
+Exit codes: 0 finished; 75 stopped by a signal and saved, start it again; 3 stopped
 because the loss was not finite; 2 something in the input was wrong, and one sentence
-says what.
+says what; 1 a crash.
 """
 
 import math
@@ -33,14 +33,21 @@ from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
-from agvm_jax.training.checkpoint import CheckpointMismatch, any_checkpoint
+from agvm_jax.training.exit_code import ExitCode
 from agvm_jax.training.host_memory import keep_freed_memory
 from agvm_jax.training.loop import Experiment, Outcome, train_and_evaluate
 from agvm_jax.training.metrics import open_log
 from agvm_jax.training.recipes import build_optimizer
+from agvm_jax.training.restoring import (
+    CheckpointMismatch,
+    NoGoodCheckpoint,
+    saved_steps,
+)
 from agvm_jax.training.run_folder import open_run_folder
+from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep, make_predict
+from agvm_jax.training.storage import StorageError
 from agvm_jax.training.watch import TrainingStopped
 from models.build import build_detector
 from models.initial_weights import load_initial_weights
@@ -73,14 +80,19 @@ def main(arguments: list[str]) -> int:
         return complain(error)
     try:
         outcome = train_and_evaluate(experiment)
-    except (DataError, CheckpointMismatch) as error:
+    except (DataError, CheckpointMismatch, NoGoodCheckpoint) as error:
         return complain(error)
     except TrainingStopped as error:
         print(f"training stopped: {error}", file=sys.stderr)
-        return 1
-    if jax.process_index() == 0 and outcome.status != "interrupted":
+        return leave(ExitCode.DIVERGED)
+    except StorageError as error:
+        complain(error)
+        return ExitCode.CRASHED
+    if outcome.status == "interrupted":
+        return leave(ExitCode.INTERRUPTED)
+    if jax.process_index() == 0:
         finish(config, dataset, experiment, outcome)
-    return 0
+    return leave(ExitCode.FINISHED)
 
 
 def parse(arguments: list[str]) -> ConfigDict:
@@ -165,8 +177,17 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     jax.eval_shape(recipe.tx.init, params)  # so that its errors are said now
     folder = Path(config.workdir or Path("runs") / config.name / str(config.seed))
     weights = None
-    # A run that goes on takes its weights from its own checkpoint.
-    if config.train.init_from and not any_checkpoint(folder / "checkpoints"):
+    if config.train.skip_steps < 0:
+        raise ValueError(
+            f"train.skip_steps={config.train.skip_steps} must be 0 or more: the steps"
+            " whose batches are left out."
+        )
+    source = None
+    goes_on = bool(saved_steps(folder / "checkpoints"))
+    if config.train.start_from and not goes_on:
+        source = find_source(config.train.start_from, total_steps)
+    # A run that goes on, or starts from another, has the weights of a checkpoint.
+    if config.train.init_from and not goes_on and not source:
         weights = load_initial_weights(
             config.train.init_from,
             config.train.init_what,
@@ -182,6 +203,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             f" parameters, {config.image_size[0]} x {config.image_size[1]} px, computed"
             f" in {model_config.dtype}",
             **({"weights": weights.report} if weights else {}),
+            **({"starts from": str(source)} if source else {}),
             **({"frozen": name_parts(freeze_at)} if freeze_at else {}),
             "steps": f"{total_steps}, {steps_per_epoch} an epoch; {plan}",
             "optimizer": "\n".join(recipe.reasons),
@@ -217,7 +239,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             batch_size=plan.images_per_pass,
             seed=config.seed,
             data_config=config.data,
-            start_batch=first,
+            start_batch=first + config.train.skip_steps * plan.micro_batches,
             **processes,
         )
 
@@ -235,6 +257,10 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         predictions = predict_on_mesh(state.params, state.model_state, on_mesh)
         return mesh_lib.local_rows(predictions)
 
+    def write_npz(state):
+        # What another run may start from: --config.train.init_from=FOLDER/weights.npz.
+        write_weights(folder / "weights.npz", flatten(state.params, state.model_state))
+
     def evaluate_state(state):
         return evaluate(lambda batch: predict(state, batch), validation(), evaluator)
 
@@ -245,6 +271,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         initial_state=initial_state,
+        source=source,
+        seed=config.seed,
         step=TrainStep(detector.loss, recipe, plan, mesh, labels, len(dataset.train)),
         schedule=recipe.schedule,
         train_batches=stream,
@@ -252,6 +280,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         predict=predict,
         evaluate=evaluate_state,
         evaluator=evaluator,
+        write_weights=write_npz,
         settings=config.train,
     )
 
@@ -302,11 +331,6 @@ def finish(
             " For another run: --config.seed=N or --config.name=NAME",
             outcome.step,
         )
-    # What another run may start from: --config.train.init_from=FOLDER/weights.npz.
-    state = outcome.state
-    write_weights(
-        experiment.folder / "weights.npz", flatten(state.params, state.model_state)
-    )
     index_of = {
         image["id"]: index
         for index, image in enumerate(dataset.val.ground_truth()["images"])
@@ -345,7 +369,14 @@ def complain(error: Exception) -> int:
     if FLAGS.is_parsed() and FLAGS.traceback:
         raise error
     print(f"error: {error}", file=sys.stderr)
-    return 2
+    return ExitCode.INPUT
+
+
+def leave(code: ExitCode) -> int:
+    """Ends all processes together; the first to go alone would take others along."""
+    if FLAGS.distributed:
+        jax.distributed.shutdown()
+    return code
 
 
 if __name__ == "__main__":

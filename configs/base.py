@@ -173,6 +173,12 @@ def get_config() -> ConfigDict:
     # first stage as well, 5 all. -1: 2 for a ResNet that starts from a file, else 0.
     train.freeze_at = -1
     train.weights_dir = "~/.cache/agvm_jax/weights"  # where fetched ones are kept
+    # Another run to go on from, in a new folder and with changed keys: RUN_FOLDER, or
+    # RUN_FOLDER:STEP. The whole state and its step are carried over, so steps and
+    # epochs count from that run's beginning; training/start_from.py has the rules.
+    train.start_from = ""
+    # Steps whose batches are left out of the data: the data stand that far ahead.
+    train.skip_steps = 0
     train.log_every_steps = 10
     train.eval_every_epochs = 1.0
     train.checkpoint_every_epochs = 1.0

@@ -87,7 +87,7 @@ class Average(NamedTuple):
     """mu of each module, and how many measurements it was made of."""
 
     mu: ModuleScalars
-    measured: ModuleScalars  # () int32
+    measured: ModuleScalars
 
 
 def variance_ratios(
@@ -128,7 +128,7 @@ def smooth(
         ``INITIAL_COUNT`` ones, until its memory is that of alpha.
       due: whether this measurement counts at all.
 
-    >>> start = Average({"fpn": jnp.array(1.0)}, {"fpn": jnp.array(0)})
+    >>> start = Average({"fpn": jnp.array(1.0)}, {"fpn": jnp.array(0.0)})
     >>> float(smooth(start, {"fpn": jnp.array(2.0)}, alpha=0.75).mu["fpn"])
     1.25
     >>> mean = smooth(start, {"fpn": jnp.array(2.0)}, 0.97, "growing")
@@ -141,13 +141,11 @@ def smooth(
         seen = jnp.isfinite(ratio) & due
         keep = alpha
         if average == "growing":
-            count = old.measured[m].astype(jnp.float32) + INITIAL_COUNT
+            count = old.measured[m] + INITIAL_COUNT
             keep = jnp.minimum(alpha, count / (count + 1.0))
         new = old.mu[m] + (1.0 - keep) * (ratio - old.mu[m])
         mu[m] = jnp.where(seen, new, old.mu[m])
-        measured[m] = jnp.where(
-            seen, jnp.minimum(old.measured[m], 2**30) + 1, old.measured[m]
-        )
+        measured[m] = old.measured[m] + seen
     return Average(mu, measured)
 
 

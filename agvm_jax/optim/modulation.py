@@ -46,7 +46,7 @@ class AgvmState(NamedTuple):
     count: jax.Array  # () int32, steps taken
     mu: ModuleScalars  # the factor on each module's learning rate; 1 for the anchor
     phi: ModuleScalars  # last measured 1 - cos; nan before the first measurement
-    measured: ModuleScalars  # () int32, measurements that each mu is made of
+    measured: ModuleScalars  # () float32, measurements that each mu is made of
 
 
 def agvm(
@@ -177,7 +177,7 @@ class Modulator:
             count=jnp.zeros((), jnp.int32),
             mu={m: jnp.ones((), jnp.float32) for m in names},
             phi={m: jnp.full((), jnp.nan, jnp.float32) for m in names},
-            measured={m: jnp.zeros((), jnp.int32) for m in names},
+            measured={m: jnp.zeros((), jnp.float32) for m in names},
         )
 
     def update(

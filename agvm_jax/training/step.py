@@ -6,7 +6,8 @@ A step is two pure functions under `jax.shard_map`:
   images and adds it to its own sums. Nothing is sent, except by synced BatchNorm.
 * ``apply`` ends the step. The replicas' sums become the mean gradient and phi (the only
   collectives of a step, in `optim.reduction`), the optimizer turns them into an update,
-  and the new state comes out; or the old one, when anything was not finite.
+  and the new state comes out; or the old one with its counts moved on, when anything
+  was not finite.
 
 What ends a step exists twice, with the measurement of phi and without, and the host
 picks by the step's number: between two measurements of the paper's halves nothing is
@@ -38,7 +39,7 @@ from agvm_jax.optim.variance import module_sq_norms
 from agvm_jax.training.batching import BatchPlan
 from agvm_jax.training.mesh import DATA_AXIS
 from agvm_jax.training.recipes import Recipe
-from agvm_jax.training.state import TrainState
+from agvm_jax.training.state import TrainState, with_counts_of
 
 LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, dict]]]
 
@@ -47,7 +48,7 @@ class Carry(NamedTuple):
     """What one replica has gathered so far in a step.
 
     Attributes:
-      groups: gradient sums and square sums (`optim.streaming`).
+      groups: gradient sums and square sums (`optim.groups`).
       model_state: BatchNorm statistics after the micro-batches so far.
       loss: float32, sum of losses.
       parts: dict of float32, sums of the loss parts.
@@ -266,7 +267,8 @@ class TrainStep:
             step=state.step + 1,
             params=accept(params, state.params),
             model_state=accept(carry.model_state, state.model_state),
-            opt_state=accept(opt_state, state.opt_state),
+            # Counts are the clock of schedules, and a skipped step took its time.
+            opt_state=with_counts_of(opt_state, accept(opt_state, state.opt_state)),
             noise=accept(noise, state.noise),
             key=state.key,
             skipped=jnp.where(finite, 0, state.skipped + 1),

@@ -13,7 +13,7 @@ from agvm_jax.optim.stacked import phi_of_groups
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
 from agvm_jax.training.recipes import build_optimizer
-from agvm_jax.training.state import create_state
+from agvm_jax.training.state import create_state, with_counts_of
 from agvm_jax.training.step import TrainStep
 from benchmarks.hlo import collectives
 from configs import base
@@ -53,7 +53,7 @@ def make_batch(rows=16, seed=1):
     }
 
 
-def make_step(devices, micro_batch_size=0, batch_size=16, num_images=None, **overrides):
+def make_config(**overrides):
     config = base.get_config()
     config.optim.name = "sgd"
     config.optim.lr = 0.1
@@ -63,13 +63,23 @@ def make_step(devices, micro_batch_size=0, batch_size=16, num_images=None, **ove
     config.agvm.start_step = 0
     config.agvm.tau = 1
     config.update_from_flattened_dict(overrides)
-    recipe = build_optimizer(
+    return config
+
+
+def make_recipe(batch_size=16, **overrides):
+    config = make_config(**overrides)
+    return build_optimizer(
         config.optim,
         config.agvm,
         batch_size=batch_size,
         total_steps=10,
         steps_per_epoch=10,
     )
+
+
+def make_step(devices, micro_batch_size=0, batch_size=16, num_images=None, **overrides):
+    config = make_config(**overrides)
+    recipe = make_recipe(batch_size, **overrides)
     mesh = mesh_lib.data_mesh(jax.devices()[:devices])
     estimator = config.agvm.estimator if config.agvm.enabled else None
     plan = plan_batches(batch_size, devices, micro_batch_size, estimator=estimator)
@@ -155,7 +165,15 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters():
     assert not metrics["finite"] and metrics["skipped"] == 1
     assert not np.isfinite(metrics["grad_norm/head"])
     chex.assert_trees_all_equal(after.params, before.params)
-    chex.assert_trees_all_equal(after.opt_state, before.opt_state)
+    for name in ("mu", "phi", "measured"):
+        chex.assert_trees_all_equal(
+            getattr(optax.tree.get(after.opt_state, "AgvmState"), name),
+            getattr(optax.tree.get(before.opt_state, "AgvmState"), name),
+        )
+    moved = with_counts_of(before.opt_state, after.opt_state)
+    chex.assert_trees_all_equal(moved, before.opt_state)
+    counts = optax.tree.get_all_with_path(after.opt_state, "count")
+    assert len(counts) == 2 and all(count == 2 for _, count in counts)
     chex.assert_trees_all_equal(after.model_state, before.model_state)
     chex.assert_trees_all_equal(after.noise, before.noise)
     assert (int(after.step), int(after.skipped)) == (2, 1)
@@ -225,3 +243,42 @@ def test_the_variance_of_the_update_is_equation_3():
         expected *= metrics[f"grad_norm/{name}"] ** 2
         actual = metrics[f"update_variance/{name}"]
         np.testing.assert_allclose(actual, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "pmd_lamb"])
+def test_the_rate_follows_the_batches_consumed_whatever_was_skipped(optimizer):
+    """The rate that is logged is the one used, and a cosine ends with the run."""
+    settings = {
+        "optim.name": optimizer,
+        "optim.schedule": "cosine",
+        "optim.momentum": 0.0,
+        "optim.weight_decay": 0.0,
+        "optim.clip_norm": 1e9,
+        "optim.clip_window": (2, -1),
+        "agvm.enabled": optimizer != "sgd",
+    }
+    step, state, plan, mesh = make_step(4, **settings)
+    rate = make_recipe(**settings).schedule
+    for number in range(10):
+        batch = make_batch(seed=number)
+        if number in (0, 3, 4, 8):
+            batch["y"][2] = np.inf
+        before = jax.device_get(state.params)
+        state, metrics = step(state, passes(batch, plan, mesh), number)
+        if optimizer == "sgd" and metrics["finite"]:
+            grads = jax.grad(lambda p, b=batch: loss(p, {"mean": 0.0}, b, None)[0])
+            used = jax.tree.map(
+                lambda old, new, g: np.vdot(old - new, g) / np.vdot(g, g),
+                before,
+                jax.device_get(state.params),
+                grads(before),
+            )
+            for value in jax.tree.leaves(used):
+                np.testing.assert_allclose(value, rate(number), rtol=1e-3)
+    counts = [
+        leaf
+        for leaf in jax.tree.leaves(state.opt_state)
+        if leaf.ndim == 0 and jnp.issubdtype(leaf.dtype, jnp.integer)
+    ]
+    assert len(counts) >= 2 and all(int(count) == 10 for count in counts)
+    assert float(rate(counts[0])) < 1e-9 < float(rate(9))
