@@ -10,6 +10,7 @@ from agvm_jax.drawing import (
     draw_batch,
     draw_detections,
     draw_labels,
+    draw_objects,
     save_contact_sheet,
 )
 from agvm_jax.structures import Batch, Predictions
@@ -173,6 +174,22 @@ def test_crowd_regions_are_dotted_and_no_truth():
     assert 0.15 < (edge == 255).mean() < 0.35
     assert (edge == 40).mean() > 0.6  # visible on white ground too
     assert (drawn[61:159, 51:249] == GREY).all()
+
+
+def test_of_objects_a_crowd_is_dotted_tinted_and_without_a_name():
+    drawn = draw_objects(
+        grey(480, 480),
+        np.array([[50.0, 100, 150, 200], [250, 100, 350, 200]]),
+        np.array([0, 0]),
+        ["one", "many"],
+        crowd=np.array([False, True]),
+        masks=np.ones((2, 7, 7), np.uint8),
+    )
+    assert (drawn[100, 60:140] == class_color(0)).all()
+    assert (drawn[70:99, 50:240] == class_color(0)).all(axis=-1).any()  # its name
+    assert (drawn[70:99, 245:] == GREY).all()
+    assert 0.1 < (drawn[100, 250:350] == 255).all(axis=-1).mean() < 0.4
+    np.testing.assert_array_equal(drawn[150, 300], drawn[150, 100])  # the tint
 
 
 def test_boxes_outside_the_picture_and_boxes_turned_over_do_no_harm():

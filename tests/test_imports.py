@@ -19,11 +19,13 @@ ALLOWED = {
         "agvm_jax.structures",
         "agvm_jax.drawing",
         "agvm_jax.canvas",
+        "agvm_jax.panoptic_png",
     ),
     "agvm_jax/evaluation": (
         "agvm_jax.structures",
         "agvm_jax.drawing",
         "agvm_jax.charts",
+        "agvm_jax.panoptic_png",
     ),
     "models": ("agvm_jax.structures",),
 }

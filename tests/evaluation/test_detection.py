@@ -311,6 +311,17 @@ def test_unknown_images_repeated_images_and_strange_classes_are_named():
     add_found(evaluator, [], [])
     with pytest.raises(ValueError, match="image 5 was added twice"):
         add_found(evaluator, [], [])
+    evaluator.reset()
+    with pytest.raises(ValueError, match="image 5 was added twice"):
+        evaluator.add(
+            Batch(None, np.full((2, 2), 100), np.array([5, 5]), *[None] * 4),
+            Predictions(
+                np.zeros((2, 1, 4)),
+                *[np.zeros((2, 1), int)] * 2,
+                np.zeros((2, 1), bool),
+            ),
+        )
+    assert evaluator.num_images == 0
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from pycocotools import mask as pycocotools_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from agvm_jax.evaluation import report
 from agvm_jax.evaluation.instance import InstanceEvaluator
 from agvm_jax.evaluation.masks import encode_mask, paste_mask
-from agvm_jax.evaluation.report import write_report
 from agvm_jax.structures import Batch, Predictions
 
 SIDE = 14  # of a predicted mask
@@ -184,7 +184,9 @@ def test_saved_masks_are_those_that_were_pasted():
     assert one["segmentation"] == expected
 
 
-def test_best_and_worst_images_are_drawn_with_their_masks(tmp_path):
+def test_best_and_worst_images_are_drawn_with_their_masks(tmp_path, monkeypatch):
+    for name in ("plot_confusion", "plot_mistakes", "plot_precision_recall"):
+        monkeypatch.setattr(report, name, lambda *_: None)
     evaluator = InstanceEvaluator(square_truth(), (1,), ("square",))
     mask = np.zeros((10, 10))
     mask[:5] = 1
@@ -192,7 +194,9 @@ def test_best_and_worst_images_are_drawn_with_their_masks(tmp_path):
     (region,) = evaluator.regions(np.array([0]))
     assert region.shape == (40, 40) and region[10:20, 10:30].all()
     assert region.sum() == 10 * 20
-    write_report(evaluator, tmp_path, lambda _: np.full((40, 40, 3), 99, np.uint8))
+    report.write_report(
+        evaluator, tmp_path, lambda _: np.full((40, 40, 3), 99, np.uint8)
+    )
     sheet = cv2.imread(str(tmp_path / "best.png"))
     # The picture is drawn in a cell of 480 pixels that ends 12 above the sheet's end.
     picture = sheet[-492:-12, 12:492]

@@ -16,8 +16,8 @@ from panoptic_sets import (
     segment,
 )
 
-from agvm_jax.evaluation.panoptic_files import write_panoptic_png
 from agvm_jax.evaluation.panoptic_quality import match_segments
+from agvm_jax.panoptic_png import write_panoptic_png
 
 
 def test_a_match_above_a_half_counts_with_its_iou_and_one_below_as_two_mistakes():
