@@ -82,6 +82,21 @@ def test_the_report_counts_what_objects_keeps(two_images, tmp_path):
     assert all(w > 0 and h > 0 for *_, w, h in (a["bbox"] for a in truth))
 
 
+def test_boxes_in_another_notation_are_asked_about(two_images, tmp_path):
+    """A few of them are small or reach over the edge; most of them are a mistake."""
+    one = two_images["annotations"][0]
+    for box, words in (
+        ([0.1, 0.2, 0.5, 0.4], "smaller than a pixel (are they shares"),
+        ([15, 12, 25, 19], "clipped to their image (are they x1 y1 x2 y2"),
+    ):
+        others = [one | {"id": i, "bbox": [1, 2, 10, 5]} for i in range(3)]
+        two_images["annotations"] = [one | {"id": 9, "bbox": box}, *others]
+        text = "\n".join(read(two_images, tmp_path).report().lines())
+        assert f"1 boxes {words[:8]}" in text and "(are" not in text
+        two_images["annotations"] = [one | {"bbox": box}]
+        assert words in "\n".join(read(two_images, tmp_path).report().lines())
+
+
 def test_missing_area_iscrowd_and_ids_are_filled_in(two_images, tmp_path):
     for entry in two_images["annotations"]:
         entry.pop("iscrowd", None)

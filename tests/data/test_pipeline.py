@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 from listed_sources import assert_same, listed, take
@@ -43,6 +44,12 @@ def test_a_stream_that_starts_later_is_the_rest_of_the_whole_one(augmenting):
         augmenting.num_threads = threads
         rest, _ = take(source, augmenting, 7 - start, start_batch=start)
         assert_same(rest, whole[start:])
+
+
+def test_reading_threads_do_not_start_others(data_config):
+    cv2.setNumThreads(4)
+    take(listed(1), data_config, 1)
+    assert cv2.getNumThreads() == 1
 
 
 def test_each_epoch_shows_every_image_once_in_an_order_of_its_own(data_config):
