@@ -49,8 +49,9 @@ def test_both_parts_are_the_whole_with_each_image_once(whole):
             assert source[k]["boxes"].tolist() == [[number, 1, number + 5, 6]]
             assert truth["annotations"][k]["bbox"][0] == number
     note = "no validation split is there: 10 % of the images are held out"
-    assert dataset.report[2].startswith(f"    {note} (data.val_share=0.1, data.val_se")
-    assert note in dataset.report[4]
+    keys = "(data.val_share=0.1, data.val_seed=0)"
+    assert dataset.report[3] == f"    {note} for it {keys}"
+    assert "\n".join(dataset.report).count(note) == 1
 
 
 def test_the_choice_follows_from_names_share_and_seed(whole):
@@ -87,9 +88,11 @@ def test_a_validation_split_that_is_named_must_be_there(whole):
     with pytest.raises(DataError, match="no annotation file .*validation.json"):
         open_dataset(whole)
     whole.val_annotations = "instances_val.json"
-    (pathlib.Path(whole.root) / "val").mkdir()
-    with pytest.raises(DataError, match="no annotation file .*instances_val.json"):
-        open_dataset(whole)
+    for name in ("val", "valid"):
+        (pathlib.Path(whole.root) / name).mkdir()
+        with pytest.raises(DataError, match="no annotation file .*instances_val.json"):
+            open_dataset(whole)
+        (pathlib.Path(whole.root) / name).rmdir()
     whole.val_annotations = whole.val_images = ""  # none, on purpose
     assert len(open_dataset(whole).val) == 2
 
