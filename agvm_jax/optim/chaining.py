@@ -80,7 +80,7 @@ class Chained:
     def update(
         self,
         updates: PyTree,
-        state: tuple,
+        state: PyTree,
         params: PyTree | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, tuple]:
@@ -93,18 +93,19 @@ class Chained:
         # phi is agvm's alone: a line search refuses arguments that it does not know.
         phi = None if modulator is None else extra_args.pop("phi", None)
         scaled_after = self._scaled_after(state)
-        new_state = list(state)
+        new_state, observed = list(state), None
         for i, tx in enumerate(self.transforms):
-            if i == self.place:
-                updates, new_state[i] = modulator.observe(
+            if modulator is not None and i == self.place:
+                updates, observed = modulator.observe(
                     updates, state[i], params, phi, state[i + 1 :]
                 )
+                new_state[i] = observed
             else:
                 updates, new_state[i] = optax.with_extra_args_support(tx).update(
                     updates, state[i], params, **extra_args
                 )
-            if i == scaled_after:
-                updates = modulator.scale(updates, new_state[self.place])
+            if modulator is not None and observed is not None and i == scaled_after:
+                updates = modulator.scale(updates, observed)
         return updates, tuple(new_state)
 
     @property
@@ -113,7 +114,8 @@ class Chained:
 
     def _scaled_after(self, state: Sequence[PyTree]) -> int | None:
         """Return the transform whose updates are scaled."""
-        if self.place is None or self._modulator.scale_gradients:
+        modulator = self._modulator
+        if self.place is None or modulator is None or modulator.scale_gradients:
             return self.place
         return max(self.place, first_follower(self.transforms, state) - 1)
 
