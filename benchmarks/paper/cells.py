@@ -27,8 +27,8 @@ class Cell:
       batch: images a step.
       rate: the learning rate after warm-up.
       seed: of parameters and of the order of the pictures.
-      variant: what else differs from the method's config, dotted keys -> values, as
-        sorted pairs; () for nothing.
+      variant: what else differs, as sorted pairs: config keys and their values, and
+        options of the run itself, whose keys begin with "run."; () for nothing.
     """
 
     method: str
@@ -57,6 +57,16 @@ class Cell:
             ]
         )
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The variant's config keys."""
+        return {k: v for k, v in self.variant if not k.startswith("run.")}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The variant's options of the run: run.images, run.evaluations, run.target."""
+        return {k: v for k, v in self.variant if k.startswith("run.")}
+
     def with_(self, **changes: Any) -> "Cell":
         """Return this cell with other values."""
         return dataclasses.replace(self, **changes)
@@ -79,10 +89,18 @@ def failed(result: Mapping[str, Any]) -> bool:
 
 
 class Runs:
-    """The run folders of one scale: `folder`/<cell's name>/."""
+    """What is known of a scale's cells: its run folders, and results kept elsewhere.
 
-    def __init__(self, folder: Path):
+    Args:
+      folder: a cell's run folder is `folder`/<its name>.
+      kept: results from the CSV in docs/, for cells that have no run folder here.
+    """
+
+    def __init__(
+        self, folder: Path, kept: Mapping["Cell", Mapping[str, Any]] | None = None
+    ):
         self.folder = folder
+        self.kept = dict(kept or {})
 
     def path(self, cell: Cell) -> Path:
         return self.folder / cell.name
@@ -95,7 +113,7 @@ class Runs:
         """
         path = self.path(cell) / RESULT
         if not path.exists():
-            return None
+            return self.kept.get(cell)
         try:
             return json.loads(path.read_text())
         except json.JSONDecodeError as error:
@@ -112,10 +130,15 @@ class Runs:
         partial.write_text(text)
         os.replace(partial, path)
 
-    def all(self) -> list[dict[str, Any]]:
-        """Return every result there is, in the order of their names."""
-        paths = sorted(self.folder.rglob(RESULT))
-        return [json.loads(path.read_text()) for path in paths]
+    def all(self) -> dict["Cell", Mapping[str, Any]]:
+        """Return every result there is, in the order of the cells' names."""
+        found = dict(self.kept)
+        for path in self.folder.rglob(RESULT):
+            written = json.loads(path.read_text())
+            cell = written.pop("cell")
+            variant = tuple((key, _tuple(value)) for key, value in cell["variant"])
+            found[Cell(**cell | {"variant": variant})] = written
+        return dict(sorted(found.items(), key=lambda pair: _place(pair[0])))
 
     @contextmanager
     def claim(self, cell: Cell) -> Iterator[bool]:
@@ -132,6 +155,14 @@ class Runs:
                 yield False
                 return
             yield self.result(cell) is None
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(map(_tuple, value)) if isinstance(value, list) else value
+
+
+def _place(cell: Cell) -> tuple:
+    return cell.batch, cell.method, repr(cell.variant), cell.rate, cell.seed
 
 
 def _finite(value: Any) -> Any:

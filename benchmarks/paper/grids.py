@@ -6,7 +6,7 @@ its best rate is the last, the control's factors.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.paper.cells import Cell, Runs, failed
@@ -14,6 +14,7 @@ from benchmarks.paper.methods import METHODS, Method, rate_at
 
 SEEDS = 5
 PLACES = (-2, -1, 0, 1, 2)
+HIGHEST = 10  # doublings that the search for the first failure goes up to
 FURTHEST = 5  # rates that a sweep is extended to, on either side of its middle
 
 
@@ -32,6 +33,13 @@ class Sweep:
     batch: int
     variant: tuple[tuple[str, Any], ...] = ()
     places: tuple[int, ...] = PLACES
+
+    @property
+    def title(self) -> str:
+        """The method's title, with what the variant changes."""
+        settings = Cell("", 0, 0, 0, self.variant).settings
+        words = [f"{key}={value}" for key, value in settings.items()]
+        return ", ".join([self.method.title, *words])
 
     def cell(self, place: int, seed: int = 0) -> Cell:
         rate = rate_at(self.method.family, self.batch, place)
@@ -113,23 +121,55 @@ def sweep_then_seeds(runs: Runs, sweeps: Sequence[Sweep]) -> list[Cell]:
     return list(dict.fromkeys(wanted))
 
 
-CORE_BATCHES = (512, 32)
-FIRST = ("adamw", "agvm_adamw", "agvm_adamw_norms", "control")
-SECOND = ("sgd", "agvm_sgd", "lamb")
-
-
 def sweeps(names: Sequence[str], batch: int, variant=()) -> list[Sweep]:
     """Return a sweep for each method's name."""
     return [Sweep(METHODS[name], batch, variant) for name in names]
 
 
-def core(runs: Runs) -> list[Cell]:
-    """The question itself: does AGVM help, and does measuring matter?"""
-    wanted = []
-    for batch in CORE_BATCHES:
-        for names in (FIRST, SECOND):
-            wanted += sweep_then_seeds(runs, sweeps(names, batch))
+def at_best(runs: Runs, base: Sweep, variants: Sequence[Sweep]) -> list[Cell]:
+    """Return the base's sweep, then all seeds of each variant at the base's best rate.
+
+    As the paper has its ablations: one rate for all.
+    """
+    best = base.best(runs)
+    wanted = base.rates(runs)
+    if best:
+        for sweep in variants:
+            cell = best.with_(method=sweep.method.name, variant=sweep.variant)
+            wanted += [cell.with_(seed=seed) for seed in range(SEEDS)]
     return wanted
 
 
-GRIDS: Mapping[str, Callable[[Runs], list[Cell]]] = {"core": core}
+def upwards(runs: Runs, sweep: Sweep) -> list[Cell]:
+    """Return a method's sweep and then every doubled rate up to the first failure."""
+    wanted = sweep.rates(runs)
+    best = sweep.best(runs)
+    if best is None:
+        return wanted
+    for place in range(max(sweep.places) + 1, HIGHEST + 1):
+        last = runs.result(wanted[-1])
+        if last is None or failed(last):
+            break
+        cell = sweep.cell(place)
+        if cell not in wanted:
+            wanted.append(cell)
+    return wanted
+
+
+def ladder(runs: Runs, base: Sweep, batches: Sequence[int]) -> list[Cell]:
+    """Return the best rate of a method, times the square root of the batch, at others.
+
+    Seed 0, in rising order up to the first batch that fails.
+    """
+    wanted = base.rates(runs)
+    best = base.best(runs)
+    if best is None:
+        return wanted
+    for batch in batches:
+        rate = float(f"{best.rate * (batch / base.batch) ** 0.5:.3g}")
+        cell = best.with_(batch=batch, rate=rate)
+        wanted.append(cell)
+        result = runs.result(cell)
+        if result is None or failed(result):
+            break
+    return wanted

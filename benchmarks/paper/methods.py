@@ -73,7 +73,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
     {
         method.name: method
         for method in (
-            Method("sgd", "SGD", _SGD | _OFF, "sgd"),
+            Method("sgd", "SGD (MegDet's rule)", _SGD | _OFF, "sgd"),
             Method("adamw", "AdamW", _ADAMW | _OFF, "adam"),
             Method("lamb", "LAMB", _LAMB | _OFF, "lamb"),
             Method("agvm_sgd", "AGVM + SGD", _SGD | _HALVES, "sgd"),
@@ -98,12 +98,6 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "PMD-LAMB (reconstruction)",
                 _LAMB | {"optim.name": "pmd_lamb"} | _OFF,
                 "lamb",
-            ),
-            Method(
-                "megdet",
-                "MegDet",
-                _SGD | {"optim.name": "megdet", "model.norm": "synced"} | _OFF,
-                "sgd",
             ),
             Method("sam", "SAM", _SGD | {"optim.name": "sam"} | _OFF, "sgd"),
         )

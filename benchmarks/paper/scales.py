@@ -41,9 +41,15 @@ class Scale:
     micro_batches: Mapping[int, int]
     overrides: Mapping[str, Any]
 
-    def steps(self, batch_size: int) -> int:
-        """Return the optimizer steps of a run."""
-        return self.images_seen // batch_size
+    def steps(self, batch_size: int, options: Mapping[str, Any] | None = None) -> int:
+        """Return the optimizer steps of a run.
+
+        Args:
+          batch_size: images a step.
+          options: of the cell; "run.images" is instead of `images_seen`.
+        """
+        images = (options or {}).get("run.images", self.images_seen)
+        return images // batch_size
 
     def micro_batch_size(self, batch_size: int) -> int:
         """Return the images of one forward and backward pass."""

@@ -1,91 +1,36 @@
 """Trains one cell, with the train step, optimizer, detector and evaluator of train.py.
 
 What is left out is what a run of a minute does not need: checkpoints, augmentation,
-logging to files as it goes. Compiling takes longer than some cells, so a `Trainer`
-keeps its last program, and rate, seed and the control's factors are arguments of it.
+logging to files as it goes.
 """
 
-import dataclasses
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.evaluator import evaluate
-from agvm_jax.optim.modules import label_tree, module_names
-from agvm_jax.optim.noise import noise_init, noise_scale
-from agvm_jax.optim.recipes import Recipe, build_optimizer
+from agvm_jax.optim.noise import noise_scale
 from agvm_jax.structures import Batch
 from agvm_jax.training import mesh as mesh_lib
-from agvm_jax.training.batching import BatchPlan, plan_batches
-from agvm_jax.training.state import TrainState, create_state
-from agvm_jax.training.step import TrainStep, make_predict
 from benchmarks.paper.cells import Cell
+from benchmarks.paper.curves import summary, windows
 from benchmarks.paper.images import Pool, order
 from benchmarks.paper.methods import Method
-from benchmarks.paper.scales import WARMUP_SHARE, Scale
-from models.build import build_detector
+from benchmarks.paper.program import Program, build_program
+from benchmarks.paper.scales import Scale
 
-CURVE_POINTS = 128  # rows of a curve; a longer run is averaged over windows
 EVAL_BATCH = 100
 MAX_SKIPPED = 10  # steps in a row that are not finite, then the run stops
-
-
-class CarriedState(NamedTuple):
-    """State of `carry_rate`."""
-
-    inner: Any
-    rate: jax.Array  # () float32
-    factors: dict[str, jax.Array]  # of each module
-
-
-def carry_rate(
-    inner: optax.GradientTransformation, labels: Any
-) -> optax.GradientTransformationExtraArgs:
-    """Multiply an optimizer's updates by a rate and by factors kept in its state.
-
-    With `inner` at a peak rate of 1 it is `inner` at that rate, for every optimizer
-    whose update is proportional to the rate.
-    """
-    inner = optax.with_extra_args_support(inner)
-
-    def init(params):
-        one = jnp.ones([], jnp.float32)
-        return CarriedState(
-            inner.init(params), one, dict.fromkeys(module_names(labels), one)
-        )
-
-    def update(updates, state, params=None, **extra):
-        updates, new = inner.update(updates, state.inner, params, **extra)
-        updates = jax.tree.map(
-            lambda u, label: u * (state.rate * state.factors[label]), updates, labels
-        )
-        return updates, state._replace(inner=new)
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """What is compiled once and trains many cells."""
-
-    recipe: Recipe
-    plan: BatchPlan
-    steps: int
-    step: TrainStep
-    init: Any
-    predict: Any
-    mesh: Any
-    labels: Any
+AVERAGE = 8  # the larger, the shorter the memory of the averaged weights: steps / 8
 
 
 class Trainer:
-    """Trains cells, one after the other.
+    """Trains cells, one after the other; it keeps the last program.
 
     Args:
       scale: how large a run is.
@@ -116,48 +61,62 @@ class Trainer:
           factors: module -> fixed factor on its rate; None: 1.
 
         The numbers: AP, AP50, AP75 (shares; None when the run stopped because its loss
-        was not finite), loss (mean over the last tenth of the steps, on fresh images),
-        steps, skipped, stopped_at, seconds and processor seconds a step, compile
-        seconds, noise (images, a module), mu_mean (over all steps) and mu_max. The
-        curve: one array for each scalar of the train step, and "step".
+        was not finite), what `curves.summary` tells, steps, stopped_at, seconds and
+        processor seconds a step, compile_seconds, noise (images, a module), and ap_at:
+        images seen -> AP of the averaged weights, if the cell asks for evaluations on
+        the way. The curve: one array for each scalar of the train step, and "step".
         """
         started = time.perf_counter()
         program = self._prepare(cell, method)
-        state = self._initial_state(program, cell, method, factors)
+        state = program.initial_state(cell, method, factors)
         batches = self._batches(program, cell.seed)
+        points = evaluation_points(program.steps, cell.options)
+        average = (state.params, state.model_state) if points else None
+        average = jax.tree.map(jnp.copy, average)  # the step is given the state away
         kept: list[dict[str, float]] = []
-        clock = processor = 0.0
-        timed = 0
+        ap_at: dict[str, float] = {}
+        seconds = np.zeros(2)
         stopped = None
         for step in range(program.steps):
-            before = time.perf_counter(), time.process_time()
+            before = _clocks()
             state, metrics = program.step(state, batches)
             metrics = {k: float(v) for k, v in jax.device_get(metrics).items()}
             if step == 0:
                 compiled = time.perf_counter() - started
             else:
-                clock += time.perf_counter() - before[0]
-                processor += time.process_time() - before[1]
-                timed += 1
+                seconds += _clocks() - before
             kept.append(metrics)
             if metrics["skipped"] >= MAX_SKIPPED:
                 stopped = step
                 break
+            if not points:
+                continue
+            average = update_average(
+                average, (state.params, state.model_state), jnp.float32(step + 1)
+            )
+            if step + 1 in points:
+                ap = self._evaluate(program, *average)["AP"]
+                ap_at[str((step + 1) * cell.batch)] = ap
+                if ap >= cell.options.get("run.target", 1.0):
+                    break
         curve = {key: np.array([m[key] for m in kept]) for key in kept[0]}
+        seconds /= max(len(kept) - 1, 1)
         result = {
             "AP": None,
             "AP50": None,
             "AP75": None,
             **summary(curve),
-            "steps": program.steps,
+            "steps": len(kept),
             "stopped_at": stopped,
-            "seconds_a_step": clock / max(timed, 1),
-            "processor_a_step": processor / max(timed, 1),
+            "seconds_a_step": float(seconds[0]),
+            "processor_a_step": float(seconds[1]),
             "compile_seconds": compiled,
             "noise": {k: float(v) for k, v in noise_scale(state.noise).items()},
+            "ap_at": ap_at,
         }
         if stopped is None:
-            numbers = self._evaluate(program, state)
+            weights = average if points else (state.params, state.model_state)
+            numbers = self._evaluate(program, *weights)
             result |= {key: numbers[key] for key in ("AP", "AP50", "AP75")}
         result["seconds"] = time.perf_counter() - started
         return result, windows(curve)
@@ -168,75 +127,9 @@ class Trainer:
         key = (method.name, cell.batch, cell.variant, own_rate)
         if key != self._key:
             self._program = None  # its memory first
-            self._program = self._build(cell, method)
+            self._program = build_program(self.scale, cell, method)
             self._key = key
         return self._program
-
-    def _build(self, cell: Cell, method: Method) -> Program:
-        steps = self.scale.steps(cell.batch)
-        changes = {
-            **method.changes,
-            "optim.lr": 1.0 if method.linear else cell.rate,
-            "optim.warmup_steps": round(WARMUP_SHARE * steps),
-            **dict(cell.variant),
-        }
-        config = self.scale.config(cell.batch, changes)
-        recipe = build_optimizer(
-            config.optim,
-            config.agvm,
-            batch_size=cell.batch,
-            total_steps=steps,
-            steps_per_epoch=steps,
-        )
-        if method.make_tx:
-            tx = optax.with_extra_args_support(method.make_tx(recipe.schedule))
-            recipe = dataclasses.replace(recipe, tx=tx)
-        mesh = mesh_lib.data_mesh(jax.devices()[:1])
-        plan = plan_batches(
-            cell.batch,
-            mesh.size,
-            config.micro_batch_size,
-            estimator=recipe.agvm.estimator if recipe.agvm else None,
-        )
-        detector = build_detector(
-            config.model,
-            num_classes=len(self.scale.class_names),
-            image_size=config.image_size,
-            axis_name=mesh_lib.DATA_AXIS,
-        )
-        params, _ = jax.eval_shape(detector.init, jax.random.key(0))
-        labels = label_tree(params)
-        recipe = dataclasses.replace(recipe, tx=carry_rate(recipe.tx, labels))
-        return Program(
-            recipe=recipe,
-            plan=plan,
-            steps=steps,
-            step=TrainStep(detector.loss, recipe, plan, mesh, labels),
-            init=detector.init,
-            predict=make_predict(detector.predict, mesh),
-            mesh=mesh,
-            labels=labels,
-        )
-
-    def _initial_state(
-        self,
-        program: Program,
-        cell: Cell,
-        method: Method,
-        factors: Mapping[str, float] | None,
-    ) -> TrainState:
-        params, model_state = program.init(jax.random.key(cell.seed))
-        opt_state = program.recipe.tx.init(params)
-        names = module_names(program.labels)
-        fixed = dict.fromkeys(names, 1.0) | dict(factors or {})
-        opt_state = opt_state._replace(
-            rate=jnp.float32(cell.rate if method.linear else 1.0),
-            factors={name: jnp.float32(fixed[name]) for name in names},
-        )
-        state = create_state(
-            params, model_state, opt_state, noise_init(names), cell.seed
-        )
-        return mesh_lib.put_replicated(program.mesh, state)
 
     def _batches(self, program: Program, seed: int) -> Iterator[Batch]:
         size = program.plan.images_per_pass
@@ -246,10 +139,12 @@ class Trainer:
             chosen = np.sort(rows[first : first + size])
             yield mesh_lib.put_batch(program.mesh, self.train.batch(chosen))
 
-    def _evaluate(self, program: Program, state: TrainState) -> dict[str, float]:
+    def _evaluate(
+        self, program: Program, params: Any, model_state: Any
+    ) -> dict[str, float]:
         def predict(batch):
             on_mesh = mesh_lib.put_batch(program.mesh, batch)
-            return program.predict(state.params, state.model_state, on_mesh)
+            return program.predict(params, model_state, on_mesh)
 
         size = min(EVAL_BATCH, len(self.val))
         batches = (
@@ -259,36 +154,35 @@ class Trainer:
         return evaluate(predict, batches, self.evaluator)
 
 
-def summary(curve: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return loss at the end, steps skipped, and the means of phi and mu."""
-    total = len(curve["loss"])
-    last = curve["loss"][-max(total // 10, 1) :]
-    middle = slice(total // 8, total // 2)  # after warm-up, at the full rate
+@jax.jit
+def update_average(average: Any, new: Any, count: jax.Array) -> Any:
+    """Return the polynomial average of the weights after step `count`, from 1.
 
-    def of_modules(prefix: str, reduce) -> dict[str, float]:
-        found = {
-            key.removeprefix(prefix): curve[key]
-            for key in curve
-            if key.startswith(prefix)
-        }
-        return {name: float(reduce(values)) for name, values in found.items()}
+    a <- a + (k + 1) / (count + k) (w - a), k = `AVERAGE`: the first weights are
+    forgotten as the run goes on, in the same share of it at every batch size.
 
-    return {
-        "loss": float(np.mean(last)),
-        "skipped": int(np.sum(curve["finite"] == 0)),
-        "phi": of_modules("phi/", lambda values: np.nanmean(values[middle])),
-        "mu_mean": of_modules("mu/", np.mean),
-        "mu_max": of_modules("mu/", np.max),
-    }
+    References:
+      Shamir and Zhang, Stochastic Gradient Descent for Non-smooth Optimization,
+      arXiv 1212.1824, section 4.
+    """
+    share = (AVERAGE + 1) / (count + AVERAGE)
+    return jax.tree.map(lambda a, w: a + share * (w - a), average, new)
 
 
-def windows(curve: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the curve averaged over windows, at most `CURVE_POINTS` of them."""
-    total = len(curve["loss"])
-    edges = np.unique(np.linspace(0, total, CURVE_POINTS + 1).astype(int))
-    sizes = np.diff(edges)
-    averaged = {
-        key: np.add.reduceat(values, edges[:-1]) / sizes
-        for key, values in curve.items()
-    }
-    return {"step": edges[1:], **averaged}
+def evaluation_points(steps: int, options: Mapping[str, Any]) -> set[int]:
+    """Return the steps after which averaged weights are evaluated; none by default.
+
+    They lie at equal ratios: "run.evaluations" of them, from a 32nd of the run.
+
+    >>> sorted(evaluation_points(256, {"run.evaluations": 6}))
+    [8, 16, 32, 64, 128, 256]
+    """
+    count = options.get("run.evaluations", 0)
+    if not count:
+        return set()
+    points = np.geomspace(max(steps / 32, 1), steps, count)
+    return {int(point) for point in np.round(points)}
+
+
+def _clocks() -> np.ndarray:
+    return np.array([time.perf_counter(), time.process_time()])

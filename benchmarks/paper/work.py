@@ -4,7 +4,6 @@ Any number of them may work on one grid, started at any time: a cell is claimed 
 lock on its folder that ends with the process.
 """
 
-import json
 import os
 import platform
 import subprocess
@@ -69,6 +68,10 @@ def _one(wanted, runs, trainer, methods, versions) -> bool:
             factors = factors_of(cell, runs) if method.control_of else None
             started = time.strftime("%Y-%m-%d %H:%M:%S")
             result, curve = trainer.run(cell, method, factors)
+            config = trainer.scale.config(
+                cell.batch, {**method.changes, "optim.lr": cell.rate, **cell.settings}
+            )
+            (runs.path(cell) / "config.json").write_text(config.to_json(indent=1))
             np.savez_compressed(runs.path(cell) / "curve.npz", **curve)
             result |= {"factors": factors, "started": started, **versions}
             runs.write(cell, result)
@@ -125,16 +128,13 @@ def start_workers(count: int, arguments: list[str]) -> int:
         return 130
 
 
-def one_core() -> None:
-    """Make JAX compute on one core, with a cache of programs; before JAX wakes."""
+def one_core(programs: Path) -> None:
+    """Make JAX compute on one core and keep its programs; before JAX wakes."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     os.environ.setdefault("XLA_FLAGS", flags)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    from agvm_jax.training.host_memory import keep_freed_memory
 
-
-def config_text(scale: Scale, cell: Cell, method: Method) -> str:
-    """Return a cell's whole config as JSON."""
-    config = scale.config(
-        cell.batch, {**method.changes, "optim.lr": cell.rate, **dict(cell.variant)}
-    )
-    return json.dumps(config.to_dict(), indent=1)
+    keep_freed_memory()

@@ -1,0 +1,43 @@
+"""What is kept of the scalars of every step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+CURVE_POINTS = 128  # rows of a curve; a longer run is averaged over windows
+
+
+def summary(curve: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return loss at the end, steps skipped, and the means of phi and mu."""
+    total = len(curve["loss"])
+    last = curve["loss"][-max(total // 10, 1) :]
+    middle = slice(total // 8, total // 2)  # after warm-up, at the full rate
+
+    def of_modules(prefix: str, reduce) -> dict[str, float]:
+        found = {
+            key.removeprefix(prefix): curve[key]
+            for key in curve
+            if key.startswith(prefix)
+        }
+        return {name: float(reduce(values)) for name, values in found.items()}
+
+    return {
+        "loss": float(np.mean(last)),
+        "skipped": int(np.sum(curve["finite"] == 0)),
+        "phi": of_modules("phi/", lambda values: np.nanmean(values[middle])),
+        "mu_mean": of_modules("mu/", np.mean),
+        "mu_max": of_modules("mu/", np.max),
+    }
+
+
+def windows(curve: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the curve averaged over windows, at most `CURVE_POINTS` of them."""
+    total = len(curve["loss"])
+    edges = np.unique(np.linspace(0, total, CURVE_POINTS + 1).astype(int))
+    sizes = np.diff(edges)
+    averaged = {
+        key: np.add.reduceat(values, edges[:-1]) / sizes
+        for key, values in curve.items()
+    }
+    return {"step": edges[1:], **averaged}
