@@ -46,7 +46,7 @@ class Method:
 # Rate of the middle of a sweep, at batch 512; other batches by the square root. A sweep
 # has five rates, each twice the one before, and goes on while the best is the last.
 RATES: Mapping[str, float] = MappingProxyType(
-    {"sgd": 0.16, "adam": 0.008, "lamb": 0.02, "lars": 4.0, "muon": 0.02}
+    {"sgd": 0.16, "adam": 0.004, "lamb": 0.02, "lars": 4.0, "muon": 0.02}
 )
 
 
@@ -54,9 +54,9 @@ def rate_at(family: str, batch_size: int, place: int) -> float:
     """Return a rate of the sweep; place 0 is its middle, 1 twice as much.
 
     >>> [rate_at("adam", 512, place) for place in (-2, 0, 2)]
-    [0.002, 0.008, 0.032]
+    [0.001, 0.004, 0.016]
     >>> rate_at("adam", 32, 0)
-    0.002
+    0.001
     """
     # Three digits: a rate is part of a folder's name.
     return float(f"{RATES[family] * (batch_size / 512) ** 0.5 * 2.0**place:.3g}")

@@ -92,9 +92,9 @@ TINY = Scale(
     micro_batches=MappingProxyType({512: 64, 32: 16}),
     overrides=MappingProxyType(
         {
-            "model.width": 0.125,
+            "model.width": 0.25,
             "model.norm": "local",
-            "model.fpn_channels": 16,
+            "model.fpn_channels": 32,
             "model.head_convs": 1,
             "model.anchor_sizes": (8.0, 16.0, 24.0, 32.0, 48.0),
             "model.anchor_scales": 1,
