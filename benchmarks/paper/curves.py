@@ -25,7 +25,7 @@ def summary(curve: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return {
         "loss": float(np.mean(last)),
         "skipped": int(np.sum(curve["finite"] == 0)),
-        "phi": of_modules("phi/", lambda values: np.nanmean(values[middle])),
+        "phi": of_modules("phi/", lambda values: _mean(values[middle])),
         "mu_mean": of_modules("mu/", np.mean),
         "mu_max": of_modules("mu/", np.max),
     }
@@ -41,3 +41,9 @@ def windows(curve: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         for key, values in curve.items()
     }
     return {"step": edges[1:], **averaged}
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean of what is not nan; nan if nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else np.nan

@@ -18,14 +18,18 @@ TEXT = ("method", "variant", "started", "commit")
 NESTED = ("phi", "mu_mean", "mu_max", "noise", "factors", "versions", "ap_at")
 # Written for people, derived when read.
 DERIVED = ("trained",)
+# Columns stand in this order; the rest follow by name.
+FIRST = (*CELL, *DERIVED, "AP", "AP50", "AP75", "loss", "steps", "skipped")
+FIRST += ("stopped_at", "processor_a_step", "seconds_a_step", "compile_seconds")
+FIRST += ("seconds", "started", "commit", "cores")
 
 
 def write_csv(path: Path, results: Mapping[Cell, Mapping[str, Any]]) -> None:
     """Write results, whole or not at all; floats with six digits."""
     rows = [_row(cell, result) for cell, result in results.items()]
-    columns = list(CELL) + list(DERIVED)
-    for row in rows:
-        columns += [name for name in row if name not in columns]
+    names = set(CELL + DERIVED).union(*rows)
+    columns = [name for name in FIRST if name in names]
+    columns += sorted(names.difference(FIRST))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     with open(partial, "w", newline="", encoding="utf-8") as file:
