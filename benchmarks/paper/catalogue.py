@@ -244,7 +244,7 @@ TABLES: Mapping[str, Table] = MappingProxyType(
         ),
         "baselines": _comparison(
             "Other large-batch methods",
-            {512: (("lars", "pmd_lamb", "sam", "agvm_lamb"),)},
+            {512: (("muon", "lars", "sam", "pmd_lamb", "agvm_lamb"),)},
         ),
         "steps": Table(
             "Steps to a target against the batch",

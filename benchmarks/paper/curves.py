@@ -43,6 +43,38 @@ def windows(curve: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {"step": edges[1:], **averaged}
 
 
+def trouble(curve: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return what a curve tells of spikes and of modules that stopped to learn.
+
+    The numbers: spike, the most that the loss rose above its least value before, after
+    the warm-up; spike_step, where that was; spike_mu, mu of each module there; and
+    grad_end, the norm of each module's gradient over the last tenth of the run as a
+    share of its median over the run. A dead module has none.
+    """
+    step, loss = curve["step"], curve["loss"]
+    after = np.flatnonzero(step > step[-1] / 8)
+    lowest = np.minimum.accumulate(np.where(np.isfinite(loss), loss, np.inf))
+    rises = np.where(np.isfinite(loss), loss - lowest, np.inf)[after]
+    place = after[int(np.argmax(rises))]
+    last = slice(-max(len(step) // 10, 1), None)
+    ends = {}
+    for key, values in curve.items():
+        if key.startswith("grad_norm/"):
+            median = np.median(values)
+            ends[key.removeprefix("grad_norm/")] = float(values[last].mean() / median)
+    mu = {
+        key.removeprefix("mu/"): float(values[place])
+        for key, values in curve.items()
+        if key.startswith("mu/")
+    }
+    return {
+        "spike": float(rises.max()),
+        "spike_step": int(step[place]),
+        "spike_mu": mu,
+        "grad_end": ends,
+    }
+
+
 def _mean(values: np.ndarray) -> float:
     """Return the mean of what is not nan; nan if nothing is."""
     known = values[~np.isnan(values)]

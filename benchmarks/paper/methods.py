@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import jax
 import optax
+from optax.contrib import MuonDimensionNumbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Method:
 # Rate of the middle of a sweep, at batch 512; other batches by the square root. A sweep
 # has five rates, each twice the one before, and goes on while the best is the last.
 RATES: Mapping[str, float] = MappingProxyType(
-    {"sgd": 0.16, "adam": 0.004, "lamb": 0.02, "lars": 4.0, "muon": 0.02}
+    {"sgd": 0.16, "adam": 0.004, "lamb": 0.02, "lars": 4.0}
 )
 
 
@@ -68,6 +70,34 @@ _LAMB = {"optim.name": "lamb", "optim.weight_decay": 0.01}
 _OFF = {"agvm.enabled": False}
 _HALVES = {"agvm.enabled": True, "agvm.estimator": "halves"}
 _NORMS = {"agvm.enabled": True, "agvm.estimator": "replicas"}
+
+
+def muon(schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Muon for convolutions: a kernel (h, w, in, out) is a matrix, (h w in) by out.
+
+    optax.contrib.muon alone hands all that is not a plain matrix to AdamW, in a
+    detector everything. Updates have AdamW's usual size (0.2 an entry), so that
+    AdamW's rates and decay apply.
+    """
+
+    def matrices(params):
+        return jax.tree.map(
+            lambda leaf: (
+                MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+                if leaf.ndim > 1
+                else None
+            ),
+            params,
+        )
+
+    return optax.contrib.muon(
+        schedule,
+        weight_decay=_ADAMW["optim.weight_decay"],
+        adam_weight_decay=_ADAMW["optim.weight_decay"],
+        muon_weight_dimension_numbers=matrices,
+        consistent_rms=0.2,
+    )
+
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
@@ -99,6 +129,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 _LAMB | {"optim.name": "pmd_lamb"} | _OFF,
                 "lamb",
             ),
+            Method("muon", "Muon", _OFF, "adam", make_tx=muon),
             Method("sam", "SAM", _SGD | {"optim.name": "sam"} | _OFF, "sgd"),
         )
     }

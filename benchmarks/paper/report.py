@@ -1,17 +1,23 @@
 """One command from run folders to what is read: CSV, Markdown and pictures."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from benchmarks.paper import figures, steps
 from benchmarks.paper.catalogue import FIRST, SECOND, TABLES
-from benchmarks.paper.cells import Runs
+from benchmarks.paper.cells import Cell, Runs, failed
+from benchmarks.paper.curves import trouble
 from benchmarks.paper.grids import sweeps
 from benchmarks.paper.results import read_csv, write_csv
-from benchmarks.paper.tables import line
+from benchmarks.paper.tables import line, numbers, table
 
 CSV = Path("evidence/tiny.csv")
 TEXT = Path("evidence/tables.md")
 BATCHES = (512, 32)
+SPIKE = 0.2  # of the loss, which falls from 2.3 to 0.8
 
 
 def write_report(folder: Path, docs: Path) -> list[Path]:
@@ -23,7 +29,9 @@ def write_report(folder: Path, docs: Path) -> list[Path]:
       docs: the folder that holds evidence/ and images/.
     """
     runs = Runs(folder, read_csv(docs / CSV))
-    results = runs.all()
+    results = {
+        cell: with_trouble(cell, result, runs) for cell, result in runs.all().items()
+    }
     write_csv(docs / CSV, results)
     text = [
         "# Tables of the small runs",
@@ -41,6 +49,7 @@ def write_report(folder: Path, docs: Path) -> list[Path]:
         text.append(f"## {name}. {entry.title}")
         text.append(f"{done} of {len(cells)} cells known so far are done.")
         text.append(entry.text(runs))
+    text += ["## Failures and spikes", trouble_table(results)]
     paths = [docs / CSV, docs / TEXT]
     paths[1].write_text("\n\n".join(part for part in text if part) + "\n")
     lines = {
@@ -64,3 +73,41 @@ def write_report(folder: Path, docs: Path) -> list[Path]:
         paths.append(docs / "images" / "evidence_steps.png")
         steps.draw(runs, paths[-1])
     return [path for path in paths if path.exists()]
+
+
+def with_trouble(
+    cell: Cell, result: Mapping[str, Any], runs: Runs
+) -> Mapping[str, Any]:
+    """Add what the curve in the run folder tells, if there is one."""
+    path = runs.path(cell) / "curve.npz"
+    if not path.exists():
+        return result
+    with np.load(path) as arrays:
+        return {**result, **trouble(dict(arrays))}
+
+
+def trouble_table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
+    """Return the runs that failed, or whose loss rose by more than `SPIKE`."""
+    rows = []
+    for cell, result in results.items():
+        spike = result.get("spike")
+        if not failed(result) and (spike is None or spike < SPIKE):
+            continue
+        stopped = result.get("stopped_at")
+        ap = "x" if failed(result) else f"{100 * result['AP']:.1f}"
+        if stopped is not None:
+            ap += f", not finite, stopped at step {stopped}"
+        rows.append(
+            (
+                cell.name,
+                ap,
+                "" if result["loss"] is None else f"{result['loss']:.2f}",
+                "" if spike is None else f"{spike:.2f} at {result['spike_step']}",
+                numbers(result.get("spike_mu")),
+                numbers(result.get("grad_end")),
+            )
+        )
+    if not rows:
+        return "None so far."
+    header = ("run", "AP", "loss at the end", "largest rise of the loss, at step")
+    return table((*header, "mu there", "gradient's norm at the end / median"), rows)

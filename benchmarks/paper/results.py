@@ -13,9 +13,10 @@ from typing import Any
 from benchmarks.paper.cells import Cell, failed
 
 CELL = ("method", "batch", "rate", "seed", "variant")
-WHOLE = ("batch", "seed", "steps", "skipped", "stopped_at", "cores")
+WHOLE = ("batch", "seed", "steps", "skipped", "stopped_at", "cores", "spike_step")
 TEXT = ("method", "variant", "started", "commit")
 NESTED = ("phi", "mu_mean", "mu_max", "noise", "factors", "versions", "ap_at")
+NESTED += ("spike_mu", "grad_end")
 # Written for people, derived when read.
 DERIVED = ("trained",)
 # Columns stand in this order; the rest follow by name.

@@ -162,10 +162,10 @@ def mu_table(lines: Sequence[Line]) -> str:
         rows.append(
             (
                 entry.sweep.title,
-                _numbers(result["phi"]),
-                _numbers(result.get("mu_mean") or result.get("factors")),
-                _numbers(result.get("mu_max")),
-                _numbers(noise, "{:.3g}"),
+                numbers(result["phi"]),
+                numbers(result.get("mu_mean") or result.get("factors")),
+                numbers(result.get("mu_max")),
+                numbers(noise, "{:.3g}"),
             )
         )
     header = "method", "phi", "mean mu", "largest mu", "noise scale, images"
@@ -187,9 +187,12 @@ def _score(result: Any) -> str:
     return "x" if failed(result) else f"{100 * result['AP']:.1f}"
 
 
-def _numbers(values: Any, form: str = "{:.2f}") -> str:
+def numbers(values: Any, form: str = "{:.2f}") -> str:
+    """Return "backbone 0.87, head 0.21"."""
     if not values:
         return ""
     return ", ".join(
-        f"{name} {form.format(value)}" for name, value in values.items() if value
+        f"{name} {form.format(value)}"
+        for name, value in values.items()
+        if value is not None
     )

@@ -9,9 +9,10 @@ from scipy import stats
 from benchmarks.paper import steps
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.cells import Cell, Runs
+from benchmarks.paper.curves import trouble
 from benchmarks.paper.grids import Sweep
 from benchmarks.paper.methods import METHODS
-from benchmarks.paper.report import CSV, write_report
+from benchmarks.paper.report import CSV, trouble_table, write_report
 from benchmarks.paper.results import read_csv, write_csv
 from benchmarks.paper.statistics import paired, spread
 
@@ -35,6 +36,8 @@ def made_up(ap, seed=0, **more):
         "noise": {"backbone": 2310.0, "all": 300.0},
         "factors": {},
         "ap_at": {},
+        "spike_mu": {},
+        "grad_end": {},
         "versions": {"jax": "0.10.2"},
         "commit": "abc1234",
         "started": "2026-11-25 01:00:00",
@@ -141,3 +144,28 @@ def test_the_command_lists_refuses_and_names_the_large_runs(tmp_path, capsys):
     assert main(["--table", "7", "--scale", "paper"]) == 0
     out = capsys.readouterr().out
     assert "configs/mask_rcnn.py" in out and "agvm.anchor=box_head" in out
+
+
+def test_a_spike_and_a_dead_module_are_seen_in_a_curve():
+    step = np.arange(1, 129)
+    loss = np.linspace(2.3, 0.8, 128)
+    loss[5] = 9.0  # in the warm-up: not counted
+    loss[60] += 0.7
+    grads = np.ones(128)
+    curve = {
+        "step": step,
+        "loss": loss,
+        "grad_norm/head": np.where(step > 100, 0.0, grads),
+        "grad_norm/fpn": grads,
+        "mu/head": np.linspace(1.0, 2.0, 128),
+    }
+    found = trouble(curve)
+    assert found["spike_step"] == 61 and found["spike"] == pytest.approx(0.69, abs=0.01)
+    assert found["spike_mu"]["head"] == pytest.approx(1 + 60 / 127)
+    assert found["grad_end"] == {"head": 0.0, "fpn": 1.0}
+    cell = Cell("adamw", 512, 0.1, 0)
+    text = trouble_table(
+        {cell: made_up(0.2, **found), cell.with_(seed=1): made_up(0.2)}
+    )
+    assert "0.69 at 61" in text and text.count("seed") == 1
+    assert "head 0.00" in text and "x" not in text.splitlines()[-1].split("|")[2]

@@ -142,6 +142,18 @@ def test_a_carried_rate_is_the_rate(name):
     np.testing.assert_array_equal(doubled["backbone"], plain["backbone"])
 
 
+def test_muon_takes_a_convolution_as_one_matrix():
+    """Its update has singular values near each other, which AdamW's has not."""
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 4, 8))
+    grads = {"w": kernel * jnp.array([10.0, 1, 1, 1, 1, 1, 1, 0.1]), "b": jnp.ones(8)}
+    params = {"w": kernel, "b": jnp.zeros(8)}
+    tx = METHODS["muon"].make_tx(optax.constant_schedule(0.1))
+    updates, _ = tx.update(grads, tx.init(params), params)
+    values = np.linalg.svd(updates["w"].reshape(36, 8), compute_uv=False)
+    assert values.max() < 2 * values.min()
+    np.testing.assert_allclose(np.abs(updates["b"]), 0.1, rtol=1e-3)  # AdamW's
+
+
 def test_work_trains_what_is_wanted_and_goes_on_where_it_stopped(
     tmp_path, monkeypatch, capsys
 ):
