@@ -86,6 +86,22 @@ def _comparison(title: str, groups: Mapping[int, Sequence[Sequence[str]]]) -> Ta
     return Table(title, wanted, lines)
 
 
+def _pipelines(title: str, pipelines: Sequence[str], batch: int) -> Table:
+    """AdamW with and without AGVM, on other detectors and backbones."""
+
+    def pair(pipeline: str) -> list[Sweep]:
+        names = "adamw", "agvm_adamw"
+        return sweeps(names, batch, (("run.pipeline", pipeline),))
+
+    return Table(
+        title,
+        lambda runs: [
+            cell for name in pipelines for cell in sweep_then_seeds(runs, pair(name))
+        ],
+        lambda runs: {name: [line(s, runs) for s in pair(name)] for name in pipelines},
+    )
+
+
 def _ablation(title: str, variants: Sequence[tuple[tuple[str, Any], ...]]) -> Table:
     """Variants of AGVM + AdamW at batch 512, at the best rate of the default one."""
     base = Sweep(METHODS["agvm_adamw"], 512)
@@ -245,6 +261,9 @@ TABLES: Mapping[str, Table] = MappingProxyType(
         "baselines": _comparison(
             "Other large-batch methods",
             {512: (("muon", "lars", "sam", "pmd_lamb", "agvm_lamb"),)},
+        ),
+        "pipelines": _pipelines(
+            "Other detectors and backbones, batch 512", ("faster_rcnn", "swin"), 512
         ),
         "steps": Table(
             "Steps to a target against the batch",

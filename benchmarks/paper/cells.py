@@ -64,7 +64,10 @@ class Cell:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The variant's options of the run: run.images, run.evaluations, run.target."""
+        """The variant's options of the run.
+
+        run.images, run.evaluations, run.target (AP at which it stops), run.pipeline.
+        """
         return {k: v for k, v in self.variant if k.startswith("run.")}
 
     def with_(self, **changes: Any) -> "Cell":

@@ -37,31 +37,36 @@ class Sweep:
     @property
     def title(self) -> str:
         """The method's title, with what the variant changes."""
-        settings = Cell("", 0, 0, 0, self.variant).settings
-        words = [f"{key}={value}" for key, value in settings.items()]
+        cell = Cell("", 0, 0, 0, self.variant)
+        words = [f"{key}={value}" for key, value in cell.settings.items()]
+        if "run.pipeline" in cell.options:
+            words.append(cell.options["run.pipeline"])
         return ", ".join([self.method.title, *words])
 
-    def cell(self, place: int, seed: int = 0) -> Cell:
+    def cell(self, place: float, seed: int = 0) -> Cell:
         rate = rate_at(self.method.family, self.batch, place)
         return Cell(self.method.name, self.batch, rate, seed, self.variant)
 
     def rates(self, runs: Runs) -> list[Cell]:
         """Return the cells of the sweep, with what its results so far add to it.
 
-        While the best of them stands at an end, the next rate beyond it is wanted.
+        While the best of them stands at an end, the next rate beyond it is wanted;
+        then the two beside the best, a root of two away: the sweep's own steps are
+        wider than what methods differ by.
         """
         places = list(self.places)
         while True:
             best = self._best_place(runs, places)
-            if best is None or abs(best) == FURTHEST:
+            if best is None:
                 break
-            if best == max(places):
+            if best == max(places) and best < FURTHEST:
                 places.append(best + 1)
-            elif best == min(places):
+            elif best == min(places) and best > -FURTHEST:
                 places.insert(0, best - 1)
             else:
+                places += [best - 0.5, best + 0.5]
                 break
-        return [self.cell(place) for place in places]
+        return [self.cell(place) for place in sorted(places)]
 
     def best(self, runs: Runs) -> Cell | None:
         """Return the best cell of seed 0; None while the sweep is not done.
@@ -147,7 +152,7 @@ def upwards(runs: Runs, sweep: Sweep) -> list[Cell]:
     if best is None:
         return wanted
     for place in range(max(sweep.places) + 1, HIGHEST + 1):
-        last = runs.result(wanted[-1])
+        last = runs.result(max(wanted, key=lambda cell: cell.rate))
         if last is None or failed(last):
             break
         cell = sweep.cell(place)

@@ -46,13 +46,14 @@ class Method:
 
 
 # Rate of the middle of a sweep, at batch 512; other batches by the square root. A sweep
-# has five rates, each twice the one before, and goes on while the best is the last.
+# has five rates, each twice the one before, goes on while the best is the last, and
+# then looks at the two between the best and its neighbours.
 RATES: Mapping[str, float] = MappingProxyType(
     {"sgd": 0.16, "adam": 0.004, "lamb": 0.02, "lars": 4.0}
 )
 
 
-def rate_at(family: str, batch_size: int, place: int) -> float:
+def rate_at(family: str, batch_size: int, place: float) -> float:
     """Return a rate of the sweep; place 0 is its middle, 1 twice as much.
 
     >>> [rate_at("adam", 512, place) for place in (-2, 0, 2)]

@@ -99,7 +99,7 @@ def build_program(scale: Scale, cell: Cell, method: Method) -> Program:
         "optim.warmup_steps": round(WARMUP_SHARE * scale.steps(cell.batch)),
         **dict(cell.settings),
     }
-    config = scale.config(cell.batch, changes)
+    config = scale.config(cell.batch, changes, cell.options)
     recipe = build_optimizer(
         config.optim,
         config.agvm,

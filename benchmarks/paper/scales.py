@@ -29,6 +29,7 @@ class Scale:
       micro_batches: batch size -> images a pass. A group of gradients, and what
         BatchNorm takes its statistics over. Batches not listed take 64, or a half.
       overrides: dotted keys of configs/base.py -> values.
+      pipelines: name of another detector or backbone -> what it overrides besides.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Scale:
     images_seen: int
     micro_batches: Mapping[int, int]
     overrides: Mapping[str, Any]
+    pipelines: Mapping[str, Mapping[str, Any]]
 
     def steps(self, batch_size: int, options: Mapping[str, Any] | None = None) -> int:
         """Return the optimizer steps of a run.
@@ -55,12 +57,18 @@ class Scale:
         """Return the images of one forward and backward pass."""
         return self.micro_batches.get(batch_size, min(64, batch_size // 2))
 
-    def config(self, batch_size: int, changes: Mapping[str, Any]) -> ConfigDict:
+    def config(
+        self,
+        batch_size: int,
+        changes: Mapping[str, Any],
+        options: Mapping[str, Any] | None = None,
+    ) -> ConfigDict:
         """Return the config of a run.
 
         Args:
           batch_size: images a step.
           changes: dotted keys -> values, on top of this scale's own.
+          options: of the cell; "run.pipeline" is a key of `pipelines`.
 
         Raises:
           ValueError: a key that configs/base.py does not have.
@@ -70,7 +78,9 @@ class Scale:
         config.micro_batch_size = self.micro_batch_size(batch_size)
         config.steps = self.steps(batch_size)
         config.image_size = (self.image_size, self.image_size)
-        for key, value in {**self.overrides, **changes}.items():
+        name = (options or {}).get("run.pipeline")
+        pipeline = self.pipelines[name] if name else {}
+        for key, value in {**self.overrides, **pipeline, **changes}.items():
             *sections, last = key.split(".")
             section = config
             for name in sections:
@@ -113,6 +123,29 @@ TINY = Scale(
             # steps: measured at every one, the memory is 33 steps, an eighth.
             "agvm.tau": 1,
             "agvm.alpha": 0.97,
+        }
+    ),
+    pipelines=MappingProxyType(
+        {
+            "faster_rcnn": MappingProxyType(
+                {
+                    "model.detector": "faster_rcnn",
+                    "model.rpn_pre_nms_top_k": (50, 50),
+                    "model.rpn_post_nms_top_k": (20, 20),
+                    "model.rpn_samples": 32,
+                    "model.roi_samples": 16,
+                    "model.box_head_width": 64,
+                    # A level each for P2 to P6.
+                    "model.anchor_sizes": (6.0, 12.0, 18.0, 26.0, 40.0),
+                }
+            ),
+            "swin": MappingProxyType(
+                {
+                    "model.backbone": "swin_t",
+                    "model.drop_path": 0.0,
+                    "optim.no_decay": ("norm", "bias_table"),
+                }
+            ),
         }
     ),
 )

@@ -68,9 +68,8 @@ def _one(wanted, runs, trainer, methods, versions) -> bool:
             factors = factors_of(cell, runs) if method.control_of else None
             started = time.strftime("%Y-%m-%d %H:%M:%S")
             result, curve = trainer.run(cell, method, factors)
-            config = trainer.scale.config(
-                cell.batch, {**method.changes, "optim.lr": cell.rate, **cell.settings}
-            )
+            changes = {**method.changes, "optim.lr": cell.rate, **cell.settings}
+            config = trainer.scale.config(cell.batch, changes, cell.options)
             (runs.path(cell) / "config.json").write_text(config.to_json(indent=1))
             np.savez_compressed(runs.path(cell) / "curve.npz", **curve)
             result |= {"factors": factors, "started": started, **versions}

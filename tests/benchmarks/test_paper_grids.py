@@ -27,6 +27,12 @@ def done(*scores, sweep=ADAMW, places=(-2, -1, 0, 1, 2)):
     )
 
 
+def beside(sweep, runs, place, below, above):
+    """The two rates beside the best are done."""
+    runs.kept[sweep.cell(place - 0.5)] = result(below)
+    runs.kept[sweep.cell(place + 0.5)] = result(above)
+
+
 def test_a_sweep_has_five_rates_each_twice_the_one_before():
     rates = [cell.rate for cell in ADAMW.rates(done(places=()))]
     assert rates == [0.001, 0.002, 0.004, 0.008, 0.016]
@@ -37,8 +43,13 @@ def test_seeds_follow_when_the_best_rate_is_inside():
     half = done(0.1, 0.2, places=(-2, -1))
     assert ADAMW.best(half) is None and not ADAMW.seeds(half)
     runs = done(0.1, 0.2, 0.3, 0.1, None)
-    assert ADAMW.best(runs) == ADAMW.cell(0)
+    rates = [cell.rate for cell in ADAMW.rates(runs)]
+    assert rates == [0.001, 0.002, 0.00283, 0.004, 0.00566, 0.008, 0.016]
+    assert ADAMW.best(runs) is None  # those beside the best are not done
+    beside(ADAMW, runs, 0, 0.25, 0.31)
+    assert ADAMW.best(runs) == ADAMW.cell(0.5)
     assert [cell.seed for cell in ADAMW.seeds(runs)] == [0, 1, 2, 3, 4]
+    assert len(ADAMW.rates(runs)) == 7
 
 
 @pytest.mark.parametrize(
@@ -50,8 +61,10 @@ def test_a_sweep_goes_on_while_its_best_rate_is_the_last(scores, beyond):
     assert len(ADAMW.rates(runs)) == 6
     assert ADAMW.best(runs) is None  # the sixth is not done
     runs.kept[ADAMW.cell(beyond)] = result(0.015)
-    assert len(ADAMW.rates(runs)) == 6
-    assert ADAMW.best(runs) == ADAMW.cell(2 if beyond > 0 else -2)
+    best = 2 if beyond > 0 else -2
+    beside(ADAMW, runs, best, 0.02, 0.02)
+    assert len(ADAMW.rates(runs)) == 8
+    assert ADAMW.best(runs) == ADAMW.cell(best)
 
 
 def test_a_method_that_never_trains_has_no_best_rate_and_its_sweep_ends():
@@ -65,6 +78,7 @@ def test_the_control_waits_for_the_factors_of_the_best_run_of_agvm():
     runs = done(0.1, 0.2, 0.3, 0.1, sweep=agvm, places=(-2, -1, 0, 1))
     assert sweep_then_seeds(runs, [control]) == []
     runs.kept[agvm.cell(2)] = result(None)
+    beside(agvm, runs, 0, 0.2, 0.2)
     runs.kept[agvm.cell(0)] = result(0.3, mu_mean={"backbone": 1.0, "head": 1.5})
     assert sweep_then_seeds(runs, [control]) == control.rates(runs)
     assert factors_of(control.cell(1), runs) == {"backbone": 1.0, "head": 1.5}
@@ -72,6 +86,7 @@ def test_the_control_waits_for_the_factors_of_the_best_run_of_agvm():
 
 def test_the_search_for_the_first_failure_doubles_the_rate_until_there_is_one():
     runs = done(0.1, 0.2, 0.3, 0.2, 0.1)
+    beside(ADAMW, runs, 0, 0.2, 0.2)
     assert upwards(runs, ADAMW)[-1] == ADAMW.cell(3)
     runs.kept[ADAMW.cell(3)] = result(0.05)
     assert upwards(runs, ADAMW)[-1] == ADAMW.cell(4)
@@ -81,13 +96,14 @@ def test_the_search_for_the_first_failure_doubles_the_rate_until_there_is_one():
 
 def test_a_ladder_of_batches_ends_at_the_first_that_fails():
     runs = done(0.1, 0.2, 0.3, 0.2, 0.1)
+    beside(ADAMW, runs, 0, 0.2, 0.2)
     batches = (2048, 8192)
     first = Cell("adamw", 2048, 0.008, 0)  # 0.004 times the root of four
-    assert ladder(runs, ADAMW, batches)[5:] == [first]
+    assert ladder(runs, ADAMW, batches)[7:] == [first]
     runs.kept[first] = result(0.2)
-    assert [cell.batch for cell in ladder(runs, ADAMW, batches)[5:]] == [2048, 8192]
+    assert [cell.batch for cell in ladder(runs, ADAMW, batches)[7:]] == [2048, 8192]
     runs.kept[first] = result(None)
-    assert ladder(runs, ADAMW, batches)[5:] == [first]
+    assert ladder(runs, ADAMW, batches)[7:] == [first]
 
 
 def test_steps_sweep_towards_the_rate_that_needs_fewest_images():
@@ -110,7 +126,7 @@ def test_every_table_begins_with_cells_whose_configs_are_valid(name):
     assert len(cells) >= 5 and len(set(cells)) == len(cells)
     for cell in cells:
         changes = {**METHODS[cell.method].changes, **cell.settings}
-        config = TINY.config(cell.batch, changes)
+        config = TINY.config(cell.batch, changes, cell.options)
         assert config.batch_size == cell.batch
         assert cell.batch % (2 * config.micro_batch_size) == 0
         images = cell.options.get("run.images", TINY.images_seen)

@@ -151,7 +151,8 @@ def test_muon_takes_a_convolution_as_one_matrix():
     updates, _ = tx.update(grads, tx.init(params), params)
     values = np.linalg.svd(updates["w"].reshape(36, 8), compute_uv=False)
     assert values.max() < 2 * values.min()
-    np.testing.assert_allclose(np.abs(updates["b"]), 0.1, rtol=1e-3)  # AdamW's
+    # A bias goes to Adam, whose first step, with Nesterov's look ahead, is 1.5 rates.
+    np.testing.assert_allclose(np.abs(updates["b"]), 0.147, rtol=1e-2)
 
 
 def test_work_trains_what_is_wanted_and_goes_on_where_it_stopped(
