@@ -6,8 +6,11 @@ One idea a file:
 * `scales`: how large a run is (tiny: measured here; paper: commands for a pod);
 * `images`: the generated pictures that all runs read;
 * `cells`: one run: its name, its folder, its result;
-* `training`: trains one cell with the product's own parts;
-* `grids`: which cells a table needs, given those that are done;
+* `program`, `training`, `curves`: trains one cell with the product's own parts;
+* `grids`: which cells are wanted, given those that are done;
+* `forms`, `catalogue`, `steps`: the tables;
 * `work`: processes that take cells and train them;
-* `results`, `statistics`, `tables`, `figures`: from run folders to CSV, text, pictures.
+* `results`, `statistics`, `tables`, `figures`, `report`: from run folders to CSV, text
+  and pictures;
+* `full_scale`: the paper's own runs as commands for a pod.
 """

@@ -29,6 +29,8 @@ class Method:
       make_tx: schedule -> optimizer, instead of `optim.name`.
       linear: whether an update is proportional to the rate, so that one compiled
         program serves all rates; False for those that keep averages of parameters.
+      evaluated: (optimizer state, parameters) -> the parameters that are evaluated, if
+        those are others than the ones that gradients are taken at.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Method:
     control_of: str | None = None
     make_tx: Callable[[optax.Schedule], optax.GradientTransformation] | None = None
     linear: bool = True
+    evaluated: Callable[[Any, Any], Any] | None = None
 
     @property
     def modulated(self) -> bool:
@@ -100,6 +103,13 @@ def muon(schedule: optax.Schedule) -> optax.GradientTransformation:
     )
 
 
+def schedule_free(schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Schedule-free AdamW; it wants a rate that stays constant after the warm-up."""
+    return optax.contrib.schedule_free_adamw(
+        schedule, weight_decay=_ADAMW["optim.weight_decay"]
+    )
+
+
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         method.name: method
@@ -131,6 +141,15 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 "lamb",
             ),
             Method("muon", "Muon", _OFF, "adam", make_tx=muon),
+            Method(
+                "schedule_free",
+                "schedule-free AdamW",
+                {"optim.schedule": "constant"} | _OFF,
+                "adam",
+                make_tx=schedule_free,
+                linear=False,
+                evaluated=optax.contrib.schedule_free_eval_params,
+            ),
             Method("sam", "SAM", _SGD | {"optim.name": "sam"} | _OFF, "sgd"),
         )
     }

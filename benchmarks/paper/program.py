@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec as P
 
 from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init
@@ -69,6 +70,7 @@ class Program:
     step: TrainStep
     init: Callable
     predict: Callable
+    settle: Callable  # (params, model_state, batch) -> model_state, averages moved on
     mesh: jax.sharding.Mesh
     labels: Any
 
@@ -125,6 +127,10 @@ def build_program(scale: Scale, cell: Cell, method: Method) -> Program:
     )
     params, _ = jax.eval_shape(detector.init, jax.random.key(0))
     labels = label_tree(params)
+
+    def settle(params, model_state, batch):
+        return detector.loss(params, model_state, batch, jax.random.key(0))[1][0]
+
     recipe = dataclasses.replace(recipe, tx=carry_rate(recipe.tx, labels))
     return Program(
         recipe=recipe,
@@ -133,6 +139,15 @@ def build_program(scale: Scale, cell: Cell, method: Method) -> Program:
         step=TrainStep(detector.loss, recipe, plan, mesh, labels),
         init=detector.init,
         predict=make_predict(detector.predict, mesh),
+        settle=jax.jit(
+            jax.shard_map(
+                settle,
+                mesh=mesh,
+                in_specs=(P(), P(), P(mesh_lib.DATA_AXIS)),
+                out_specs=P(),
+                check_vma=False,
+            )
+        ),
         mesh=mesh,
         labels=labels,
     )

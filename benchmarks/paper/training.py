@@ -17,6 +17,7 @@ from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.optim.noise import noise_scale
 from agvm_jax.structures import Batch
 from agvm_jax.training import mesh as mesh_lib
+from agvm_jax.training.state import TrainState
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.curves import summary, windows
 from benchmarks.paper.images import Pool, order
@@ -26,6 +27,7 @@ from benchmarks.paper.scales import Scale
 
 EVAL_BATCH = 100
 MAX_SKIPPED = 10  # steps in a row that are not finite, then the run stops
+SETTLING = 32  # micro-batches from which BatchNorm's averages are gathered anew
 AVERAGE = 8  # the larger, the shorter the memory of the averaged weights: steps / 8
 
 
@@ -115,7 +117,7 @@ class Trainer:
             "ap_at": ap_at,
         }
         if stopped is None:
-            weights = average if points else (state.params, state.model_state)
+            weights = average if points else self._evaluated(program, method, state)
             numbers = self._evaluate(program, *weights)
             result |= {key: numbers[key] for key in ("AP", "AP50", "AP75")}
         result["seconds"] = time.perf_counter() - started
@@ -138,6 +140,25 @@ class Trainer:
             # In rising order the memory map is read faster; a batch is a set.
             chosen = np.sort(rows[first : first + size])
             yield mesh_lib.put_batch(program.mesh, self.train.batch(chosen))
+
+    def _evaluated(
+        self, program: Program, method: Method, state: TrainState
+    ) -> tuple[Any, Any]:
+        """Return the parameters that are evaluated, and their BatchNorm statistics.
+
+        Those of parameters that no gradient was taken at are gathered first.
+        """
+        if not method.evaluated:
+            return state.params, state.model_state
+        inner = state.opt_state.inner
+        params, model_state = method.evaluated(inner, state.params), state.model_state
+        size = program.plan.images_per_pass
+        rows = order(0, len(self.train), min(SETTLING * size, len(self.train)))
+        for first in range(0, len(rows) - size + 1, size):
+            batch = self.train.batch(np.sort(rows[first : first + size]))
+            on_mesh = mesh_lib.put_batch(program.mesh, batch)
+            model_state = program.settle(params, model_state, on_mesh)
+        return params, model_state
 
     def _evaluate(
         self, program: Program, params: Any, model_state: Any

@@ -20,6 +20,7 @@ from benchmarks.paper.training import Trainer, evaluation_points
 from benchmarks.paper.work import work
 from models.functional import Detector
 
+NUMBERS = "AP", "AP50", "AP75"
 SCALE = dataclasses.replace(
     TINY, train_images=64, val_images=8, images_seen=48, micro_batches={8: 4}
 )
@@ -140,6 +141,26 @@ def test_a_carried_rate_is_the_rate(name):
     plain, _ = ours.update(grads, states[0], params, **extra)
     np.testing.assert_allclose(doubled["head"], 2 * plain["head"], rtol=1e-6)
     np.testing.assert_array_equal(doubled["backbone"], plain["backbone"])
+
+
+def test_what_schedule_free_evaluates_is_its_average_with_its_own_statistics(
+    trainer, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(
+        trainer,
+        "_evaluate",
+        lambda *args: seen.append(args[1:]) or dict.fromkeys(NUMBERS, 0.5),
+    )
+    cell = Cell("schedule_free", 8, 0.1, 0)
+    result, _ = trainer.run(cell, METHODS[cell.method])
+    ((params, model_state),) = seen
+    program = trainer._program
+    start = program.initial_state(cell, METHODS[cell.method], None).params
+    assert result["AP"] == 0.5
+    assert not np.allclose(params["head"]["w"], start["head"]["w"])
+    # 6 micro-batch pairs of training, then 64 pictures by 4.
+    assert float(model_state["steps"]) == 6 * 2 + 16
 
 
 def test_muon_takes_a_convolution_as_one_matrix():
