@@ -53,10 +53,11 @@ class Table:
             return self.report(runs)
         parts = []
         for heading, lines in self.lines(runs).items():
-            parts += [f"### {heading}"] if heading else []
-            if any(entry.rates for entry in lines):
-                parts.append(sweep_table(lines))
-            parts += [seeds_table(lines), difference_table(lines), mu_table(lines)]
+            forms = sweep_table, seeds_table, difference_table, mu_table
+            found = [form(lines) for form in forms]
+            if any(found):
+                parts += [f"### {heading}"] if heading else []
+                parts += [part for part in found if part]
         return "\n\n".join(parts)
 
 
@@ -133,6 +134,8 @@ def climb(title: str, names: Sequence[str], batch: int) -> Table:
                 for cell in upwards(runs, sweep)
                 if runs.result(cell) is not None
             ]
+            if not done:
+                continue
             good = [rate for rate, lost in done if not lost]
             bad = [rate for rate, lost in done if lost and rate > max(good, default=0)]
             best = sweep.best(runs)
@@ -162,7 +165,9 @@ def overhead(title: str, names: Sequence[str]) -> Table:
         for sweep in all_sweeps:
             entry = line(sweep, runs)
             times = [r["processor_a_step"] for _, r in entry.rates if r is not None]
-            time = min(times) if times else float("nan")
+            if not times:
+                continue
+            time = min(times)
             base = sweep.method.name.removeprefix("agvm_").removesuffix("_norms")
             plain.setdefault(sweep.method.name, time)
             more = 100 * (time / plain[base] - 1) if base in plain else float("nan")

@@ -80,6 +80,8 @@ def sweep_table(lines: Sequence[Line]) -> str:
     """Return rates by methods, seed 0: AP, x for a failure, a dash for "not run"."""
     rows = []
     for entry in lines:
+        if not any(result is not None for _, result in entry.rates):
+            continue
         scores = []
         for cell, result in entry.rates:
             text = "-" if result is None else _score(result)
@@ -94,7 +96,8 @@ def seeds_table(lines: Sequence[Line]) -> str:
     rows = []
     for entry in lines:
         if not entry.seeds:
-            rows.append((entry.sweep.title, "", "x" * entry.settled, "", "", ""))
+            if entry.settled and entry.rates:
+                rows.append((entry.sweep.title, "", "x", "", "", ""))
             continue
         results = list(entry.seeds.values())
         processor = min(result["processor_a_step"] for result in results)
@@ -117,6 +120,7 @@ def seeds_table(lines: Sequence[Line]) -> str:
 def differences(lines: Sequence[Line]) -> list[tuple[Line, Line, Difference]]:
     """Return pairs that share seeds, with their difference of AP.
 
+    A sweep that is not complete has no best rate yet and is left out.
     The pairs of `PAIRS`; of variants of one method, each with the first.
     """
     known = {entry.sweep.method.name: entry for entry in lines}
@@ -127,7 +131,7 @@ def differences(lines: Sequence[Line]) -> list[tuple[Line, Line, Difference]]:
     found = []
     for ours, theirs in pairs:
         difference = paired(ours.scores(), theirs.scores())
-        if difference:
+        if difference and ours.settled and theirs.settled:
             found.append((ours, theirs, difference))
     return found
 
@@ -173,7 +177,9 @@ def mu_table(lines: Sequence[Line]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
+    """Return a Markdown table; "" without rows."""
+    if not rows:
+        return ""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in lines)
 
