@@ -34,7 +34,7 @@ def draw_bars(batches: Mapping[int, Sequence[Line]], path: Path) -> None:
         score, time = axes[0][column], axes[1][column]
         for place, line in enumerate(lines):
             values = 100 * np.array(list(line.scores().values()))
-            if len(values):
+            if len(values) and line.settled:
                 score.bar(place, values.mean(), color=colour(line), alpha=0.75)
                 score.plot([place] * len(values), values, "k.", ms=5)
                 milliseconds = 1000 * min(
@@ -43,6 +43,8 @@ def draw_bars(batches: Mapping[int, Sequence[Line]], path: Path) -> None:
                 time.bar(place, milliseconds / batch, color=colour(line), alpha=0.75)
             elif line.settled:
                 score.text(place, 0, "x", ha="center", va="bottom", fontsize=16)
+        for axis in (score, time):
+            axis.set_xlim(-0.6, len(lines) - 0.4)
         names = [_wrapped(line.sweep.title) for line in lines]
         score.set_title(f"batch {batch}")
         score.set_xticks([])
