@@ -70,7 +70,7 @@ def rate_at(family: str, batch_size: int, place: float) -> float:
 
 _SGD = {"optim.name": "sgd", "optim.momentum": 0.9, "optim.weight_decay": 1e-4}
 _ADAMW = {"optim.name": "adamw", "optim.weight_decay": 0.05}
-_LAMB = {"optim.name": "lamb", "optim.weight_decay": 0.01}
+_LAMB = {"optim.name": "lamb", "optim.weight_decay": 0.01, "optim.eps": 1e-6}
 _OFF = {"agvm.enabled": False}
 _HALVES = {"agvm.enabled": True, "agvm.estimator": "halves"}
 _NORMS = {"agvm.enabled": True, "agvm.estimator": "replicas"}
