@@ -3,9 +3,9 @@
 Any key of configs/base.py can be set on the command line, for example
 --config.batch_size=64. The same command again goes on where it stopped.
 
-Exit codes: 0 finished, or stopped by a signal with everything saved; 1 training stopped
+Exit codes: 0 finished; 75 stopped by a signal and saved, start it again; 3 stopped
 because the loss was not finite; 2 something in the input was wrong, and one sentence
-says what.
+says what; 1 a crash.
 """
 
 import math
@@ -17,8 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # keep start-up quiet
 
 import jax
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from agvm_jax import report
 from agvm_jax.data.dataset import Dataset, open_dataset
@@ -31,16 +30,26 @@ from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.instance import InstanceEvaluator
 from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init
-from agvm_jax.optim.recipes import build_optimizer, check_modulation
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
-from agvm_jax.training.checkpoint import CheckpointMismatch, any_checkpoint
+from agvm_jax.training.command_line import complain, join, leave, parse
+from agvm_jax.training.device_memory import OutOfDeviceMemory
+from agvm_jax.training.examples import predicted_examples
+from agvm_jax.training.exit_code import ExitCode
 from agvm_jax.training.host_memory import keep_freed_memory
 from agvm_jax.training.loop import Experiment, Outcome, train_and_evaluate
 from agvm_jax.training.metrics import open_log
+from agvm_jax.training.recipes import build_optimizer
+from agvm_jax.training.restoring import (
+    CheckpointMismatch,
+    NoGoodCheckpoint,
+    saved_steps,
+)
 from agvm_jax.training.run_folder import open_run_folder
+from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep, make_predict
+from agvm_jax.training.storage import StorageError
 from agvm_jax.training.watch import TrainingStopped
 from models.build import build_detector
 from models.initial_weights import load_initial_weights
@@ -50,60 +59,32 @@ from models.weight_files import write_weights
 # Who judges a detector's predictions; those with masks learn from masks.
 EVALUATORS = {"mask_rcnn": InstanceEvaluator}
 
-FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", lock_config=True)
-flags.DEFINE_bool("traceback", False, "Show the traceback of an input error.")
-flags.DEFINE_bool(
-    "distributed",
-    False,
-    "Call jax.distributed.initialize(): one process a host, found from the cluster's"
-    " environment (TPU pods, Slurm, Open MPI).",
-)
+INPUT_ERRORS = DataError, CheckpointMismatch, NoGoodCheckpoint, OutOfDeviceMemory
 
 
 def main(arguments: list[str]) -> int:
     """Reads the command line, trains, reports. Returns the exit code."""
     try:
         config = parse(arguments)
-        if FLAGS.distributed:
-            jax.distributed.initialize()
+        join()
         dataset = open_dataset(config.data)
         experiment = build(config, dataset)
-    except (ValueError, flags.Error) as error:
+    except ValueError as error:
         return complain(error)
     try:
         outcome = train_and_evaluate(experiment)
-    except (DataError, CheckpointMismatch) as error:
+    except INPUT_ERRORS as error:
         return complain(error)
     except TrainingStopped as error:
         print(f"training stopped: {error}", file=sys.stderr)
-        return 1
-    if jax.process_index() == 0 and outcome.status != "interrupted":
-        finish(config, dataset, experiment, outcome)
-    return 0
-
-
-def parse(arguments: list[str]) -> ConfigDict:
-    """Returns the final config.
-
-    Raises:
-      ValueError: an unknown key or an unusable value; the message names it.
-    """
-    try:
-        FLAGS(arguments)
-        if FLAGS.config is None:
-            raise ValueError(
-                "there is no config: python train.py --config configs/quickstart.py"
-            )
-    except (AttributeError, KeyError, TypeError) as error:
-        # ml_collections tells of a mistyped key with an AttributeError and a hint.
-        raise ValueError(str(error).strip("'\"")) from error
-    except OSError as error:
-        raise ValueError(f"the config file cannot be read: {error}") from error
-    config = FLAGS.config.copy_and_resolve_references()
-    if len(config.image_size) == 1:
-        config.image_size = (config.image_size[0], config.image_size[0])
-    return config
+        return leave(ExitCode.DIVERGED)
+    except StorageError as error:
+        complain(error)
+        return ExitCode.CRASHED
+    if outcome.status == "interrupted":
+        return leave(ExitCode.INTERRUPTED)
+    finish(config, dataset, experiment, outcome)
+    return leave(ExitCode.FINISHED)
 
 
 def build(config: ConfigDict, dataset: Dataset) -> Experiment:
@@ -162,12 +143,20 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     labels = label_tree(params)
-    check_modulation(recipe, params)
     jax.eval_shape(recipe.tx.init, params)  # so that its errors are said now
     folder = Path(config.workdir or Path("runs") / config.name / str(config.seed))
     weights = None
-    # A run that goes on takes its weights from its own checkpoint.
-    if config.train.init_from and not any_checkpoint(folder / "checkpoints"):
+    if config.train.skip_steps < 0:
+        raise ValueError(
+            f"train.skip_steps={config.train.skip_steps} must be 0 or more: the steps"
+            " whose batches are left out."
+        )
+    source = None
+    goes_on = bool(saved_steps(folder / "checkpoints"))
+    if config.train.start_from and not goes_on:
+        source = find_source(config.train.start_from, total_steps)
+    # A run that goes on, or starts from another, has the weights of a checkpoint.
+    if config.train.init_from and not goes_on and not source:
         weights = load_initial_weights(
             config.train.init_from,
             config.train.init_what,
@@ -183,6 +172,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             f" parameters, {config.image_size[0]} x {config.image_size[1]} px, computed"
             f" in {model_config.dtype}",
             **({"weights": weights.report} if weights else {}),
+            **({"starts from": str(source)} if source else {}),
             **({"frozen": name_parts(freeze_at)} if freeze_at else {}),
             "steps": f"{total_steps}, {steps_per_epoch} an epoch; {plan}",
             "optimizer": "\n".join(recipe.reasons),
@@ -218,7 +208,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             batch_size=plan.images_per_pass,
             seed=config.seed,
             data_config=config.data,
-            start_batch=first,
+            start_batch=first + config.train.skip_steps * plan.micro_batches,
             **processes,
         )
 
@@ -236,6 +226,10 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         predictions = predict_on_mesh(state.params, state.model_state, on_mesh)
         return mesh_lib.local_rows(predictions)
 
+    def write_npz(state):
+        # What another run may start from: --config.train.init_from=FOLDER/weights.npz.
+        write_weights(folder / "weights.npz", flatten(state.params, state.model_state))
+
     def evaluate_state(state):
         return evaluate(lambda batch: predict(state, batch), validation(), evaluator)
 
@@ -246,13 +240,16 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         initial_state=initial_state,
-        step=TrainStep(detector.loss, recipe, plan, mesh, labels),
+        source=source,
+        seed=config.seed,
+        step=TrainStep(detector.loss, recipe, plan, mesh, labels, len(dataset.train)),
         schedule=recipe.schedule,
         train_batches=stream,
         eval_batches=validation,
         predict=predict,
         evaluate=evaluate_state,
         evaluator=evaluator,
+        write_weights=write_npz,
         settings=config.train,
     )
 
@@ -295,7 +292,10 @@ def introduce(**facts: str) -> None:
 def finish(
     config: ConfigDict, dataset: Dataset, experiment: Experiment, outcome: Outcome
 ) -> None:
-    """Writes the report of a finished run."""
+    """Writes the report of a finished run. All processes call it; the first writes."""
+    examples = predicted_examples(experiment, outcome.state, config.eval.draw_images)
+    if jax.process_index() != 0:
+        return
     log = open_log(experiment.folder, active=True)
     if outcome.status == "was finished":
         log.info(
@@ -303,11 +303,6 @@ def finish(
             " For another run: --config.seed=N or --config.name=NAME",
             outcome.step,
         )
-    # What another run may start from: --config.train.init_from=FOLDER/weights.npz.
-    state = outcome.state
-    write_weights(
-        experiment.folder / "weights.npz", flatten(state.params, state.model_state)
-    )
     index_of = {
         image["id"]: index
         for index, image in enumerate(dataset.val.ground_truth()["images"])
@@ -317,17 +312,14 @@ def finish(
         example = dataset.val[index_of[image_id]]
         size = (example["height"], example["width"])
         try:
-            return decode_image(example["image"], size)
+            return decode_image(example["image"], size, turn_code=example["turn"])
         except UnreadableImage:
             return np.zeros((*size, 3), np.uint8)
 
     report.write_pictures(
         experiment.folder,
         outcome.step,
-        (
-            (batch, experiment.predict(outcome.state, batch))
-            for batch in experiment.eval_batches()
-        ),
+        examples,
         dataset.class_names,
         config.eval.draw_images,
     )
@@ -339,14 +331,6 @@ def finish(
         batch_size=config.batch_size,
         log=log,
     )
-
-
-def complain(error: Exception) -> int:
-    """Says in one sentence what was wrong with the input."""
-    if FLAGS.is_parsed() and FLAGS.traceback:
-        raise error
-    print(f"error: {error}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -49,11 +49,15 @@ def inside(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int
     return round(x1), round(y1), round(max(x1, x2)), round(max(y1, y2))
 
 
-def dashed_rectangle(pen: ImageDraw.ImageDraw, box: Sequence[int]) -> None:
-    """White dashes over a dark line: visible on bright and dark ground."""
+def dashed_rectangle(
+    pen: ImageDraw.ImageDraw, box: Sequence[int], dash: int = 6, period: int = 10
+) -> None:
+    """White dashes over a dark line: visible on bright and dark ground.
+
+    A dash is one pixel longer than `dash`, and a new one starts every `period` pixels.
+    """
     x1, y1, x2, y2 = box
     pen.rectangle((x1, y1, x2, y2), outline=(40, 40, 40), width=1)
-    dash, period = 6, 10
     for start in range(x1, x2 + 1, period):
         end = min(start + dash, x2)
         pen.line((start, y1, end, y1), fill="white")
@@ -62,6 +66,11 @@ def dashed_rectangle(pen: ImageDraw.ImageDraw, box: Sequence[int]) -> None:
         end = min(start + dash, y2)
         pen.line((x1, start, x1, end), fill="white")
         pen.line((x2, start, x2, end), fill="white")
+
+
+def dotted_rectangle(pen: ImageDraw.ImageDraw, box: Sequence[int]) -> None:
+    """White dots over a dark line: a crowd region, neither to be found nor wrong."""
+    dashed_rectangle(pen, box, dash=1, period=8)
 
 
 def place_label(

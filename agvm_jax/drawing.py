@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 from agvm_jax.canvas import (
     class_color,
     dashed_rectangle,
+    dotted_rectangle,
     enlarge,
     ink,
     inside,
@@ -20,6 +21,8 @@ from agvm_jax.canvas import (
 )
 from agvm_jax.evaluation.masks import paste_mask
 from agvm_jax.structures import Batch, Predictions
+
+Stroke = Callable[[ImageDraw.ImageDraw, Sequence[int]], None]
 
 # With more detections than this in a picture their labels would hide what they name.
 MOST_LABELS = 30
@@ -33,6 +36,7 @@ def draw_detections(
     class_names: Sequence[str],
     ground_truth: np.ndarray | None = None,
     *,
+    crowds: np.ndarray | None = None,
     masks: np.ndarray | None = None,
     regions: Sequence[np.ndarray] | None = None,
     score_threshold: float = 0.0,
@@ -49,6 +53,7 @@ def draw_detections(
       scores: (D,) in [0, 1].
       class_names: K names.
       ground_truth: (G, 4) boxes, drawn as thin dashed white lines.
+      crowds: (C, 4) boxes of crowd regions, drawn as thin dotted white lines.
       masks: (D, m, m) probabilities over each box; tinted where they reach 0.5.
       regions: D masks (H, W) of the whole image instead; tinted where they are not 0.
       score_threshold: detections below it are not drawn.
@@ -67,16 +72,54 @@ def draw_detections(
         raise ValueError(
             f"classes {classes.min()}..{classes.max()}, but {len(class_names)} names"
         )
+    # The best detection lies on top, and its label is placed first.
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= score_threshold]
+    return draw_objects(
+        image,
+        boxes[order],
+        classes[order],
+        [f"{class_names[classes[i]]} {scores[i]:.2f}" for i in order],
+        masks=None if masks is None else [masks[i] for i in order],
+        regions=None if regions is None else [regions[i] for i in order],
+        below=((crowds, dotted_rectangle), (ground_truth, dashed_rectangle)),
+        min_side=min_side,
+    )
+
+
+def draw_objects(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    classes: np.ndarray,
+    texts: Sequence[str],
+    *,
+    crowd: np.ndarray | None = None,
+    masks: Sequence[np.ndarray] | None = None,
+    regions: Sequence[np.ndarray] | None = None,
+    below: Sequence[tuple[np.ndarray | None, Stroke]] = (),
+    min_side: int = 480,
+) -> np.ndarray:
+    """Return a copy of `image` with boxes, masks and texts in their classes' colours.
+
+    The first object lies on top. Above `MOST_LABELS` objects the texts are left out.
+
+    Args:
+      image, masks, regions, min_side: as in `draw_detections`.
+      boxes: (D, 4) x1 y1 x2 y2 in pixels of `image`.
+      classes: (D,) integers, 0 or more.
+      texts: D labels.
+      crowd: (D,) bool; crowd regions are dotted, without a text.
+      below: boxes (G, 4), or None, and how they are outlined, before the objects are.
+    """
     picture, scale = enlarge(image, min_side)
     height, width = picture.shape[:2]
-    # The best detection is drawn last, on top; its label is placed first.
-    order = np.argsort(-scores, kind="stable")
-    order = [i for i in order if scores[i] >= score_threshold]
+    boxes, colors = boxes * scale, [class_color(k) for k in classes.tolist()]
+    crowd = np.zeros(len(boxes), bool) if crowd is None else crowd
     if masks is not None or regions is not None:
         picture = picture.copy()
-        for i in reversed(order):
+        for i in reversed(range(len(boxes))):
             if masks is not None:
-                where = paste_mask(masks[i], boxes[i] * scale, height, width)
+                where = paste_mask(masks[i], boxes[i], height, width)
             else:
                 where = cv2.resize(
                     regions[i].astype(np.uint8),
@@ -84,29 +127,29 @@ def draw_detections(
                     interpolation=cv2.INTER_NEAREST,
                 )
             where = where.astype(bool)
-            picture[where] = _tint(picture[where], class_color(int(classes[i])))
+            picture[where] = _tint(picture[where], colors[i])
     canvas = Image.fromarray(picture)
     pen = ImageDraw.Draw(canvas)
     line = max(2, round(max(height, width) / 400))
+    for outlines, stroke in below:
+        for box in [] if outlines is None else np.reshape(outlines, (-1, 4)) * scale:
+            stroke(pen, inside(box, width, height))
 
-    truths = np.zeros((0, 4)) if ground_truth is None else np.asarray(ground_truth)
-    for box in truths.reshape(-1, 4) * scale:
-        dashed_rectangle(pen, inside(box, width, height))
-
-    places = [inside(box, width, height) for box in boxes * scale]
-    for i in reversed(order):
-        pen.rectangle(places[i], outline=class_color(int(classes[i])), width=line)
+    places = [inside(box, width, height) for box in boxes]
+    for i in reversed(range(len(places))):
+        if crowd[i]:
+            dotted_rectangle(pen, places[i])
+        else:
+            pen.rectangle(places[i], outline=colors[i], width=line)
     font = letters(max(12, round(max(height, width) / 40)))
-    taken: list[tuple[int, int, int, int]] = []
-    labels = []
-    for i in order if len(order) <= MOST_LABELS else ():
-        text = f"{class_names[int(classes[i])]} {scores[i]:.2f}"
-        label = place_label(pen, text, font, places[i], (width, height), taken)
-        taken.append(label)
-        labels.append((label, text, class_color(int(classes[i]))))
-    for (x1, y1, x2, y2), text, color in reversed(labels):
-        pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=color)
-        pen.text(((x1 + x2) / 2, (y1 + y2) / 2), text, ink(color), font, "mm")
+    labels: dict[int, tuple[int, int, int, int]] = {}
+    for i in np.flatnonzero(~crowd).tolist() if len(places) <= MOST_LABELS else ():
+        limits, taken = (width, height), list(labels.values())
+        labels[i] = place_label(pen, texts[i], font, places[i], limits, taken)
+    for i, (x1, y1, x2, y2) in reversed(labels.items()):
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=colors[i])
+        middle = (x1 + x2) / 2, (y1 + y2) / 2
+        pen.text(middle, texts[i], ink(colors[i]), font, "mm")
     return np.asarray(canvas).copy()
 
 
@@ -121,14 +164,14 @@ def draw_batch(
     """Draw every real image of a batch, without its padding.
 
     Args:
-      batch: host arrays. Boxes that are valid and no crowd are drawn as ground truth.
+      batch: host arrays. Boxes that are valid are drawn as ground truth, or as crowds.
       predictions: host arrays of the same rows.
       class_names, score_threshold, min_side: as in `draw_detections`.
     """
     pictures = []
     for row in np.flatnonzero(np.asarray(batch.image_id) >= 0):
         height, width = np.asarray(batch.image_size)[row]
-        truth = np.asarray(batch.valid)[row] & ~np.asarray(batch.crowd)[row]
+        truth, crowd = np.asarray(batch.valid)[row], np.asarray(batch.crowd)[row]
         found = np.asarray(predictions.valid)[row]
         pictures.append(
             draw_detections(
@@ -137,7 +180,8 @@ def draw_batch(
                 np.asarray(predictions.classes)[row][found],
                 np.asarray(predictions.scores)[row][found],
                 class_names,
-                np.asarray(batch.boxes)[row][truth],
+                np.asarray(batch.boxes)[row][truth & ~crowd],
+                crowds=np.asarray(batch.boxes)[row][truth & crowd],
                 masks=None
                 if predictions.masks is None
                 else np.asarray(predictions.masks)[row][found],

@@ -10,22 +10,20 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from PIL import Image
 
-# Okabe and Ito's colours, which colour-blind readers tell apart; yellow is left out
-# because it vanishes on white. A module has the same colour in every figure.
-COLORS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6B5B95",
-)  # fmt: skip
+from agvm_jax.charts import BLACK, COLORS, GREY, add_grid, dress, new_figure, save
+
+# A module has the same colour in every figure.
 MODULE_COLORS = {
-    "backbone": "#222222",
-    "fpn": "#0072B2",
-    "rpn": "#009E73",
-    "head": "#D55E00",
-    "box_head": "#D55E00",
-    "mask_head": "#CC79A7",
-    "semantic_head": "#E69F00",
-    "all": "#888888",
+    "backbone": BLACK,
+    "fpn": COLORS[0],
+    "rpn": COLORS[2],
+    "head": COLORS[1],
+    "box_head": COLORS[1],
+    "mask_head": COLORS[3],
+    "semantic_head": COLORS[5],
+    "all": GREY,
 }
 SHORT = 60  # entries up to which a curve is drawn as it is, without smoothing
 
@@ -162,44 +160,47 @@ def plot_run(
     """Draw a run's curves as PNG files and return their paths.
 
     One file a panel of `PANELS`, named as it is; a panel without a value to show is not
-    drawn. `overview.png` holds all of them.
+    drawn. `overview.png` holds all of them side by side.
     """
     metrics = read_metrics(metrics_path)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     panels = {n: panel for n, panel in PANELS.items() if panel.labels(metrics)}
     last = max((series.steps[-1] for series in metrics.values()), default=0)
-    paths = []
-    for name, panel in panels.items():
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
+    paths = [out_dir / f"{name}.png" for name in panels]
+    drawn = []
+    for panel, path in zip(panels.values(), paths, strict=True):
+        figure = new_figure(6.4, 4.2)
         draw_panel(figure.add_subplot(), panel, metrics, last)
-        paths.append(_save(figure, out_dir / f"{name}.png"))
-    if len(panels) > 1:
-        columns = 2 if len(panels) < 5 else 3 if len(panels) < 7 else 4
-        rows = math.ceil(len(panels) / columns)
-        figure = Figure(figsize=(5.4 * columns, 3.8 * rows), layout="constrained")
-        for k, panel in enumerate(panels.values(), 1):
-            draw_panel(figure.add_subplot(rows, columns, k), panel, metrics, last)
-        paths.append(_save(figure, out_dir / "overview.png"))
+        drawn.append(save(figure, path))
+    if len(drawn) > 1:
+        paths.append(out_dir / "overview.png")
+        Image.fromarray(_side_by_side(drawn)).save(paths[-1], "PNG")
     return paths
+
+
+def _side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures of one size in rows of two to four, on white."""
+    count = len(pictures)
+    columns = 2 if count < 5 else 3 if count < 7 else 4
+    blank = np.full_like(pictures[0], 255)
+    filled = [*pictures, *[blank] * (-count % columns)]
+    rows = [filled[k : k + columns] for k in range(0, count, columns)]
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 
 
 def draw_panel(
     axes: Axes, panel: Panel, metrics: Mapping[str, Series], last_step: float
 ) -> None:
     """Draw one panel; the x axis goes from 0 to `last_step` in all of them."""
-    axes.set_title(panel.title, fontsize=12, fontweight="bold", loc="left")
+    dress(axes, panel.title)
+    add_grid(axes)
     axes.set_xlabel("step")
     axes.set_ylabel(panel.unit)
-    axes.grid(color="#E4E4E4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
     if panel.log:
         axes.set_yscale("log")
     if panel.reference is not None:
-        axes.axhline(
-            panel.reference, color="#888888", linewidth=1, linestyle=(0, (4, 3))
-        )
+        axes.axhline(panel.reference, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     shown = panel.labels(metrics)
     for k, (label, series) in enumerate(shown.items()):
         total = label in panel.names and panel.prefix is not None
@@ -245,8 +246,3 @@ def _set_height(axes: Axes, panel: Panel, series: Sequence[Series]) -> None:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=120)
-    return path

@@ -30,21 +30,23 @@ def write_pictures(
       step: the step whose detections these are.
       examples: (Batch, Predictions) pairs.
       class_names: names of classes 0..K-1.
-      count: how many images at most; nothing is drawn for 0.
+      count: how many images at most; for 0 nothing is drawn, nor asked of `examples`.
 
     Returns:
       One PNG an image, and last a sheet with all of them.
     """
+    if count < 1:
+        return []
     target = Path(folder) / "eval" / str(step)
     target.mkdir(parents=True, exist_ok=True)
     pictures, titles = [], []
     for batch, predictions in examples:
-        if len(pictures) >= count:
-            break
         batch, predictions = jax.device_get((batch, predictions))
         pictures += drawing.draw_batch(batch, predictions, class_names)
         ids = np.asarray(batch.image_id)
         titles += [f"image {number}" for number in ids[ids >= 0]]
+        if len(pictures) >= count:
+            break  # before another batch is predicted
     paths = []
     for picture, title in list(zip(pictures, titles, strict=True))[:count]:
         path = target / f"{title.replace(' ', '_')}.png"

@@ -64,7 +64,7 @@ def make_step(args, num_devices: int):
         axis_name=AXIS,
         freeze_at=args.freeze_at,
     )
-    tx = modulate(optax.sgd(0.02, momentum=0.9), AXIS, estimator="replicas")
+    tx = modulate(optax.sgd(0.02, momentum=0.9), AXIS, estimator="norms")
     loss_and_grad = value_and_local_grad(detector.loss, AXIS)
 
     def step(carry, batch, key):

@@ -3,13 +3,15 @@
     python -m benchmarks.collectives           # bytes, on 8 CPU devices and TPU pods
     python -m benchmarks.collectives --time    # seconds, on the CPU
 
-Four ways to average the gradients of RetinaNet ResNet-50 are compiled: the plain mean;
-the paper's way to phi, an all-reduce for each half of the replicas; our halves; and our
-replicas. Each line says how many collectives of each kind the program holds, the bytes
-that a device sends, and the ratio to the plain mean, as the program asks for them and
-as the compiler turned them out. Nothing is run, so no accelerator is needed: pods are
-compiled for by libtpu, if it is installed. The gradients are arguments, since nothing
-in the backward pass communicates.
+Ways to average the gradients of RetinaNet ResNet-50 are compiled: the plain mean; the
+paper's way to phi, an all-reduce for each half of the replicas; our halves; our norms;
+and "between", the trainer's other program, for the steps between two measurements by
+halves. "tau 10" is the mean of one step by halves and nine between. Each line says how
+many collectives of each kind the program holds, the bytes that a device sends, and the
+ratio to the plain mean, as the program asks for them and as the compiler turned them
+out. Nothing is run, so no accelerator is needed: pods are compiled for by libtpu, if it
+is installed. The gradients are arguments, since nothing in the backward pass
+communicates.
 """
 
 import argparse
@@ -31,18 +33,19 @@ from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 from agvm_jax import (  # noqa: E402
+    GroupPlan,
     label_tree,
     mean_and_phi,
-    mean_gradients,
     modulate,
     value_and_local_grad,
 )
+from agvm_jax.optim.replicas import mean_gradients  # noqa: E402
 from benchmarks.hlo import KINDS, collectives  # noqa: E402
 from configs import base  # noqa: E402
 from models.build import build_detector  # noqa: E402
 
 AXIS = "data"
-VARIANTS = ("plain mean", "paper", "halves", "replicas")
+VARIANTS = ("plain mean", "paper", "halves", "norms", "between")
 PODS = ("v5e:8x8", "v6e:16x16", "v5p:8x8x8", "v4:8x8x8")  # 64 to 1024 devices
 
 
@@ -50,7 +53,11 @@ def average(variant: str, grads, labels, split: str):
     """Return the mean gradients and phi, by one of the variants."""
     if variant == "plain mean":
         return mean_gradients(grads, AXIS), {}
-    estimator = "replicas" if variant == "replicas" else "halves"
+    estimator = "norms" if variant == "norms" else "halves"
+    if variant == "between":
+        plan = GroupPlan(labels, AXIS, jax.lax.axis_size(AXIS), split=split)
+        groups = plan.add(plan.init(grads), grads)
+        return plan.finish(groups, measure=False)[0], {}
     route = "masked" if variant == "paper" else "auto"
     mean, stats = mean_and_phi(grads, AXIS, labels, estimator, split, route=route)
     return mean, stats.phi
@@ -124,6 +131,8 @@ def print_table(title: str, params, devices, split: str) -> None:
             f"{moved(compiled) / 1e6:11.1f}  {counts}",
             flush=True,
         )
+        plain[variant] = moved(compiled) / plain["compiled"]
+    print(f"{'tau 10':12}{'':10}{(plain['halves'] + 9 * plain['between']) / 10:10.4f}")
 
 
 def time_steps(estimator: str, args) -> list[float]:
@@ -204,7 +213,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.time:
-        for estimator in ("halves", "replicas"):
+        for estimator in ("halves", "norms"):
             ratios = sorted(time_steps(estimator, args))
             print(
                 f"{estimator}: AGVM on / off {statistics.median(ratios):.3f} "

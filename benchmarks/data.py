@@ -158,8 +158,9 @@ def stages(args) -> dict[str, float]:
         frame = oriented(FRAME, size)
         drawn = timed("draw the augmentation", draw, rng, size, frame, augmentation)
         place, data = drawn.placement, example["image"]
-        divisor = jpeg_divisor(data, size, place.resized)
-        image = timed("decode", decode_image, data, size, divisor)
+        code = example["turn"]
+        divisor = jpeg_divisor(data, size, place.resized, code)
+        image = timed("decode", decode_image, data, size, divisor, code)
         image = timed("resize, flip, pad", place.image, image, frame, divisor)
         timed("boxes and masks", fill_row, image, example, drawn, frame, config, rng)
         pictures.setdefault(frame, []).append(image)

@@ -9,7 +9,7 @@ batches as d grows, is a given number whatever R is:
     phi = 1 - s^2 / (s^2 + 2 V),    V the variance of the mean gradient
 
 "halves" is the paper's: one cosine between the means of the even and the odd groups.
-"replicas" is ours: norms alone, the average over all splits. Bias and standard
+"norms" is ours: norms alone, the average over all splits. Bias and standard
 deviation are over many draws. With few dimensions (--size 10) the limit is not reached
 and both have a bias. Prints a table and draws docs/images/estimators.png.
 """
@@ -26,8 +26,8 @@ from agvm_jax import phi_of_groups
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-ESTIMATORS = ("halves", "replicas")
-COLORS = {"halves": "#c0392b", "replicas": "#1f77b4"}
+ESTIMATORS = ("halves", "norms")
+COLORS = {"halves": "#c0392b", "norms": "#1f77b4"}
 GROUPS = (2, 4, 8, 32, 128)
 TRUTHS = (0.01, 0.1, 0.3, 0.6, 0.9)
 

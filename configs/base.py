@@ -21,11 +21,11 @@ def get_config() -> ConfigDict:
     config.image_size = (256, 256)  # (height, width); one number means square
 
     data = config.data = ConfigDict()
-    # shapes (generated) | coco (2017 layout) | coco_folder | yolo
+    # shapes (generated) | coco (2017 layout) | coco_folder | lvis (v1) | yolo
     # | ade20k (SceneParse150) | label_folder (images beside label PNGs)
     # | auto: that of these that root's content tells
     data.name = "shapes"
-    data.root = ""  # folder with annotations and images
+    data.root = ""  # folder with annotations and images; yolo: or its data.yaml
     data.train_annotations = "instances_train.json"  # under root
     data.val_annotations = "instances_val.json"
     data.train_images = "train"
@@ -39,6 +39,15 @@ def get_config() -> ConfigDict:
     data.val_labels = "val_labels"
     data.label_names = ()  # of these PNGs' classes; (): the lines of classes.txt
     data.label_void = (255,)  # label_folder: pixel values without a class
+    # A coco_folder, label_folder or yolo set without a validation split: this share of
+    # its images is held out, chosen by their names and the seed. It counts as without
+    # one where the val_ keys have their defaults, or are "", and nothing is there.
+    data.val_share = 0.1
+    data.val_seed = 0
+    # Whether annotations are of images turned as their EXIF data say, where a stated
+    # size does not tell: applied | ignored | auto: applied for yolo, ignored for coco,
+    # lvis and ade20k; in folders as for most images whose stated size does tell.
+    data.exif_turns = "auto"
     data.cache_dir = "~/.cache/agvm_jax"  # where prepared ArrayRecord files live
     data.max_boxes = 100  # objects an image keeps; what is dropped is counted
     data.mask_size = 0  # side of each object's mask, cropped to its box; 0: no masks
@@ -139,18 +148,16 @@ def get_config() -> ConfigDict:
 
     agvm = config.agvm = ConfigDict()
     agvm.enabled = True
-    # around: what the paper means, for every optimizer. before: agvm() first in plain
-    # optax.chain, right for optimizers that are linear in the gradient alone.
-    agvm.place = "around"
     agvm.anchor = "backbone"
-    agvm.estimator = "halves"  # halves | replicas
+    agvm.estimator = "halves"  # halves | norms
     agvm.split = "interleaved"  # interleaved | contiguous
     agvm.tau = 0  # steps between updates of mu; 0: 10, or 5 above batch 1024
     agvm.alpha = 0.97
     agvm.start_step = -1  # -1: when the warm-up ends
     agvm.clip = (0.5, 10.0)  # bounds of phi_anchor / phi_module, before the root
     agvm.eps = 1e-6
-    agvm.debias = False
+    # paper: eq. 5. growing: for runs of a few hundred steps, where eq. 5 hardly moves
+    agvm.average = "paper"
     agvm.precondition = False  # adamw: cosine of g / (sqrt(v) + eps)
 
     train = config.train = ConfigDict()
@@ -166,6 +173,12 @@ def get_config() -> ConfigDict:
     # first stage as well, 5 all. -1: 2 for a ResNet that starts from a file, else 0.
     train.freeze_at = -1
     train.weights_dir = "~/.cache/agvm_jax/weights"  # where fetched ones are kept
+    # Another run to go on from, in a new folder and with changed keys: RUN_FOLDER, or
+    # RUN_FOLDER:STEP. The whole state and its step are carried over, so steps and
+    # epochs count from that run's beginning; training/start_from.py has the rules.
+    train.start_from = ""
+    # Steps whose batches are left out of the data: the data stand that far ahead.
+    train.skip_steps = 0
     train.log_every_steps = 10
     train.eval_every_epochs = 1.0
     train.checkpoint_every_epochs = 1.0
@@ -176,8 +189,9 @@ def get_config() -> ConfigDict:
 
     evaluation = config.eval = ConfigDict()
     evaluation.batch_size = 16  # images a device
-    # Best detections an image at which recall is reported; AP uses the last. LVIS:
-    # (1, 10, 300), with model.max_detections = 300.
-    evaluation.max_detections = (1, 10, 100)
+    # Best detections an image and class at which recall is reported; AP uses the last.
+    # (): 1, 10 and 100; where the annotations are LVIS' (neg_category_ids), the best
+    # 300 of an image: then set model.max_detections = 300 too.
+    evaluation.max_detections = ()
     evaluation.draw_images = 8  # validation images drawn at the end
     return config

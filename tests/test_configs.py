@@ -10,8 +10,8 @@ import pytest
 from agvm_jax.data.resizing import Resizing
 from agvm_jax.data.settings import check_settings
 from agvm_jax.optim.modules import label_tree, module_names
-from agvm_jax.optim.recipes import build_optimizer
 from agvm_jax.training.batching import plan_batches
+from agvm_jax.training.recipes import build_optimizer
 from models.build import build_detector
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))

@@ -10,6 +10,7 @@ from agvm_jax.drawing import (
     draw_batch,
     draw_detections,
     draw_labels,
+    draw_objects,
     save_contact_sheet,
 )
 from agvm_jax.structures import Batch, Predictions
@@ -97,6 +98,42 @@ def test_masks_tint_their_pixels_and_no_others():
     np.testing.assert_array_equal(image, GREY)
 
 
+def test_whole_masks_tint_each_their_own_detection():
+    regions = [np.zeros((48, 48), bool), np.zeros((48, 48), np.uint8)]
+    regions[0][:24] = True
+    regions[1][30:, :10] = 1
+    drawn = draw_detections(
+        grey(48, 48),
+        np.array([[20, 20, 28, 28]] * 2),
+        np.array([0, 1]),
+        np.array([0.9, 0.8]),
+        "ab",
+        regions=regions,
+    )
+    for k, (y, x) in enumerate(((100, 100), (400, 50))):
+        mixed = np.round(0.55 * GREY + 0.45 * np.array(class_color(k)))
+        np.testing.assert_array_equal(drawn[y, x], mixed)
+    assert (drawn[400, 300] == GREY).all()
+
+
+def test_the_best_detection_lies_on_top_and_its_label_stands_where_it_is_best():
+    boxes = np.array([[100.0, 200, 300, 400]] * 2)
+    drawn = draw_detections(
+        grey(480, 480),
+        boxes,
+        np.array([0, 1]),
+        np.array([0.6, 0.7]),
+        ["x", "y"],
+        masks=np.ones((2, 2, 2)),
+    )
+    assert tuple(drawn[350, 100]) == class_color(1)  # the outline
+    assert tuple(drawn[190, 102]) == class_color(1)  # the label's corner above the box
+    tints = [np.array(class_color(k)) for k in (0, 1)]
+    below = np.round(0.55 * GREY + 0.45 * tints[0])
+    top = np.round(0.55 * below + 0.45 * tints[1])
+    np.testing.assert_array_equal(drawn[300, 200], top)
+
+
 def test_labels_tint_their_area_at_any_resolution_and_carry_their_name():
     image = grey(480, 960)
     labels = np.array([[0, -1], [0, 2]])
@@ -129,6 +166,32 @@ def test_ground_truth_is_dashed_white():
     assert (drawn[61:159, 51:249] == GREY).all()
 
 
+def test_crowd_regions_are_dotted_and_no_truth():
+    none = np.zeros((0, 4)), np.zeros(0, int), np.zeros(0)
+    crowd = np.array([[50, 60, 250, 160]])
+    drawn = draw_detections(grey(480, 480), *none, "abc", crowds=crowd)
+    edge = drawn[60, 50:251, 0]
+    assert 0.15 < (edge == 255).mean() < 0.35
+    assert (edge == 40).mean() > 0.6  # visible on white ground too
+    assert (drawn[61:159, 51:249] == GREY).all()
+
+
+def test_of_objects_a_crowd_is_dotted_tinted_and_without_a_name():
+    drawn = draw_objects(
+        grey(480, 480),
+        np.array([[50.0, 100, 150, 200], [250, 100, 350, 200]]),
+        np.array([0, 0]),
+        ["one", "many"],
+        crowd=np.array([False, True]),
+        masks=np.ones((2, 7, 7), np.uint8),
+    )
+    assert (drawn[100, 60:140] == class_color(0)).all()
+    assert (drawn[70:99, 50:240] == class_color(0)).all(axis=-1).any()  # its name
+    assert (drawn[70:99, 245:] == GREY).all()
+    assert 0.1 < (drawn[100, 250:350] == 255).all(axis=-1).mean() < 0.4
+    np.testing.assert_array_equal(drawn[150, 300], drawn[150, 100])  # the tint
+
+
 def test_boxes_outside_the_picture_and_boxes_turned_over_do_no_harm():
     for box in ([-50, -50, 9999, 9999], [700, 700, 800, 800], [90, 90, 10, 10]):
         assert draw_one(grey(480, 480), box).shape == (480, 480, 3)
@@ -157,7 +220,7 @@ def test_wrong_images_and_nameless_classes_are_refused():
         draw_one(grey(4, 4), [0, 0, 1, 1], label=3)
 
 
-def test_a_batch_is_drawn_without_padding_rows_padding_pixels_or_crowds():
+def test_a_batch_is_drawn_without_padding_and_with_its_crowds_as_crowds():
     image = np.zeros((2, 500, 600, 3), np.uint8)
     image[0, :480, :400] = GREY
     truth = np.array([[50, 50, 150, 150], [200, 200, 300, 300], [9, 9, 20, 20]])
@@ -178,8 +241,9 @@ def test_a_batch_is_drawn_without_padding_rows_padding_pixels_or_crowds():
     )
     (drawn,) = draw_batch(batch, predictions, "abc")
     assert drawn.shape == (480, 400, 3)
-    assert (drawn[50, 50:150] == 255).any()
-    assert (drawn[190:310, 190:310] == GREY).all()  # the crowd
+    assert (drawn[50, 50:150, 0] == 255).mean() > 0.5
+    assert 0.1 < (drawn[200, 200:300, 0] == 255).mean() < 0.4  # the crowd
+    assert (drawn[9, 9:20] == GREY).all()  # not valid
     assert tuple(drawn[350, 60]) == class_color(2)
     assert not (drawn == class_color(1)).all(axis=-1).any()  # below the threshold
 

@@ -19,8 +19,14 @@ ALLOWED = {
         "agvm_jax.structures",
         "agvm_jax.drawing",
         "agvm_jax.canvas",
+        "agvm_jax.panoptic_png",
     ),
-    "agvm_jax/evaluation": ("agvm_jax.structures", "agvm_jax.drawing"),
+    "agvm_jax/evaluation": (
+        "agvm_jax.structures",
+        "agvm_jax.drawing",
+        "agvm_jax.charts",
+        "agvm_jax.panoptic_png",
+    ),
     "models": ("agvm_jax.structures",),
 }
 # Folder -> libraries that it must do without.

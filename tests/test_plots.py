@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+from agvm_jax.charts import new_figure
 from agvm_jax.plots import (
     PANELS,
     SHORT,
@@ -109,6 +110,10 @@ def test_every_panel_and_the_overview_are_drawn_as_png(tmp_path):
         assert image.format == "PNG"
         assert min(pixels.shape) > 300
         assert (pixels < 128).any()
+    with Image.open(paths[-1]) as overview, Image.open(paths[0]) as first:
+        assert overview.size == (4 * first.width, 2 * first.height)
+        corner = overview.crop((0, 0, *first.size))
+        assert corner.tobytes() == first.tobytes()
 
 
 def test_panels_without_a_number_are_not_drawn(tmp_path):
@@ -142,7 +147,7 @@ def test_a_panel_shows_its_metrics_in_its_unit_with_gaps_where_nothing_is_define
 
 
 def test_mu_has_its_reference_line_at_one_inside_the_picture():
-    axes = Figure().add_subplot()
+    axes = new_figure(4, 3).add_subplot()
     metrics = {"mu/fpn": Series(np.arange(30), np.linspace(2, 3, 30))}
     draw_panel(axes, PANELS["mu"], metrics, last_step=29)
     dashed = [line for line in axes.lines if set(line.get_ydata()) == {1.0}]
@@ -154,7 +159,7 @@ def test_mu_has_its_reference_line_at_one_inside_the_picture():
 def test_long_curves_are_smoothed_over_the_raw_ones_and_short_ones_are_not():
     values = np.random.default_rng(0).normal(5, 1, 200)
     for count, lines in ((SHORT, 1), (200, 2)):
-        axes = Figure().add_subplot()
+        axes = new_figure(4, 3).add_subplot()
         series = Series(np.arange(count), values[:count])
         draw_panel(axes, PANELS["speed"], {"images_per_second": series}, count)
         assert len(axes.lines) == lines
@@ -164,10 +169,29 @@ def test_long_curves_are_smoothed_over_the_raw_ones_and_short_ones_are_not():
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300, 9e37, 1e-38, 0.0, -1.0])
 def test_strange_values_draw_without_a_warning(tmp_path, value):
-    path = tmp_path / "metrics.jsonl"
-    lines = [
-        {"step": s, "loss": value if s else 1.0, "lr": value, "grad_norm": value}
-        for s in range(70)
-    ]
-    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    assert tmp_path / "loss.png" in plot_run(path, tmp_path)
+    figure = new_figure(9, 3)
+    steps = np.arange(70.0)
+    strange = np.full(70, value)
+    metrics = {
+        "loss": Series(steps, np.where(steps > 0, value, 1.0)),
+        "lr": Series(steps, strange),
+        "grad_norm": Series(steps, strange),
+    }
+    for k, name in enumerate(("loss", "lr", "grad_norm"), 1):
+        draw_panel(figure.add_subplot(1, 3, k), PANELS[name], metrics, last_step=69)
+    FigureCanvasAgg(figure).draw()
+
+
+def test_all_panels_have_the_same_steps_below_them():
+    axes = new_figure(4, 3).add_subplot()
+    metrics = {"lr": Series(np.arange(3), np.ones(3))}
+    draw_panel(axes, PANELS["lr"], metrics, last_step=500)
+    assert axes.get_xlim() == (0, 510)
+
+
+def test_a_long_run_is_smoothed_over_a_fortieth_of_it():
+    values = np.random.default_rng(0).normal(5, 1, 4000)
+    axes = new_figure(4, 3).add_subplot()
+    series = Series(np.arange(4000), values)
+    draw_panel(axes, PANELS["speed"], {"images_per_second": series}, 3999)
+    np.testing.assert_array_equal(axes.lines[1].get_ydata(), smooth(values, 100))

@@ -1,4 +1,4 @@
-"""Annotations of one split as columns, and the report of what had to be mended."""
+"""Annotations of one split as columns."""
 
 import dataclasses
 from typing import Any
@@ -6,69 +6,11 @@ from typing import Any
 import numpy as np
 
 from agvm_jax.data.masks import Segmentation, bitmap, windows
+from agvm_jax.data.report import Report
 
 # COCO writes boxes with two decimals: an edge this far outside the picture is
 # rounding, and is clipped without being counted.
 _ROUNDING = 0.02
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What a split holds, and what was dropped or mended on the way in.
-
-    Attributes:
-      images: pictures listed.
-      boxes: boxes kept, crowd regions among them.
-      crowd_boxes: kept boxes that are crowd regions, never a target.
-      images_without_boxes: pictures kept as negatives.
-      clipped_boxes: boxes that reached over the picture's edge.
-      zero_area_boxes: boxes dropped because they had no area as they were given.
-      outside_boxes: boxes dropped because nothing of them lies in the picture.
-      most_boxes: the largest number of kept boxes in one picture.
-      masks: kept boxes that have a mask.
-      label_maps: pictures whose every pixel is labelled, void included.
-      short_polygons: polygons dropped because they had fewer than three points.
-      unreadable_images: pictures without a stated size that could not be decoded.
-    """
-
-    images: int
-    boxes: int
-    crowd_boxes: int
-    images_without_boxes: int
-    clipped_boxes: int
-    zero_area_boxes: int
-    outside_boxes: int
-    most_boxes: int
-    masks: int
-    label_maps: int
-    short_polygons: int
-    unreadable_images: int
-
-    def lines(self) -> list[str]:
-        """The report for people: the contents first, then only what was mended."""
-        first = f"{self.images} images"
-        if self.boxes or not self.label_maps:
-            first += f", {self.boxes} boxes, at most {self.most_boxes} in one image"
-        if self.masks:
-            first += f", {self.masks} masks"
-        if self.label_maps:
-            first += f", {self.label_maps} label maps"
-        lines = [first]
-        for count, text in (
-            (self.crowd_boxes, "crowd regions (ignored, never a target)"),
-            (
-                self.images_without_boxes if self.boxes else 0,
-                "images without boxes (kept as negatives)",
-            ),
-            (self.clipped_boxes, "boxes clipped to their image"),
-            (self.zero_area_boxes, "boxes without area dropped"),
-            (self.outside_boxes, "boxes wholly outside their image dropped"),
-            (self.short_polygons, "polygons of fewer than three points dropped"),
-            (self.unreadable_images, "images of unknown size that cannot be decoded"),
-        ):
-            if count:
-                lines.append(f"{count} {text}")
-        return lines
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,9 +32,14 @@ class Annotations:
       areas: (A,) float64.
       crowd: (A,) bool.
       segmentations: A masks, each polygons, run lengths or None.
-      short_polygons: polygons that were left out of them.
+      dropped_polygons: (A,) int64, how many were left out of each because they enclose
+        nothing; None: none.
+      lost_masks: (A,) bool, objects that had a segmentation of which nothing is left;
+        None: no object.
       stuff_ids: S original ids of the classes that have segments but no boxes.
       stuff_names: their S names; they are numbered K, K + 1, ...
+      image_fields: I dictionaries of what else `ground_truth` says of each image, or
+        nothing; category_fields: the same by category id. LVIS' evaluation needs it.
     """
 
     image_ids: np.ndarray
@@ -107,9 +54,12 @@ class Annotations:
     areas: np.ndarray
     crowd: np.ndarray
     segmentations: list[Segmentation]
-    short_polygons: int = 0
+    dropped_polygons: np.ndarray | None = None
+    lost_masks: np.ndarray | None = None
     stuff_ids: tuple[int, ...] = ()
     stuff_names: tuple[str, ...] = ()
+    image_fields: tuple[dict[str, Any], ...] = ()
+    category_fields: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
     # Derived: objects sorted by image, and where each image's run starts.
     _order: np.ndarray = dataclasses.field(init=False, repr=False)
     _starts: np.ndarray = dataclasses.field(init=False, repr=False)
@@ -121,6 +71,10 @@ class Annotations:
         )
         object.__setattr__(self, "_order", order)
         object.__setattr__(self, "_starts", starts)
+        for column, kind in (("dropped_polygons", np.int64), ("lost_masks", bool)):
+            if getattr(self, column) is None:
+                nothing = np.zeros(len(self.object_image), kind)
+                object.__setattr__(self, column, nothing)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -156,11 +110,39 @@ class Annotations:
         keep = _has_area(boxes)
         return rows[keep], boxes[keep]
 
+    def _have_area(self) -> np.ndarray:
+        """(A,) bool: which objects have area in their image; `objects` keeps those."""
+        height, width = self.sizes[self.object_image].T
+        return _has_area(_clipped_corners(self.boxes, height, width))
+
+    def select(self, indices: np.ndarray) -> "Annotations":
+        """The images at `indices`, in that order, with their objects."""
+        place = np.full(len(self), -1)
+        place[indices] = np.arange(len(indices))
+        rows = np.flatnonzero(place[self.object_image] >= 0)
+        return dataclasses.replace(
+            self,
+            image_ids=self.image_ids[indices],
+            file_names=[self.file_names[i] for i in indices],
+            sizes=self.sizes[indices],
+            object_ids=self.object_ids[rows],
+            object_image=place[self.object_image[rows]],
+            object_class=self.object_class[rows],
+            boxes=self.boxes[rows],
+            areas=self.areas[rows],
+            crowd=self.crowd[rows],
+            segmentations=[self.segmentations[row] for row in rows],
+            dropped_polygons=self.dropped_polygons[rows],
+            lost_masks=self.lost_masks[rows],
+            image_fields=tuple(self.image_fields[i] for i in indices)
+            if self.image_fields
+            else (),
+        )
+
     def report(self) -> Report:
         """Count what `objects` keeps, clips and drops over the whole split."""
         height, width = self.sizes[self.object_image].T
-        corners = _clipped_corners(self.boxes, height, width)
-        keep = _has_area(corners)
+        keep = self._have_area()
         empty = (self.boxes[:, 2:] <= 0).any(axis=1)
         x, y, w, h = self.boxes.T
         overhang = np.max([-x, -y, x + w - width, y + h - height], axis=0, initial=0.0)
@@ -174,22 +156,36 @@ class Annotations:
             clipped_boxes=int((keep & (overhang > _ROUNDING)).sum()),
             zero_area_boxes=int((~keep & empty).sum()),
             outside_boxes=int((~keep & ~empty).sum()),
+            tiny_boxes=int((keep & (self.boxes[:, 2:] < 1).all(axis=1)).sum()),
             most_boxes=int(each_image.max(initial=0)),
             masks=int((keep & masked).sum()),
             label_maps=len(self) if self.stuff_names else 0,
-            short_polygons=self.short_polygons,
+            dropped_polygons=int(self.dropped_polygons.sum()),
+            lost_masks=int((keep & self.lost_masks).sum()),
             unreadable_images=int((self.sizes == 0).any(axis=1).sum()),
         )
 
-    def ground_truth(self) -> dict[str, Any]:
-        """The split as a COCO dictionary, boxes as they were given, for evaluators."""
+    def ground_truth(self, masks: bool = False) -> dict[str, Any]:
+        """The split as a COCO dictionary, for evaluators.
+
+        It holds the objects that `objects` keeps, their boxes as they were given.
+
+        Args:
+          masks: whether objects that lost their mask are left out, as they are where
+            masks are learnt.
+        """
+        kept = self._have_area()
+        if masks:
+            kept &= ~self.lost_masks
+        rows = np.flatnonzero(kept)
         return {
             "images": [
-                {"id": i, "file_name": name, "height": height, "width": width}
-                for i, name, (height, width) in zip(
+                {"id": i, "file_name": name, "height": height, "width": width, **fields}
+                for i, name, (height, width), fields in zip(
                     self.image_ids.tolist(),
                     self.file_names,
                     self.sizes.tolist(),
+                    self.image_fields or [{}] * len(self),
                     strict=True,
                 )
             ],
@@ -202,20 +198,20 @@ class Annotations:
                     "area": area,
                     "iscrowd": crowd,
                 }
-                | _segmentation_entry(segmentation)
-                for i, image_id, k, box, area, crowd, segmentation in zip(
-                    self.object_ids.tolist(),
-                    self.image_ids[self.object_image].tolist(),
-                    self.object_class.tolist(),
-                    self.boxes.tolist(),
-                    self.areas.tolist(),
-                    self.crowd.astype(int).tolist(),
-                    self.segmentations,
+                | _segmentation_entry(self.segmentations[row])
+                for row, i, image_id, k, box, area, crowd in zip(
+                    rows.tolist(),
+                    self.object_ids[rows].tolist(),
+                    self.image_ids[self.object_image[rows]].tolist(),
+                    self.object_class[rows].tolist(),
+                    self.boxes[rows].tolist(),
+                    self.areas[rows].tolist(),
+                    self.crowd[rows].astype(int).tolist(),
                     strict=True,
                 )
             ],
             "categories": [
-                {"id": i, "name": name}
+                {"id": i, "name": name, **self.category_fields.get(i, {})}
                 for i, name in zip(self.category_ids, self.class_names, strict=True)
             ],
         }

@@ -3,7 +3,7 @@
     python -m agvm_jax.data.browse --config configs/quickstart.py
 
 Config keys can be overridden as in training, --config.data.root=PATH for one. Crowd
-regions are drawn dashed.
+regions are drawn dotted.
 """
 
 import collections
@@ -15,17 +15,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
-from PIL import Image, ImageDraw
 
-from agvm_jax.canvas import (
-    class_color,
-    dashed_rectangle,
-    enlarge,
-    ink,
-    inside,
-    letters,
-    place_label,
-)
 from agvm_jax.data.dataset import Dataset, open_dataset
 from agvm_jax.data.label_table import label_table
 from agvm_jax.data.orientation import oriented
@@ -33,7 +23,7 @@ from agvm_jax.data.pipeline import train_batches
 from agvm_jax.data.records import Source
 from agvm_jax.data.resizing import Resizing
 from agvm_jax.data.transforms import Augmentation, still_placement
-from agvm_jax.drawing import draw_labels, save_contact_sheet
+from agvm_jax.drawing import draw_labels, draw_objects, save_contact_sheet
 from agvm_jax.structures import Batch
 
 _READ = 5000  # images whose objects the table counts at most
@@ -59,57 +49,18 @@ def draw_samples(batch: Batch, dataset: Dataset, semantic: str) -> list[np.ndarr
             ]
             labels = batch.semantic[row, : cells[0], : cells[1]]
             image = draw_labels(image, labels, dataset.label_names(semantic))
-        pictures.append(_draw_objects(image, batch, row, dataset.class_names))
+        valid = batch.valid[row]
+        classes = batch.classes[row][valid]
+        drawn = draw_objects(
+            image,
+            batch.boxes[row][valid],
+            classes,
+            [dataset.class_names[k] for k in classes.tolist()],
+            crowd=batch.crowd[row][valid],
+            masks=None if batch.masks is None else batch.masks[row][valid],
+        )
+        pictures.append(drawn)
     return pictures
-
-
-def _draw_objects(
-    image: np.ndarray, batch: Batch, row: int, class_names: Sequence[str]
-) -> np.ndarray:
-    """The image with the masks, boxes and names of one row."""
-    picture, _ = enlarge(image, 480)
-    height, width = picture.shape[:2]
-    scale = height / batch.image_size[row, 0]
-    valid = batch.valid[row]
-    boxes, classes = batch.boxes[row][valid] * scale, batch.classes[row][valid]
-    places = [inside(box, width, height) for box in boxes]
-    picture = picture.copy()
-    if batch.masks is not None:
-        for k, place, mask in zip(
-            classes, places, batch.masks[row][valid], strict=True
-        ):
-            _tint(picture, place, mask, class_color(int(k)))
-    canvas = Image.fromarray(picture)
-    pen = ImageDraw.Draw(canvas)
-    font = letters(15)
-    taken: list[tuple[int, int, int, int]] = []
-    for k, place, crowd in zip(classes, places, batch.crowd[row][valid], strict=True):
-        if crowd:
-            dashed_rectangle(pen, place)
-            continue
-        color = class_color(int(k))
-        pen.rectangle(place, outline=color, width=2)
-        text = class_names[k]
-        x1, y1, x2, y2 = place_label(pen, text, font, place, (width, height), taken)
-        taken.append((x1, y1, x2, y2))
-        pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=color)
-        pen.text(((x1 + x2) / 2, (y1 + y2) / 2), text, ink(color), font, "mm")
-    return np.asarray(canvas).copy()
-
-
-def _tint(
-    picture: np.ndarray, place: Sequence[int], mask: np.ndarray, color: Sequence[int]
-) -> None:
-    """Mix a colour into the picture where a mask, stretched over its box, is set."""
-    x1, y1, x2, y2 = place
-    side = len(mask)
-    rows = np.arange(y1, y2 + 1) - y1
-    columns = np.arange(x1, x2 + 1) - x1
-    where = mask[
-        np.ix_(rows * side // len(rows), columns * side // len(columns))
-    ].astype(bool)
-    region = picture[y1 : y2 + 1, x1 : x2 + 1]
-    region[where] = (0.55 * region[where] + 0.45 * np.array(color)).astype(np.uint8)
 
 
 def table(

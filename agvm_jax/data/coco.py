@@ -54,6 +54,11 @@ def read_coco(
                 f" {categories.get(category_id, 'absent')!r} in the training split;"
                 " both files need the same categories."
             )
+    frequencies = {
+        entry["id"]: {"frequency": entry["frequency"]}  # LVIS' rare, common, frequent
+        for entry in content["categories"]
+        if isinstance(entry.get("frequency"), str)
+    }
     image_columns = _read_images(images, path)
     sizes = dict(
         zip(
@@ -66,6 +71,7 @@ def read_coco(
         **image_columns,
         category_ids=tuple(sorted(categories)),
         class_names=tuple(categories[i] for i in sorted(categories)),
+        category_fields=frequencies,
         **_read_objects(
             object_list(content, "annotations", path),
             sizes,
@@ -97,13 +103,13 @@ def _read_categories(entries: list[dict], path: pathlib.Path) -> dict[int, str]:
 
 def _read_images(entries: list[dict], path: pathlib.Path) -> dict[str, Any]:
     """Image entries -> the image columns of Annotations."""
-    ids, names, sizes = [], [], []
+    ids, names, sizes, fields = [], [], [], []
     seen: dict[int, str] = {}
     for number, entry in enumerate(entries):
         image_id = whole_number(
             entry.get("id"), f"the id of image entry {number}", path
         )
-        name = entry.get("file_name")
+        name = entry.get("file_name") or _name_in_url(entry.get("coco_url"))
         check_file_name(name, image_id, path)
         if image_id in seen:
             raise DataError(
@@ -122,11 +128,33 @@ def _read_images(entries: list[dict], path: pathlib.Path) -> dict[str, Any]:
         ids.append(image_id)
         names.append(name)
         sizes.append(size if min(size) > 0 else [0, 0])
+        fields.append(
+            {
+                key: [
+                    whole_number(i, f"{key} of image {image_id}", path) for i in listed
+                ]
+                for key in _LVIS_LISTS
+                if isinstance(listed := entry.get(key), list)
+            }
+        )
     return {
         "image_ids": np.array(ids, np.int64),
         "file_names": names,
         "sizes": np.array(sizes, np.int64).reshape(-1, 2),
+        "image_fields": tuple(fields) if any(fields) else (),
     }
+
+
+# What LVIS says of an image: categories that are known not to be in it, and those of
+# which not every object is annotated.
+_LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
+
+
+def _name_in_url(url: Any) -> Any:
+    """The last folder and the name in an URL: LVIS gives nothing else."""
+    if not isinstance(url, str):
+        return None
+    return "/".join(url.split("/")[-2:])
 
 
 def _read_objects(
@@ -140,7 +168,7 @@ def _read_objects(
     class_of = {category_id: k for k, category_id in enumerate(category_ids)}
     ids, rows, classes, boxes, areas, crowd = [], [], [], [], [], []
     segmentations: list[Segmentation] = []
-    short_polygons = 0
+    lost_masks, dropped_polygons = [], []
     for number, entry in enumerate(entries):
         what = f"annotation {short(entry.get('id', f'number {number}'))}"
         image_id = whole_number(entry.get("image_id"), f"the image_id of {what}", path)
@@ -158,9 +186,11 @@ def _read_objects(
                 " categories; remove the annotation or add the category."
             )
         segmentation, dropped = read_segmentation(entry, sizes[image_id], what, path)
+        lost = segmentation is None and bool(entry.get("segmentation"))
         segmentations.append(segmentation)
-        short_polygons += dropped
-        box = _read_box(entry, segmentation, what, path)
+        lost_masks.append(lost)
+        dropped_polygons.append(dropped)
+        box = _read_box(entry, segmentation, lost, what, path)
         area = entry.get("area")
         if area is None:
             area = max(box[2], 0.0) * max(box[3], 0.0)
@@ -183,14 +213,18 @@ def _read_objects(
         "areas": np.array(areas, np.float64),
         "crowd": np.array(crowd, bool),
         "segmentations": segmentations,
-        "short_polygons": short_polygons,
+        "dropped_polygons": np.array(dropped_polygons, np.int64),
+        "lost_masks": np.array(lost_masks, bool),
     }
 
 
 def _read_box(
-    entry: dict, segmentation: Segmentation, what: str, path: pathlib.Path
+    entry: dict, segmentation: Segmentation, lost: bool, what: str, path: pathlib.Path
 ) -> list[float]:
-    """The annotation's bbox, else the box around its mask."""
+    """The annotation's bbox, else the box around its mask.
+
+    Around a mask that was lost there is none: it is dropped for its zero area.
+    """
     box = entry.get("bbox")
     if box is not None:
         if not isinstance(box, list) or len(box) != 4:
@@ -199,6 +233,8 @@ def _read_box(
                 " height]."
             )
         return [finite_number(value, f"the bbox of {what}", path) for value in box]
+    if lost:
+        return [0.0, 0.0, 0.0, 0.0]
     if segmentation is None:
         raise DataError(
             f"{path}: {what} has neither a bbox nor a segmentation to take one from."
@@ -207,8 +243,6 @@ def _read_box(
         y, x = np.nonzero(run_lengths_to_mask(segmentation))
         points = np.stack([x, y], axis=1)
         points = np.concatenate([points, points + 1])
-        if not len(points):
-            return [0.0, 0.0, 0.0, 0.0]  # an empty mask: dropped for its zero area
     else:
         points = np.concatenate(segmentation).reshape(-1, 2)
     low, high = points.min(axis=0), points.max(axis=0)

@@ -9,8 +9,8 @@ import numpy as np
 
 from agvm_jax.data.annotations import Annotations
 from agvm_jax.data.coco import read_coco
-from agvm_jax.data.decode import stored_size
 from agvm_jax.data.errors import DataError
+from agvm_jax.data.exif import Annotated, Turns, decide_turns
 from agvm_jax.data.fingerprints import digest, file_digest, listing
 from agvm_jax.data.panoptic import Panoptic, read_panoptic
 from agvm_jax.data.records import FORMAT
@@ -29,6 +29,9 @@ class CocoOrigin:
     categories: dict[int, str] | None = None
     panoptic_file: pathlib.Path | None = None
     semantic_files: SemanticFiles | None = None  # instead of a panoptic file
+    annotated: Annotated = Annotated.LIKE_OTHERS  # where sizes in the file do not tell
+    listed: tuple[pathlib.Path, ...] = ()  # folders with the images; (): image_folder
+    note: str = ""
 
     def fingerprint(self) -> str:
         """Digest of the annotation file and of the images' names and sizes."""
@@ -37,7 +40,8 @@ class CocoOrigin:
             self.name,
             self.split,
             file_digest(self.annotation_file),
-            listing(self.image_folder),
+            [listing(folder) for folder in self.listed or (self.image_folder,)],
+            self.annotated,
             self.categories,
             self.panoptic_file
             and (
@@ -51,10 +55,10 @@ class CocoOrigin:
 
     def annotations(self) -> Annotations:
         annotations = read_coco(self.annotation_file, self.categories)
-        # Files without sizes: the pictures know. One that cannot be decoded keeps
-        # (0, 0), loses its boxes, and is reported; the pipeline will skip it.
-        for index in np.flatnonzero((annotations.sizes == 0).any(axis=1)):
-            annotations.sizes[index] = stored_size(self.image_bytes(annotations, index))
+        # Files without sizes: the pictures know. One that cannot be read keeps (0, 0),
+        # loses its boxes, and is reported; the pipeline will skip it.
+        if (annotations.sizes == 0).any():
+            annotations.sizes[:] = self.turns(annotations).sizes
         if self._panoptic:
             annotations = dataclasses.replace(
                 annotations,
@@ -68,6 +72,10 @@ class CocoOrigin:
                 stuff_names=self.semantic_files.names,
             )
         return annotations
+
+    def turns(self, annotations: Annotations) -> Turns:
+        files = (self.image_folder / name for name in annotations.file_names)
+        return decide_turns(files, annotations.sizes, self.annotated)
 
     def image_sizes(self, annotations: Annotations) -> np.ndarray:
         sizes, absent = [], []

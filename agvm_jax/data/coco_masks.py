@@ -1,23 +1,30 @@
 """Read the `segmentation` of a COCO annotation: polygons or run lengths, checked."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.json_fields import short
-from agvm_jax.data.masks import Segmentation, decompress_counts
+from agvm_jax.data.masks import Segmentation, decompress_counts, encloses
 
 
 def read_segmentation(
     entry: dict, size: list[int], what: str, path: pathlib.Path
 ) -> tuple[Segmentation, int]:
-    """The annotation's mask, and how many polygons were too short to be one."""
+    """The annotation's mask, and how many polygons were dropped.
+
+    A polygon of fewer than three points, or with all of them on one line, encloses
+    nothing. Of an annotation with only such, or with run lengths of no pixel, the mask
+    is None, as if it had no segmentation; `coco` counts it.
+    """
     segmentation = entry.get("segmentation")
     if not segmentation:  # absent, null, [] or {}
         return None, 0
     if isinstance(segmentation, dict):
-        return _read_run_lengths(segmentation, size, what, path), 0
+        segmentation = _read_run_lengths(segmentation, size, what, path)
+        return segmentation if any(segmentation["counts"][1::2]) else None, 0
     if not isinstance(segmentation, list):
         raise DataError(
             f"{path}: the segmentation of {what} is {short(segmentation)}, neither"
@@ -38,14 +45,14 @@ def read_segmentation(
             raise DataError(
                 f"{path}: a polygon of {what} holds a number that is not finite."
             )
-        if len(points) >= 6:
+        if encloses(points):
             polygons.append(points)
     return polygons or None, len(segmentation) - len(polygons)
 
 
 def _read_run_lengths(
     segmentation: dict, size: list[int], what: str, path: pathlib.Path
-) -> Segmentation:
+) -> dict[str, Any]:
     """Checked COCO run lengths, uncompressed."""
     own, counts = segmentation.get("size"), segmentation.get("counts")
     if (

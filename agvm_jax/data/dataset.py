@@ -1,9 +1,11 @@
 """Open the data set that config.data names: `open_dataset`."""
 
 import dataclasses
+import pathlib
 from typing import Any
 
-from agvm_jax.data.builders import BUILDERS, root_of
+from agvm_jax.data.builder_keys import root_of
+from agvm_jax.data.builders import BUILDERS
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.layout import AUTO, detect_layout
 from agvm_jax.data.prepare import open_split
@@ -21,6 +23,7 @@ class Dataset:
       category_ids: K original ids, for results that other tools read.
       stuff_names, stuff_ids: the same of S classes that have segments but no boxes.
       train, val: see `records.Source`.
+      max_boxes: objects an image keeps in a batch: config.data.max_boxes.
     """
 
     name: str
@@ -30,6 +33,7 @@ class Dataset:
     stuff_ids: tuple[int, ...]
     train: Source
     val: Source
+    max_boxes: int
 
     def label_names(self, semantic: str) -> tuple[str, ...]:
         """Names of Batch.semantic's labels, for a value of config.data.semantic."""
@@ -46,7 +50,15 @@ class Dataset:
         for source in (self.train, self.val):
             first, *rest = source.report.lines()
             lines.append(f"  {source.card.split}: {first}")
+            if source.note:
+                lines.append(f"    {source.note}")
             lines += [f"    {line}" for line in rest]
+        most = self.train.report.most_boxes
+        if most > self.max_boxes:
+            lines.append(
+                f"  training keeps {self.max_boxes} objects an image, of more a random"
+                f" choice: data.max_boxes={most} keeps all"
+            )
         return lines
 
 
@@ -61,17 +73,21 @@ def open_dataset(data_config: Any) -> Dataset:
     """
     name = data_config.name
     if name == AUTO:
-        root = root_of(data_config, "set --config.data.root=PATH to the data set")
-        name = detect_layout(root, data_config)
+        if pathlib.Path(data_config.root).suffix in (".yaml", ".yml"):
+            name = "yolo"  # the root may be its data.yaml
+        else:
+            root = root_of(data_config, "set --config.data.root=PATH to the data set")
+            name = detect_layout(root, data_config)
     if name not in BUILDERS:
         raise DataError(
             f"config.data.name is {name!r}; there are {', '.join(sorted(BUILDERS))},"
             f" and {AUTO}, which looks at the folder."
         )
     make_origin = BUILDERS[name](data_config)
-    train = open_split(make_origin("train", None), data_config.cache_dir)
+    masks = data_config.mask_size > 0
+    train = open_split(make_origin("train", None), data_config.cache_dir, masks)
     categories = dict(zip(train.card.category_ids, train.card.class_names, strict=True))
-    val = open_split(make_origin("val", categories), data_config.cache_dir)
+    val = open_split(make_origin("val", categories), data_config.cache_dir, masks)
     if data_config.semantic != "none":
         for source in (train, val):
             _require_segments(source, data_config.semantic)
@@ -86,18 +102,24 @@ def open_dataset(data_config: Any) -> Dataset:
         stuff_ids=train.card.stuff_ids,
         train=train,
         val=val,
+        max_boxes=data_config.max_boxes,
     )
 
 
 def _require_masks(source: Source, mask_size: int) -> None:
-    """A box without a mask would teach that nothing is there."""
+    """A box without a mask would teach that nothing is there.
+
+    Those that had a segmentation of which nothing is left are left out and reported; a
+    set where others have none was not made for this.
+    """
     report = source.report
-    if report.masks < report.boxes:
+    bare = report.boxes - report.masks - report.lost_masks
+    if bare or (report.boxes and not report.masks):
         raise DataError(
             f"config.data.mask_size is {mask_size}, but"
             f" {report.boxes - report.masks} of the {report.boxes} boxes of the"
-            f" {source.card.split} split of {source.card.name} have no segmentation;"
-            " add them, remove those boxes, or set mask_size to 0."
+            f" {source.card.split} split of {source.card.name} have no usable"
+            " segmentation; add them, remove those boxes, or set mask_size to 0."
         )
 
 

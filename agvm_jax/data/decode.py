@@ -4,24 +4,29 @@ import cv2
 import numpy as np
 
 from agvm_jax.data.errors import UnreadableImage
+from agvm_jax.data.exif import Size, turn
 
-Size = tuple[int, int]  # (height, width)
 # Endings of files that are taken for images where a folder is all there is to go by.
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+IMAGES = {
+    *(".jpg", ".jpeg", ".mpo", ".png", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".jp2", ".avif"),
+}
 
 
-def decode_image(data: bytes, size: Size, divisor: int = 1) -> np.ndarray:
+def decode_image(
+    data: bytes, size: Size, divisor: int = 1, turn_code: int = 1
+) -> np.ndarray:
     """Decode an image to RGB.
 
     Grey-scale, 16-bit, palette, CMYK and alpha all come out as 8-bit RGB. The
-    orientation in the EXIF data is ignored, as COCO's tools do, unless the stored size
-    contradicts the annotations and the rotated one agrees: boxes belong to the
-    picture that their annotator saw.
+    orientation in the EXIF data is not looked at: whether boxes are of the turned
+    picture was decided when the set was prepared (`exif`), and `turn_code` says it.
 
     Args:
       data: the encoded bytes.
       size: what the annotations say; (0, 0) accepts any.
       divisor: of `jpeg_divisor`.
+      turn_code: how to turn the decoded picture, `turn` of a record.
 
     Returns:
       (h, w, 3) uint8, where (h, w) is `size` divided by the divisor, rounded up.
@@ -31,33 +36,16 @@ def decode_image(data: bytes, size: Size, divisor: int = 1) -> np.ndarray:
     """
     check_whole(data)
     image = _imdecode(data, _REDUCED[divisor] | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = turn(image, turn_code)
     expected = tuple(-(-side // divisor) for side in size)
     if min(size) > 0 and image.shape[:2] != expected:
-        turned = _imdecode(data, _REDUCED[divisor])
-        if turned.shape[:2] != expected:
-            height, width = image.shape[:2]
-            raise UnreadableImage(
-                f"is {width}x{height} where its annotations say {size[1]}x{size[0]}"
-                if divisor == 1
-                else f"is not {size[1]}x{size[0]} as its annotations say"
-            )
-        image = turned
+        height, width = image.shape[:2]
+        raise UnreadableImage(
+            f"is {width}x{height} where its annotations say {size[1]}x{size[0]}"
+            if divisor == 1
+            else f"is not {size[1]}x{size[0]} as its annotations say"
+        )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def stored_size(data: bytes, turned: bool = False) -> Size:
-    """Height and width of an image; (0, 0) if it cannot be decoded.
-
-    Args:
-      data: the encoded bytes.
-      turned: of the picture as its EXIF orientation shows it, not as it is stored.
-    """
-    try:
-        check_whole(data)
-        ignore = 0 if turned else cv2.IMREAD_IGNORE_ORIENTATION
-        return _imdecode(data, cv2.IMREAD_COLOR | ignore).shape[:2]
-    except UnreadableImage:
-        return (0, 0)
 
 
 _REDUCED = {
@@ -70,14 +58,20 @@ _JPEG = b"\xff\xd8"
 _PNG = b"\x89PNG"
 
 
-def jpeg_divisor(data: bytes, size: Size, at_least: Size) -> int:
+def jpeg_divisor(data: bytes, size: Size, at_least: Size, turn_code: int = 1) -> int:
     """How much smaller an image may be decoded and still be `at_least` so large.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size with four to sixty-four times less
     work, and a better reduction than sampling. Other formats give 1.
+
+    Where a side is no multiple of the divisor, the last decoded pixel stands for fewer
+    of the picture's. `Placement` knows; but of a picture that is turned it may become
+    the first, so there the divisor divides both sides.
     """
     if data.startswith(_JPEG):
         for divisor in (8, 4, 2):
+            if turn_code != 1 and any(side % divisor for side in size):
+                continue
             if all(a >= b * divisor for a, b in zip(size, at_least, strict=True)):
                 return divisor
     return 1

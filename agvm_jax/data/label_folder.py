@@ -3,13 +3,13 @@
 import dataclasses
 import pathlib
 
-import cv2
 import numpy as np
 
 from agvm_jax.data.annotations import Annotations
-from agvm_jax.data.decode import IMAGES, check_whole
-from agvm_jax.data.errors import DataError, UnreadableImage
-from agvm_jax.data.fingerprints import digest, listing
+from agvm_jax.data.errors import DataError
+from agvm_jax.data.exif import Annotated, Turns, decide_turns
+from agvm_jax.data.fingerprints import digest, image_names, listing
+from agvm_jax.data.label_png import label_size, read_label_map
 from agvm_jax.data.records import FORMAT
 from agvm_jax.data.segments import Segments, segments_from_labels
 
@@ -18,9 +18,10 @@ from agvm_jax.data.segments import Segments, segments_from_labels
 class LabelFolderOrigin:
     """A split that is a folder of images beside a folder of label PNGs.
 
-    A label PNG has one channel of 8 or 16 bits and its image's size and name (but for
-    the ending). Its values that are not void stand for the classes in ascending order:
-    with void (255,) value 0 is class 0; with void (0,) value 1 is.
+    A label PNG has its image's size and name (but for the ending), folders in it
+    included, and one channel of up to 16 bits, or a palette. Its values that are not
+    void stand for the classes in ascending order: with void (255,) value 0 is class 0;
+    with void (0,) value 1 is.
 
     Attributes:
       names: of the classes.
@@ -33,6 +34,8 @@ class LabelFolderOrigin:
     label_folder: pathlib.Path
     names: tuple[str, ...]
     void: tuple[int, ...]
+    annotated: Annotated = Annotated.LIKE_OTHERS  # where sizes do not tell
+    note: str = ""
 
     def fingerprint(self) -> str:
         return digest(
@@ -41,17 +44,14 @@ class LabelFolderOrigin:
             self.split,
             self.names,
             self.void,
+            self.annotated,
             listing(self.image_folder),
             listing(self.label_folder),
         )
 
     def annotations(self) -> Annotations:
         """Images in the order of their names, numbered from 1; no boxes."""
-        files = [
-            name
-            for name, _ in listing(self.image_folder)
-            if pathlib.PurePath(name).suffix.lower() in IMAGES
-        ]
+        files = [n for n in image_names(self.image_folder) if not self._is_label(n)]
         if not files:
             raise DataError(f"There is no image in {self.image_folder}.")
         labelled = {name for name, _ in listing(self.label_folder)}
@@ -67,7 +67,7 @@ class LabelFolderOrigin:
         return Annotations(
             image_ids=np.arange(1, len(files) + 1),
             file_names=files,
-            sizes=np.array([self._label_size(name) for name in files], np.int64),
+            sizes=np.array([label_size(self._label(name)) for name in files], np.int64),
             category_ids=(),
             class_names=(),
             object_ids=nothing,
@@ -81,6 +81,10 @@ class LabelFolderOrigin:
             stuff_names=self.names,
         )
 
+    def turns(self, annotations: Annotations) -> Turns:
+        files = (self.image_folder / name for name in annotations.file_names)
+        return decide_turns(files, annotations.sizes, self.annotated)
+
     def image_sizes(self, annotations: Annotations) -> np.ndarray:
         sizes = dict(listing(self.image_folder))
         labels = dict(listing(self.label_folder))
@@ -92,87 +96,18 @@ class LabelFolderOrigin:
         return _read(self.image_folder / annotations.file_names[index])
 
     def segments(self, annotations: Annotations, index: int) -> Segments:
-        path = self.label_folder / _label_name(annotations.file_names[index])
+        path = self._label(annotations.file_names[index])
         size = tuple(annotations.sizes[index].tolist())
         return segments_from_labels(read_label_map(path, size, self.names, self.void))
 
-    def _label_size(self, name: str) -> tuple[int, int]:
-        """Height and width from the head of the label PNG."""
-        path = self.label_folder / _label_name(name)
-        try:
-            with open(path, "rb") as file:
-                head = file.read(24)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-        if len(head) < 24 or not head.startswith(b"\x89PNG"):
-            raise DataError(f"{path} is not a PNG file.")
-        width, height = (int.from_bytes(head[a : a + 4], "big") for a in (16, 20))
-        return height, width
+    def _is_label(self, image_name: str) -> bool:
+        """Whether an image is a label PNG: their folder may be that of the images."""
+        if self.label_folder == self.image_folder:
+            return image_name.lower().endswith(".png")
+        return (self.image_folder / image_name).is_relative_to(self.label_folder)
 
-
-def read_label_map(
-    path: pathlib.Path,
-    size: tuple[int, int],
-    names: tuple[str, ...],
-    void: tuple[int, ...],
-) -> np.ndarray:
-    """The classes of a label PNG's pixels.
-
-    Args:
-      path: of the PNG.
-      size: height and width that it must have; (0, 0) accepts any.
-      names: of the classes, which the values that are not void stand for in order.
-      void: values without a class.
-
-    Returns:
-      (h, w) integers, 0.. for the classes and -1 for void.
-
-    Raises:
-      DataError: naming the file and what is wrong with it.
-    """
-    data = _read(path)
-    try:
-        check_whole(data)
-    except UnreadableImage as error:
-        raise DataError(f"The label file {path} {error}.") from None
-    try:
-        values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        values = None
-    if values is None or values.ndim != 2:
-        raise DataError(
-            f"{path} is not a PNG of one channel: label files hold class numbers, not"
-            " colours."
-        )
-    if min(size) > 0 and values.shape != size:
-        raise DataError(
-            f"The label file {path} has height and width {values.shape}, not {size}."
-        )
-    table = _table(len(names), void)
-    largest = int(values.max())
-    if largest >= len(table) or (table[values] == _UNKNOWN).any():
-        unknown = [
-            v for v in np.unique(values) if v >= len(table) or table[v] == _UNKNOWN
-        ]
-        raise DataError(
-            f"{path} holds the values {[int(v) for v in unknown[:10]]}, but there are"
-            f" {len(names)} classes and void is {list(void)}; name all classes, or add"
-            " the values to config.data.label_void."
-        )
-    return table[values]
-
-
-_UNKNOWN = -2  # a value that is neither a class nor void
-
-
-def _table(classes: int, void: tuple[int, ...]) -> np.ndarray:
-    """Value -> class, -1 for void."""
-    table = np.full(max([*void, classes + len(void)]) + 1, _UNKNOWN)
-    free = (v for v in range(len(table)) if v not in void)
-    for k, value in zip(range(classes), free, strict=False):
-        table[value] = k
-    table[list(void)] = -1
-    return table
+    def _label(self, image_name: str) -> pathlib.Path:
+        return self.label_folder / _label_name(image_name)
 
 
 def read_names(config_names: tuple[str, ...], root: pathlib.Path) -> tuple[str, ...]:
@@ -185,7 +120,7 @@ def read_names(config_names: tuple[str, ...], root: pathlib.Path) -> tuple[str, 
         return tuple(config_names)
     lines = root / "classes.txt"
     if lines.is_file():
-        names = _read(lines).decode("utf-8", "replace").splitlines()
+        names = _read(lines).decode("utf-8-sig", "replace").splitlines()
         return tuple(name.strip() for name in names if name.strip())
     table = root / "objectInfo150.txt"
     if table.is_file():  # Idx, Ratio, Train, Val, Name, separated by tabs
@@ -198,7 +133,7 @@ def read_names(config_names: tuple[str, ...], root: pathlib.Path) -> tuple[str, 
 
 
 def _label_name(image_name: str) -> str:
-    return pathlib.PurePath(image_name).stem + ".png"
+    return pathlib.PurePosixPath(image_name).with_suffix(".png").as_posix()
 
 
 def _read(path: pathlib.Path) -> bytes:

@@ -3,8 +3,9 @@
 import pathlib
 from typing import Any
 
+from agvm_jax.data.coco_builders import ROBOFLOW
 from agvm_jax.data.errors import DataError
-from agvm_jax.data.yolo import is_yolo
+from agvm_jax.data.yolo_layout import is_yolo
 
 AUTO = "auto"  # the value of config.data.name that asks for it
 
@@ -20,12 +21,19 @@ def detect_layout(root: pathlib.Path, data_config: Any) -> str:
     """
     config = data_config
     annotations = root / config.train_annotations
+    if not annotations.is_file():
+        annotations = root / "train" / ROBOFLOW
     labels = root / config.train_images, root / config.train_labels
     found = [
         name
         for name, there in (
             ("coco", (root / "annotations" / "instances_train2017.json").is_file()),
             ("coco_folder", annotations.is_file()),
+            (
+                "lvis",
+                (root / "annotations" / "lvis_v1_train.json").is_file()
+                or (root / "lvis_v1_train.json").is_file(),
+            ),
             (
                 "ade20k",
                 (root / "images" / "training").is_dir()
@@ -49,9 +57,12 @@ def detect_layout(root: pathlib.Path, data_config: Any) -> str:
     raise DataError(
         f"{root} is of no layout that is known. For training it would hold"
         " annotations/instances_train2017.json (coco),"
-        f" {config.train_annotations} and {config.train_images}/ (coco_folder),"
-        " images/training/ and annotations/training/ (ade20k),"
+        f" {config.train_annotations} and {config.train_images}/, or"
+        f" train/{ROBOFLOW} (coco_folder),"
+        " annotations/lvis_v1_train.json (lvis), images/training/ and"
+        " annotations/training/ (ade20k),"
         f" {config.train_images}/ and {config.train_labels}/ (label_folder), or"
-        " images/train/ and labels/train/ (yolo). Put it so, or set"
+        " images/train/ and labels/train/, or a data.yaml that names such folders"
+        " (yolo). Put it so, or set"
         " --config.data.name=NAME and the keys of config.data that name files."
     )

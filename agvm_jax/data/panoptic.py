@@ -19,6 +19,7 @@ from agvm_jax.data.json_fields import (
     whole_number,
 )
 from agvm_jax.data.segments import Segments
+from agvm_jax.panoptic_png import ids_of_colors
 
 _NO_SEGMENT = 2**16 - 1
 
@@ -71,7 +72,10 @@ class Panoptic:
         try:
             data = path.read_bytes()
             check_whole(data)
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            pixels = cv2.imdecode(
+                np.frombuffer(data, np.uint8),
+                cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
+            )
         except (OSError, cv2.error):
             pixels = None
         except UnreadableImage as error:
@@ -83,8 +87,7 @@ class Panoptic:
                 f"{path} has height and width {pixels.shape[:2]}, its image"
                 f" {tuple(size)}."
             )
-        blue, green, red = (pixels[..., c].astype(np.int32) for c in range(3))
-        shown = red + 256 * green + 65536 * blue
+        shown = ids_of_colors(pixels[..., ::-1])  # OpenCV has blue first
         numbers = _renumber(shown, ids)
         if (numbers == _NO_SEGMENT).any():
             unknown = np.unique(shown[numbers == _NO_SEGMENT])[:10]

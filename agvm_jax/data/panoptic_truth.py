@@ -6,11 +6,11 @@ import os
 import pathlib
 from typing import Any
 
-import cv2
 import numpy as np
 
 from agvm_jax.data.records import Source
 from agvm_jax.data.segments import load_segments
+from agvm_jax.panoptic_png import write_panoptic_png
 
 
 class PanopticTruth:
@@ -118,11 +118,7 @@ class PanopticTruth:
         folder.mkdir(parents=True, exist_ok=True)
         for annotation in self.content["annotations"]:
             name = annotation["file_name"]
-            ids = self.load(name)
-            # R + 256 G + 65536 B; OpenCV wants blue first.
-            pixels = np.stack([ids >> 16, ids >> 8 & 255, ids & 255], axis=-1)
-            png = cv2.imencode(".png", pixels.astype(np.uint8))[1]
-            (folder / name).write_bytes(png.tobytes())
+            write_panoptic_png(folder / name, self.load(name))
         path.write_text(json.dumps(self.content), encoding="utf-8")
 
     @functools.cached_property

@@ -117,11 +117,14 @@ class _Counting:
     def __init__(self, max_unreadable: int):
         self._max_unreadable = max_unreadable
         self._unreadable: dict[str, str] = {}  # file name -> reason
-        self.counters = {"unreadable_images": 0, "boxes_over_cap": 0}
+        self.counters = dict.fromkeys(
+            ("unreadable_images", "boxes_over_cap", "boxes_without_mask"), 0
+        )
 
     def _count(self, loaded: list[LoadedRow]) -> None:
         for one in loaded:
-            self.counters["boxes_over_cap"] += one.over_cap
+            self.counters["boxes_over_cap"] += one.dropped.over_cap
+            self.counters["boxes_without_mask"] += one.dropped.without_mask
             self._unreadable.update(one.unreadable)
         self.counters["unreadable_images"] = len(self._unreadable)
         if len(self._unreadable) > self._max_unreadable:
@@ -141,7 +144,9 @@ class TrainBatches(_Counting):
 
     Attributes:
       counters: unreadable_images (different ones met so far; each was replaced by the
-        next readable image) and boxes_over_cap (objects dropped by max_boxes).
+        next readable image), boxes_over_cap (objects dropped by max_boxes) and
+        boxes_without_mask (objects dropped because data.mask_size asks for masks and
+        theirs has no pixel in the box).
     """
 
     def __init__(self, source, *, frame, rows, seed, config, shard, start_batch):

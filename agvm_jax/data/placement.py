@@ -51,21 +51,21 @@ class Placement:
     ) -> np.ndarray:
         """The window of the picture at the size `resized`, written to `out`."""
         (y, x), (height, width) = self.corner, self.window
-        shrinks = image.shape[0] > self.resized[0]
-        if any(side % divisor for side in self.size) or (
-            self.window != self.resized and not shrinks
-        ):
-            # The last decoded pixel reaches over the picture's edge, by up to a pixel
-            # of the result. cv2.resize cannot leave out a share of a pixel; a warp can.
-            # And of an enlarged picture it makes the window alone.
-            sy, sx = (
-                old / (new * divisor)
-                for new, old in zip(self.resized, self.size, strict=True)
-            )
+        # Pixels of the result to a decoded one. The last decoded pixel of a side that
+        # the divisor does not divide reaches over the picture's edge, so these are not
+        # ratios of whole pixels.
+        fy, fx = (
+            new * divisor / old
+            for new, old in zip(self.resized, self.size, strict=True)
+        )
+        whole = self.window == self.resized
+        exact = image.shape[:2] == self.resized
+        if not exact and min(fy, fx) >= 1 and not whole:
+            # Of an enlarged picture the window alone is made.
             result_to_image = np.array(
                 [
-                    [sx, 0, (x + 0.5) * sx - 0.5],
-                    [0, sy, (y + 0.5) * sy - 0.5],
+                    [1 / fx, 0, (x + 0.5) / fx - 0.5],
+                    [0, 1 / fy, (y + 0.5) / fy - 0.5],
                 ],
                 np.float64,
             )
@@ -77,14 +77,18 @@ class Placement:
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=cv2.BORDER_REPLICATE,
             )
-        if image.shape[:2] != self.resized:
-            # Averaging when shrinking: thin things must not fall between samples.
-            whole = self.window == self.resized
+        # Averaging when shrinking: thin things must not fall between samples.
+        method = cv2.INTER_AREA if min(fy, fx) < 1 else cv2.INTER_LINEAR
+        if any(side % divisor for side in self.size):
+            # Told the ratios and not the size, OpenCV rounds the size up to hold the
+            # shares of pixels at the end, which are cut off.
+            image = cv2.resize(image, None, fx=fx, fy=fy, interpolation=method)
+        elif not exact:
             image = cv2.resize(
                 image,
                 self.resized[::-1],
                 dst=out if whole else None,
-                interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+                interpolation=method,
             )
             if whole:
                 return image

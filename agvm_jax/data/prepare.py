@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from agvm_jax.data.annotations import Annotations
 from agvm_jax.data.errors import DataError
+from agvm_jax.data.exif import Turns
 from agvm_jax.data.json_fields import is_text
 from agvm_jax.data.locks import HAS_LOCKS, locked
 from agvm_jax.data.masks import pack
@@ -48,11 +49,14 @@ _SHARD_BYTES = 256 * 2**20
 _CHUNK = 64  # examples between two notes of progress
 
 
-def open_split(origin: Origin, cache_dir: str | os.PathLike) -> Source:
+def open_split(
+    origin: Origin, cache_dir: str | os.PathLike, learns_masks: bool = False
+) -> Source:
     """Open a split, preparing it first where `cache_dir` does not hold it whole.
 
     The folder's name holds the split's fingerprint, so a data set that changes is
-    prepared beside the old one, which may be deleted by hand.
+    prepared beside the old one, which may be deleted by hand. `learns_masks` is the
+    Source's.
 
     Raises:
       DataError: about the data, or about the disk; nothing half-written is left that
@@ -69,7 +73,7 @@ def open_split(origin: Origin, cache_dir: str | os.PathLike) -> Source:
                 card = read_card(folder)  # another process may have been faster
                 if card is None:
                     card = _prepare(origin, cache, folder)
-    return Source(folder, card, origin)
+    return Source(folder, card, origin, learns_masks)
 
 
 def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
@@ -77,16 +81,17 @@ def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
     annotations = origin.annotations()
     _check_names(annotations)
     sizes = origin.image_sizes(annotations)
+    turns = origin.turns(annotations)
     # What a killed preparation left is continued, where a lock shows that its writer
     # is gone. Without locks each process has a folder of its own.
     owner = "" if HAS_LOCKS else f"-{os.getpid()}"
     part = cache / f".{folder.name}.part{owner}"
     _check_space(origin, int(sizes.sum()), cache, part)
     try:
-        _write_records(origin, annotations, sizes, part)
+        _write_records(origin, annotations, turns, sizes, part)
         _count_records(part, len(annotations))
         np.save(part / SIZES, annotations.sizes)
-        card = _write_card(origin, annotations, part)
+        card = _write_card(origin, annotations, turns, part)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)  # leave no full disk behind
         raise
@@ -102,8 +107,15 @@ def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
     return card
 
 
-def _write_card(origin: Origin, annotations: Annotations, part: pathlib.Path) -> Card:
+def _write_card(
+    origin: Origin, annotations: Annotations, turns: Turns, part: pathlib.Path
+) -> Card:
     """Write the card, and see to it that all of `part` is on the disk."""
+    report = dataclasses.replace(
+        annotations.report(),
+        turned_images=int(turns.turned.sum()),
+        unturned_images=int(turns.unturned.sum()),
+    )
     card = Card(
         name=origin.name,
         split=origin.split,
@@ -112,7 +124,7 @@ def _write_card(origin: Origin, annotations: Annotations, part: pathlib.Path) ->
         class_names=annotations.class_names,
         stuff_ids=annotations.stuff_ids,
         stuff_names=annotations.stuff_names,
-        report=annotations.report(),
+        report=report,
         files={f.name: f.stat().st_size for f in sorted(part.iterdir())},
     )
     content = json.dumps(dataclasses.asdict(card), indent=1)
@@ -132,7 +144,11 @@ def _check_names(annotations: Annotations) -> None:
 
 
 def _write_records(
-    origin: Origin, annotations: Annotations, sizes: np.ndarray, part: pathlib.Path
+    origin: Origin,
+    annotations: Annotations,
+    turns: Turns,
+    sizes: np.ndarray,
+    part: pathlib.Path,
 ) -> None:
     """Write all examples to `part`, after the whole shards that already stand there."""
     done = _whole_shards(part)
@@ -176,6 +192,7 @@ def _write_records(
                     "image_id": int(annotations.image_ids[index]),
                     "height": height,
                     "width": width,
+                    "turn": int(turns.codes[index]),
                     **annotations.objects(index),
                     **store_segments(origin.segments(annotations, index)),
                     "masks": pack(annotations.bitmaps(index)),

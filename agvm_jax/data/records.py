@@ -8,11 +8,13 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow_datasets as tfds
 
-from agvm_jax.data.annotations import Annotations, Report
+from agvm_jax.data.annotations import Annotations
 from agvm_jax.data.errors import DataError
+from agvm_jax.data.exif import Turns
+from agvm_jax.data.report import Report
 from agvm_jax.data.segments import Segments
 
-FORMAT = 5  # raise it when the records change: old sets are then prepared anew
+FORMAT = 6  # raise it when the records change: old sets are then prepared anew
 SIZES = "sizes.npy"  # (I, 2) height and width of each image, zeros where unknown
 CARD = "agvm.json"  # what the set holds; written last, so its presence means whole
 
@@ -22,6 +24,7 @@ FEATURES = {
     "image_id": tfds.features.Scalar(np.int64),
     "height": tfds.features.Scalar(np.int64),
     "width": tfds.features.Scalar(np.int64),
+    "turn": tfds.features.Scalar(np.int64),  # of the decoded image: exif.turn
     "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
     "classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
     "crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
@@ -41,12 +44,16 @@ class Origin(Protocol):
 
     name: str  # of the data set
     split: str  # "train" or "val"
+    note: str  # what a person should know of how it was found; "": nothing
 
     def fingerprint(self) -> str:
         """Hex digest of everything that the records depend on."""
 
     def annotations(self) -> Annotations:
         """Read or make the annotations; slow, and not kept."""
+
+    def turns(self, annotations: Annotations) -> Turns:
+        """How the images have to be turned to be those that were annotated."""
 
     def image_sizes(self, annotations: Annotations) -> np.ndarray:
         """(I,) bytes each encoded image takes; raises DataError for absent ones."""
@@ -76,15 +83,26 @@ class Card:
 class Source:
     """A prepared split: random access to encoded images and their boxes.
 
-    `source[i]` is a dict: image (encoded bytes), file_name, image_id, height, width,
-    boxes (n, 4) float32 x1 y1 x2 y2 in original pixels, classes (n,) int32, crowd (n,)
-    bool, area (n,) float32, things (how many classes have boxes), masks (bytes for
-    `masks.unpack`), and what `segments.load_segments` reads. Order and length are the
-    annotation file's.
+    `source[i]` is a dict: image (encoded bytes), file_name, image_id, height and width
+    (of the annotated picture), turn (for `decode.decode_image`), boxes (n, 4) float32
+    x1 y1 x2 y2 in original pixels, classes (n,) int32, crowd (n,) bool, area (n,)
+    float32, things (how many classes have boxes), masks (bytes for `masks.unpack`), and
+    what `segments.load_segments` reads. Order and length are the annotation file's.
+
+    Attributes:
+      folder, card: where it lies, and what it holds.
+      learns_masks: whether objects without a usable mask are no ground truth.
     """
 
-    def __init__(self, folder: pathlib.Path, card: Card, origin: Origin):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        card: Card,
+        origin: Origin,
+        learns_masks: bool = False,
+    ):
         self.folder = folder
+        self.learns_masks = learns_masks
         self.card = card
         self._origin = origin
         self._records = tfds.builder_from_directory(folder).as_data_source(
@@ -114,6 +132,11 @@ class Source:
         return np.load(self.folder / SIZES)
 
     @property
+    def note(self) -> str:
+        """What a person should know of how the split was found; "": nothing."""
+        return self._origin.note
+
+    @property
     def report(self) -> Report:
         """Counts of what was kept, mended and dropped."""
         return self.card.report
@@ -121,9 +144,10 @@ class Source:
     def ground_truth(self) -> dict[str, Any]:
         """The COCO dictionary of the original annotations, read again.
 
-        No image is decoded, unless the annotations leave out its size.
+        It lists the objects that the records hold. No image is opened, unless the
+        annotations leave out its size.
         """
-        return self._origin.annotations().ground_truth()
+        return self._origin.annotations().ground_truth(self.learns_masks)
 
 
 def read_card(folder: pathlib.Path) -> Card | None:

@@ -1,7 +1,7 @@
 """From an example of a source to one padded row of a batch, whatever its state."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,12 +14,19 @@ from agvm_jax.data.segments import IGNORE, load_segments
 from agvm_jax.data.transforms import Augmentation, Drawn, draw, still_placement
 
 
+class Dropped(NamedTuple):
+    """How many objects of an image are not in its row."""
+
+    over_cap: int = 0  # because of max_boxes
+    without_mask: int = 0  # because masks are learnt and of theirs nothing is seen
+
+
 @dataclasses.dataclass(frozen=True)
 class LoadedRow:
     """One row, and what happened on the way to it; counted when it is consumed."""
 
     row: dict[str, np.ndarray]
-    over_cap: int  # objects dropped because of max_boxes
+    dropped: "Dropped"
     unreadable: tuple[tuple[str, str], ...]  # (file name, reason)
 
 
@@ -53,7 +60,7 @@ def load_training_row(
             f"None of the {len(source)} images can be read: {unreadable[0][0]!r}"
             f" {unreadable[0][1]}."
         )
-    return LoadedRow(empty_row(frame, config), 0, tuple(unreadable))
+    return LoadedRow(empty_row(frame, config), Dropped(), tuple(unreadable))
 
 
 def load_evaluation_row(
@@ -61,7 +68,7 @@ def load_evaluation_row(
 ) -> LoadedRow:
     """An evaluation row; padding where there is no image or it is unreadable."""
     if index >= len(source):
-        return LoadedRow(empty_row(frame, config), 0, ())
+        return LoadedRow(empty_row(frame, config), Dropped(), ())
     example = source[index]
     try:
         size = _known((example["height"], example["width"]))
@@ -69,7 +76,7 @@ def load_evaluation_row(
         row, dropped = make_row(example, drawn, frame, config)
     except UnreadableImage as error:
         unreadable = ((example["file_name"], str(error)),)
-        return LoadedRow(empty_row(frame, config), 0, unreadable)
+        return LoadedRow(empty_row(frame, config), Dropped(), unreadable)
     return LoadedRow(row, dropped, ())
 
 
@@ -86,7 +93,7 @@ def make_row(
     frame: Size,
     config: Any,
     rng: np.random.Generator | None = None,
-) -> tuple[dict[str, np.ndarray], int]:
+) -> tuple[dict[str, np.ndarray], Dropped]:
     """Decode, place and pad one example.
 
     Args:
@@ -99,20 +106,22 @@ def make_row(
 
     Returns:
       one row of Batch without the batch axis (image (H, W, 3), boxes (N, 4), ...), and
-      how many objects were dropped over the cap.
+      how many objects were dropped.
 
     Raises:
       UnreadableImage: with the reason.
     """
-    image = make_image(example["image"], drawn, frame)
+    image = make_image(example["image"], drawn, frame, example["turn"])
     return fill_row(image, example, drawn, frame, config, rng)
 
 
-def make_image(data: bytes, drawn: Drawn, frame: Size) -> np.ndarray:
+def make_image(
+    data: bytes, drawn: Drawn, frame: Size, turn_code: int = 1
+) -> np.ndarray:
     """Decode and place a picture: (*frame, 3) uint8; UnreadableImage says why not."""
     placement = drawn.placement
-    divisor = jpeg_divisor(data, placement.size, placement.resized)
-    image = decode_image(data, placement.size, divisor)
+    divisor = jpeg_divisor(data, placement.size, placement.resized, turn_code)
+    image = decode_image(data, placement.size, divisor, turn_code)
     if drawn.colors is not None:
         image = drawn.colors.apply(image)
     return placement.image(image, frame, divisor)
@@ -125,7 +134,7 @@ def fill_row(
     frame: Size,
     config: Any,
     rng: np.random.Generator | None = None,
-) -> tuple[dict[str, np.ndarray], int]:
+) -> tuple[dict[str, np.ndarray], Dropped]:
     """`make_row` for a picture that `make_image` made."""
     placement = drawn.placement
     boxes, keep = placement.boxes(example["boxes"])
@@ -135,6 +144,19 @@ def fill_row(
     if dropped and rng is not None:
         chosen = np.sort(rng.permutation(chosen)[: config.max_boxes])
     chosen = chosen[: config.max_boxes]
+    masks, bare = None, 0
+    if config.mask_size:
+        bitmaps = unpack(example["masks"], example["boxes"])
+        masks = placement.masks(
+            [bitmaps[i] for i in chosen],
+            example["boxes"][chosen],
+            boxes[chosen],
+            config.mask_size,
+        )
+        # It may have none, or a crop may leave a corner of its box without a pixel.
+        seen = masks.any(axis=(1, 2))
+        bare = int((~seen).sum())
+        chosen, masks = chosen[seen], masks[seen]
     row = empty_row(frame, config, image)
     row["image_size"][:] = placement.window
     row["image_id"] = np.array(example["image_id"], np.int64)
@@ -142,19 +164,13 @@ def fill_row(
     row["classes"][: len(chosen)] = example["classes"][chosen]
     row["crowd"][: len(chosen)] = example["crowd"][chosen]
     row["valid"][: len(chosen)] = True
-    if config.mask_size:
-        bitmaps = unpack(example["masks"], example["boxes"])
-        row["masks"][: len(chosen)] = placement.masks(
-            [bitmaps[i] for i in chosen],
-            example["boxes"][chosen],
-            boxes[chosen],
-            config.mask_size,
-        )
+    if masks is not None:
+        row["masks"][: len(chosen)] = masks
     if config.semantic != "none":
         segments = load_segments(example)
         labels = segments.labels(example["things"], config.semantic == "stuff")
         row["semantic"] = placement.labels(labels, frame, config.semantic_stride)
-    return row, dropped
+    return row, Dropped(dropped, bare)
 
 
 def empty_row(

@@ -8,7 +8,7 @@ import numpy as np
 from agvm_jax.data.annotations import Annotations
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.fingerprints import listing
-from agvm_jax.data.label_folder import read_label_map
+from agvm_jax.data.label_png import read_label_map
 from agvm_jax.data.masks import windows
 from agvm_jax.data.segments import THINGS, Segments, segments_from_labels
 

@@ -1,6 +1,6 @@
-"""The numbers that COCO reports, read from hotcoco's precision and recall arrays.
+"""The numbers that COCO and LVIS report, read from hotcoco's arrays.
 
-The arrays are pycocotools' own bit for bit (a test compares them): precision is
+They are pycocotools' own bit for bit, or lvis' (tests compare them): precision is
 (T, R, K, A, M) and recall (T, K, A, M) over T overlaps, R recalls, K classes by rising
 category id, A areas and M numbers of detections; -1 stands where nothing is defined.
 """
@@ -13,13 +13,20 @@ import numpy as np
 AREAS = ("all", "small", "medium", "large")  # sides < 32, < 96, the rest
 
 
-def twelve_numbers(result: hotcoco.COCOeval) -> dict[str, float]:
+def summary(
+    result: hotcoco.COCOeval, groups: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, float]:
     """Return AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl.
 
     Fractions in [0, 1], or -1 where there is nothing to find: no ground truth of that
     size, or none at all. AP is the mean over overlaps 0.50, 0.55 ... 0.95 and over the
     classes that occur. The numbers in AR1, AR10, AR100 are the result's `max_dets`; all
     that is not AR1 or AR10 is at the last of them.
+
+    Args:
+      result: after `accumulate`.
+      groups: name -> places of classes in the arrays; each adds its AP after APl, such
+        as LVIS' APr, APc and APf.
     """
     precision, recall = result.eval["precision"], result.eval["recall"]
     numbers = {
@@ -29,6 +36,8 @@ def twelve_numbers(result: hotcoco.COCOeval) -> dict[str, float]:
     }
     for i, area in enumerate(AREAS[1:], 1):
         numbers[f"AP{area[0]}"] = _mean(precision[:, :, :, i, -1])
+    for name, places in (groups or {}).items():
+        numbers[f"AP{name}"] = _mean(precision[:, :, list(places), 0, -1])
     for i, most in enumerate(result.params.max_dets):
         numbers[f"AR{most}"] = _mean(recall[:, :, 0, i])
     for i, area in enumerate(AREAS[1:], 1):

@@ -15,14 +15,23 @@ from agvm_jax.evaluation.coco_numbers import (
     class_numbers,
     format_numbers,
     percent,
-    twelve_numbers,
+    summary,
 )
 from agvm_jax.evaluation.ground_truth import read_ground_truth
+from agvm_jax.evaluation.seen_images import check_new, missing_lines
 from agvm_jax.structures import Batch, Predictions
+
+MOST_DETECTIONS = {"coco": (1, 10, 100), "lvis": (300,)}
 
 
 class DetectionEvaluator:
-    """Box AP and AR as COCO defines them.
+    """Box AP and AR as COCO defines them, or LVIS.
+
+    LVIS' rules hold where the ground truth's images list `neg_category_ids` and
+    `not_exhaustive_category_ids`: detections of categories of which an image says
+    nothing do not count, the best 300 detections of an image are judged whatever their
+    class, crowds are unknown, and there are APr, APc and APf of rare, common and
+    frequent categories (see `federated`).
 
     Every image of the ground truth counts: one that was never added counts as an image
     without detections, as it does for a results file handed to pycocotools. Categories
@@ -35,7 +44,9 @@ class DetectionEvaluator:
       category_ids: the COCO category id of class 0, 1, ... K-1.
       class_names: a name for each class.
       max_detections: the numbers of best detections an image and class at which recall
-        is reported; precision uses the last. LVIS uses (1, 10, 300).
+        is reported; precision uses the last. By LVIS' rules the largest counts alone,
+        and it is that of an image. (): 1, 10 and 100 for COCO, 300 for LVIS.
+      protocol: "coco", "lvis", or "auto": what the ground truth is like.
 
     Raises:
       ValueError: the ground truth lacks something that is needed, or names an image or
@@ -49,11 +60,11 @@ class DetectionEvaluator:
         ground_truth: Mapping[str, Any],
         category_ids: Sequence[int],
         class_names: Sequence[str],
-        max_detections: Sequence[int] = (1, 10, 100),
+        max_detections: Sequence[int] = (),
+        protocol: str = "auto",
     ):
         self.category_ids = tuple(int(c) for c in category_ids)
         self.class_names = tuple(class_names)
-        self.max_detections = tuple(sorted(max_detections))
         if len(self.category_ids) != len(self.class_names):
             raise ValueError(
                 f"{len(self.category_ids)} category ids but {len(self.class_names)} "
@@ -61,11 +72,20 @@ class DetectionEvaluator:
             )
         if len(set(self.category_ids)) != len(self.category_ids):
             raise ValueError(f"category ids repeat: {self.category_ids}")
-        if not self.category_ids or not self.max_detections:
-            raise ValueError("category_ids and max_detections must not be empty")
+        if not self.category_ids:
+            raise ValueError("category_ids must not be empty")
         self.ground_truth = read_ground_truth(
-            ground_truth, self.category_ids, self.class_names, self._segmentations
+            ground_truth,
+            self.category_ids,
+            self.class_names,
+            self._segmentations,
+            protocol,
         )
+        federated = self.ground_truth.federated
+        self.protocol = "lvis" if federated else "coco"
+        chosen = sorted(max_detections) or MOST_DETECTIONS[self.protocol]
+        self.max_detections = tuple(chosen[-1:] if federated else chosen)
+        self._groups = federated.columns(self.category_ids) if federated else {}
         # Where each class stands in hotcoco's arrays, which are sorted by category id.
         self.columns = np.argsort(np.argsort(self.category_ids))
         self.reset()
@@ -103,7 +123,7 @@ class DetectionEvaluator:
         image_ids = np.asarray(batch.image_id).astype(np.int64)
         real = np.flatnonzero(image_ids >= 0)
         ids = image_ids[real]
-        self._check_new(ids.tolist())
+        check_new(ids.tolist(), self.ground_truth.sizes, self.added)
         original = np.array(
             [self.ground_truth.sizes[i] for i in ids.tolist()], np.float64
         )
@@ -136,8 +156,8 @@ class DetectionEvaluator:
         return real[image[finite]], slot[finite]
 
     def compute(self) -> dict[str, float]:
-        """Return the twelve numbers of `coco_numbers.twelve_numbers`."""
-        return twelve_numbers(self.result())
+        """Return the numbers of `coco_numbers.summary`: twelve, or LVIS' thirteen."""
+        return summary(self.result(), self._groups)
 
     def per_class(self) -> list[tuple[str, float, float, int]]:
         """Return (name, AP, AP50, number of ground truth boxes) for each class.
@@ -156,20 +176,26 @@ class DetectionEvaluator:
 
     def table(self) -> str:
         """Return the twelve numbers and the per-class table as text, in percent."""
-        most = f"{self.max_detections[-1]} detections an image"
-        lines = [f"Box average precision and recall, percent ({most})", ""]
-        lines += format_numbers(twelve_numbers(self.result()))
+        lines = self._head("Box average precision and recall")
+        lines += format_numbers(summary(self.result(), self._groups))
         width = max(5, *(len(name) for name in self.class_names))
         lines.append(f"{'class':<{width}}{'AP':>8}{'AP50':>8}{'boxes':>8}")
         for name, ap, ap50, count in self.per_class():
             scores = f"{percent(ap):>8}{percent(ap50):>8}"
             lines.append(f"{name:<{width}}{scores}{count:>8}")
-        missing = len(self.ground_truth.sizes) - self.num_images
-        if missing:
-            lines += ["", f"Images never evaluated, counted as empty: {missing}"]
+        lines += missing_lines(self.ground_truth.sizes, self.added)
+        flat = int(np.count_nonzero(self.ground_truth.flat))
+        if flat:
+            lines += ["", f"True boxes without area, which nothing can match: {flat}"]
         if self.non_finite:
             lines += ["", f"Detections dropped as not finite: {self.non_finite}"]
         return "\n".join(lines)
+
+    def _head(self, what: str) -> list[str]:
+        most = f"{self.max_detections[-1]} detections an image"
+        if self.protocol == "coco":
+            return [f"{what}, percent ({most})", ""]
+        return [f"{what}, percent (LVIS, {most})", ""]
 
     def regions(self, detections: np.ndarray) -> list[np.ndarray] | None:
         """Return the masks of detections, by their places in `rows`; here None."""
@@ -211,18 +237,24 @@ class DetectionEvaluator:
         self.reset()
         for state in states:
             with np.load(io.BytesIO(state)) as arrays:
-                self._check_new(arrays["added"].tolist())
+                ids = arrays["added"].tolist()
+                check_new(ids, self.ground_truth.sizes, self.added)
                 self._take_arrays(arrays)
 
     def result(self) -> hotcoco.COCOeval:
         """Return hotcoco's evaluation of what was added, for further diagnosis."""
         if self._result is None:
-            found = self.ground_truth.coco.load_res(self.rows())
-            self._result = self._evaluate(found, "bbox")
+            truth = self.ground_truth.coco
+            self._result = self._evaluate(truth, truth.load_res(self.rows()), "bbox")
         return self._result
 
-    def _evaluate(self, found: hotcoco.COCO, kind: str) -> hotcoco.COCOeval:
-        result = hotcoco.COCOeval(self.ground_truth.coco, found, kind)
+    def _evaluate(
+        self, truth: hotcoco.COCO, found: hotcoco.COCO, kind: str
+    ) -> hotcoco.COCOeval:
+        lvis = self.protocol == "lvis"
+        if lvis:
+            found = found.cap_detections_per_image(self.max_detections[-1])
+        result = hotcoco.COCOeval(truth, found, kind, lvis_style=lvis)
         result.params.max_dets = list(self.max_detections)
         result.evaluate()
         result.accumulate()
@@ -254,18 +286,3 @@ class DetectionEvaluator:
         self.added.update(arrays["added"].tolist())
         self._rows.append(arrays["rows"])
         self.non_finite += int(arrays["non_finite"])
-
-    def _check_new(self, ids: list[int]) -> None:
-        seen = set(self.added)
-        for image_id in ids:
-            if image_id not in self.ground_truth.sizes:
-                raise ValueError(
-                    f"image {image_id} is not in the ground truth: the evaluator was "
-                    "made for another data set or split"
-                )
-            if image_id in seen:
-                raise ValueError(
-                    f"image {image_id} was added twice: reset the evaluator between "
-                    "evaluations, and give rows that only fill a batch image_id -1"
-                )
-            seen.add(image_id)

@@ -10,6 +10,8 @@ Identifying Object Detection Errors", ECCV 2020), looked for in this order:
 * both: what remains, a wrong class at a poor place;
 * missed: an object without a detection, that no localisation or classification
   mistake is about.
+
+By LVIS' rules detections do not count of which nothing is known (see `federated`).
 """
 
 import dataclasses
@@ -29,16 +31,18 @@ class Diagnosis:
 
     Attributes:
       score_threshold: detections below it are left out of the counts.
-      counts: kind of mistake -> how many, over the images that were added.
+      counts: kind of mistake -> how many. In an image that was never added every
+        object is missed.
       gains: kind of mistake -> how much AP50 would rise, in [0, 1], if mistakes of this
         kind alone were mended. Over all detections, whatever their score.
       hits, false_alarms, missed: (I,) for each image; an image's detections inside
-        crowd regions are neither.
+        crowd regions are neither, nor by LVIS' rules those of a category that is not
+        annotated exhaustively there, if they match nothing.
       image_ids: (I,) the images that were added, rising.
       confusion: (K + 1, K + 1) counts, row the true class, column the detected one; the
         last row is background (false alarms), the last column "not found". Here the
         classes have no say in the matching: each detection, best first, takes the free
-        object that it overlaps most.
+        object that it overlaps most. What is neither hit nor mistake is not here.
     """
 
     score_threshold: float
@@ -94,6 +98,14 @@ def diagnose(
     image_ids = np.array(sorted(evaluator.added), np.int64)
     rows = evaluator.rows()
     rows = rows[rows[:, 5] >= score_threshold]
+    federated = truth.federated
+    if federated:
+        ids = np.array(evaluator.category_ids)
+        present = set(
+            zip(truth.image_ids.tolist(), ids[truth.classes].tolist(), strict=True)
+        )
+        pairs = rows[:, [0, 6]].astype(np.int64).T.tolist()
+        rows = rows[~federated.unknown(*pairs, present)]
     # Best first within each image, as COCO matches them; ties stay in their order.
     rows = rows[np.lexsort((-rows[:, 5], rows[:, 0]))]
     starts = np.searchsorted(rows[:, 0], image_ids, "left")
@@ -104,31 +116,35 @@ def diagnose(
     last = np.searchsorted(sorted_ids, image_ids, "right")
     class_of = {c: k for k, c in enumerate(evaluator.category_ids)}
 
+    none = len(class_of)
+    confusion = np.zeros((none + 1, none + 1), np.int64)
     totals = dict.fromkeys(KINDS, 0)
     tallies = np.zeros((len(image_ids), 3), np.int64)
     for i in range(len(image_ids)):
         found = rows[starts[i] : ends[i]]
         objects = by_image[first[i] : last[i]]
         classes = np.array([class_of[c] for c in found[:, 6].tolist()], np.int64)
-        kinds, hits = _sort_image(
-            found[:, 1:5],
-            classes,
-            truth.boxes[objects],
-            truth.classes[objects],
-            truth.crowd[objects],
-            overlap,
-            background,
-        )
+        own, crowd = truth.classes[objects], truth.crowd[objects]
+        iou = bbox_iou(found[:, 1:5], truth.boxes[objects], crowd)
+        iou = iou.reshape(len(found), len(objects))
+        same = classes[:, None] == own[None]
+        forgiven = (same & crowd & (iou >= overlap)).any(axis=1)
+        if federated:
+            some = federated.not_exhaustive[int(image_ids[i])]
+            forgiven |= np.isin(found[:, 6], list(some))
+        kinds, hits = _sort_image(iou, same, crowd, forgiven, overlap, background)
+        _count_pairs(confusion, iou, classes, own, crowd, forgiven, overlap)
         for kind, count in kinds.items():
             totals[kind] += count
-        lost = np.count_nonzero(~truth.crowd[objects]) - hits
+        lost = np.count_nonzero(~crowd) - hits
         wrong = sum(kinds.values()) - kinds["missed"]
         tallies[i] = hits, wrong, lost
+    unseen = ~np.isin(truth.image_ids, image_ids) & ~truth.crowd
+    totals["missed"] += int(np.count_nonzero(unseen))
+    np.add.at(confusion, (truth.classes[unseen], none), 1)
 
     result = evaluator.result()
     gains = result.tide_errors(pos_thr=overlap, bg_thr=background)["delta_ap"]
-    matrix = result.confusion_matrix(iou_thr=overlap, min_score=score_threshold)
-    order = [*np.argsort(np.argsort(evaluator.category_ids)), len(class_of)]
     return Diagnosis(
         score_threshold=score_threshold,
         counts=totals,
@@ -137,28 +153,29 @@ def diagnose(
         false_alarms=tallies[:, 1],
         missed=tallies[:, 2],
         image_ids=image_ids,
-        confusion=matrix["matrix"].astype(np.int64)[np.ix_(order, order)],
+        confusion=confusion,
     )
 
 
 def _sort_image(
-    found: np.ndarray,
-    found_classes: np.ndarray,
-    objects: np.ndarray,
-    object_classes: np.ndarray,
+    iou: np.ndarray,
+    same: np.ndarray,
     crowd: np.ndarray,
+    forgiven: np.ndarray,
     overlap: float,
     background: float,
 ) -> tuple[dict[str, int], int]:
     """Return the mistakes by kind and the number of hits in one image.
 
-    found: (D, 4), best first, and objects: (G, 4), both x y w h.
+    Args:
+      iou: (D, G), best detection first.
+      same: (D, G), whether the classes are equal.
+      crowd: (G,).
+      forgiven: (D,), no mistakes if they match nothing.
     """
-    iou = bbox_iou(found, objects, crowd).reshape(len(found), len(objects))
-    same = found_classes[:, None] == object_classes[None]
-    taken = np.zeros(len(objects), bool)
+    taken = np.zeros(len(crowd), bool)
     close = same & ~crowd & (iou >= overlap)
-    wrong = ~(same & crowd & (iou >= overlap)).any(axis=1)
+    wrong = ~forgiven
     for d in np.flatnonzero(close.any(axis=1)):
         free = np.where(close[d] & ~taken, iou[d], 0.0)
         if free.any():
@@ -175,8 +192,32 @@ def _sort_image(
     kind = np.select(conditions, range(4), 4)
     kinds = dict(zip(KINDS, np.bincount(kind, minlength=5).tolist(), strict=False))
     explained = taken.copy()
-    if objects.size:
+    if crowd.size:
         explained[own_iou[kind == 0].argmax(axis=1)] = True
         explained[other_iou[kind == 1].argmax(axis=1)] = True
     kinds["missed"] = int(np.count_nonzero(~crowd & ~explained))
     return kinds, int(np.count_nonzero(taken))
+
+
+def _count_pairs(
+    confusion: np.ndarray,
+    iou: np.ndarray,
+    found_classes: np.ndarray,
+    object_classes: np.ndarray,
+    crowd: np.ndarray,
+    forgiven: np.ndarray,
+    overlap: float,
+) -> None:
+    """Add one image to a confusion matrix; arguments as in `_sort_image`."""
+    none = len(confusion) - 1
+    free = np.where(crowd, -1.0, iou)  # (D, G)
+    left = ~crowd
+    for d, k in enumerate(found_classes.tolist()):
+        best = int(np.argmax(free[d])) if len(crowd) else -1
+        if best >= 0 and free[d, best] >= overlap:
+            free[:, best] = -1.0
+            left[best] = False
+            confusion[object_classes[best], k] += 1
+        elif not forgiven[d]:
+            confusion[none, k] += 1
+    np.add.at(confusion, (object_classes[left], none), 1)

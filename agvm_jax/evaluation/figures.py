@@ -6,14 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from agvm_jax.charts import BLACK, COLORS, GREY, add_grid, dress, new_figure, save
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.diagnosis import KINDS, Diagnosis
 
-# Okabe and Ito's colours, told apart by colour-blind readers.
-COLORS = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#6B5B95",
-    "#222222",
-)  # fmt: skip
 NUMBERED = 16  # classes up to which cells show their numbers
 
 
@@ -46,17 +42,19 @@ def plot_confusion(
             share = shares[row, column]
             axes.text(
                 column, row, f"{100 * share:.0f}", ha="center", va="center",
-                fontsize=9, color="white" if share > 0.6 else "#222222",
+                fontsize=9, color="white" if share > 0.6 else BLACK,
             )  # fmt: skip
-    axes.axhline(count - 1.5, color="#888888", linewidth=0.8)  # without a partner
-    axes.axvline(count - 1.5, color="#888888", linewidth=0.8)
+    axes.axhline(count - 1.5, color=GREY, linewidth=0.8)  # without a partner
+    axes.axvline(count - 1.5, color=GREY, linewidth=0.8)
     axes.set_xlabel("detected as (none: not found)")
     axes.set_ylabel("true class, with its count (none: false alarms)")
-    _title(axes, "Confusion, percent of the row")
+    axes.set_title(
+        "Confusion, percent of the row", fontsize=12, fontweight="bold", loc="left"
+    )
     if count > NUMBERED + 1:
         percent = {"format": lambda value, _: f"{100 * value:.0f} %"}
         figure.colorbar(image, ax=axes, fraction=0.02, pad=0.01, **percent)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def plot_precision_recall(
@@ -71,7 +69,7 @@ def plot_precision_recall(
     precision = np.where(precision < 0, np.nan, precision)
     recall = np.asarray(result.params.rec_thrs)
     defined = np.isfinite(precision[0]).all(axis=0)  # (K,)
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    figure = new_figure(11, 4.6, left=0.8)
     left, right = figure.subplots(1, 2, sharey=True)
     thresholds = np.asarray(result.params.iou_thrs)
     for color, overlap in zip(COLORS, (0.5, 0.75, 0.9), strict=False):
@@ -80,7 +78,7 @@ def plot_precision_recall(
             curve = precision[t][:, defined].mean(axis=1)
             label = f"overlap {overlap:g}: AP {100 * curve.mean():.1f}"
             left.plot(recall, curve, color=color, linewidth=2, label=label)
-    _title(left, "Mean over classes")
+    dress(left, "Mean over classes")
     left.set_ylabel("precision")
 
     at50 = precision[int(np.argmin(np.abs(thresholds - 0.5)))]
@@ -89,27 +87,26 @@ def plot_precision_recall(
     for name, column in zip(evaluator.class_names, evaluator.columns, strict=True):
         if defined[column]:
             curve = at50[:, column]
-            style = {"color": "#0072B2", "alpha": 0.25, "linewidth": 0.8}
+            style = {"color": COLORS[0], "alpha": 0.25, "linewidth": 0.8}
             if named:
                 label = f"{name}: {100 * curve.mean():.1f}"
                 style = {"color": COLORS[shown], "linewidth": 1.8, "label": label}
             right.plot(recall, curve, **style)
             shown += 1
-    _title(right, "Each class, overlap 0.5")
+    dress(right, "Each class, overlap 0.5")
     for axes in (left, right):
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("recall")
-        axes.grid(color="#E4E4E4", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
+        add_grid(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(framealpha=0.85, edgecolor="none", fontsize=9, loc="lower left")
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def plot_mistakes(diagnosis: Diagnosis, path: str | os.PathLike[str]) -> None:
     """Draw the kinds of mistakes: what mending each would gain, and how many."""
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure = new_figure(8.4, 3.6, left=1.2)
     left, right = figure.subplots(1, 2, sharey=True)
     gains = [100 * diagnosis.gains[kind] for kind in KINDS]
     counts = [diagnosis.counts[kind] for kind in KINDS]
@@ -117,13 +114,8 @@ def plot_mistakes(diagnosis: Diagnosis, path: str | os.PathLike[str]) -> None:
         bars = axes.barh(KINDS, values, color=COLORS[0], height=0.65)
         axes.bar_label(bars, [form.format(v) for v in values], padding=3, fontsize=9)
         axes.set_xlim(0, 1.15 * max(max(values), 1))
-        axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
     left.invert_yaxis()
-    _title(left, "AP50 to gain by mending it, points")
-    _title(right, f"Count at score {diagnosis.score_threshold:g}")
-    figure.savefig(path, dpi=120)
-
-
-def _title(axes, text: str) -> None:
-    axes.set_title(text, fontsize=11, fontweight="bold", loc="left")
+    dress(left, "AP50 to gain by mending it, points")
+    dress(right, f"Count at score {diagnosis.score_threshold:g}")
+    save(figure, path)

@@ -10,7 +10,7 @@ from agvm_jax.evaluation.coco_numbers import (
     class_numbers,
     format_numbers,
     percent,
-    twelve_numbers,
+    summary,
 )
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.masks import encode_mask, paste_mask
@@ -21,7 +21,10 @@ class InstanceEvaluator(DetectionEvaluator):
     """Box and mask AP and AR.
 
     Takes what `DetectionEvaluator` takes; the ground truth's annotations need a
-    `segmentation`: polygons, or run lengths. Predictions need `masks`, probabilities
+    `segmentation`: polygons, or run lengths. An object without one, or with polygons of
+    fewer than three points only, is left out of mask AP: it is not to be found, and
+    what is found within its box is not wrong. The table counts such objects, and a
+    ground truth without any mask is refused. Predictions need `masks`, probabilities
     over each box. They are pasted into the original picture when they are added and
     kept as run lengths, a few hundred bytes each. A detection's area is its mask's.
 
@@ -56,27 +59,36 @@ class InstanceEvaluator(DetectionEvaluator):
             self._counts.append(encode_mask(paste_mask(masks[row, slot], box, *size)))
 
     def compute(self) -> dict[str, float]:
-        """Return box AP, AP50 ... and mask_AP, mask_AP50 ...: twice twelve numbers."""
-        masks = twelve_numbers(self.mask_result())
+        """Return box AP, AP50 ... and mask_AP, mask_AP50 ...: see `summary`."""
+        masks = summary(self.mask_result(), self._groups)
         return super().compute() | {f"mask_{k}": v for k, v in masks.items()}
 
     def mask_per_class(self) -> list[tuple[str, float, float, int]]:
         """Return (name, mask AP, mask AP50, number of ground truth) for each class."""
+        truth = self.ground_truth
+        wanted = truth.classes[truth.masked & ~truth.crowd]
+        counts = np.bincount(wanted, minlength=len(self.class_names)).tolist()
         scores = class_numbers(self.mask_result(), self.columns)
         return [
             (name, *score, count)
-            for (name, _, _, count), score in zip(self.per_class(), scores, strict=True)
+            for name, score, count in zip(self.class_names, scores, counts, strict=True)
         ]
 
     def table(self) -> str:
         """Return the table of boxes and below it that of masks."""
-        lines = ["Mask average precision and recall, percent", ""]
-        lines += format_numbers(twelve_numbers(self.mask_result()))
+        lines = self._head("Mask average precision and recall")
+        lines += format_numbers(summary(self.mask_result(), self._groups))
         width = max(5, *(len(name) for name in self.class_names))
         lines.append(f"{'class':<{width}}{'AP':>8}{'AP50':>8}{'masks':>8}")
         for name, ap, ap50, count in self.mask_per_class():
             scores = f"{percent(ap):>8}{percent(ap50):>8}"
             lines.append(f"{name:<{width}}{scores}{count:>8}")
+        bare = int(np.count_nonzero(~self.ground_truth.masked))
+        if bare:
+            lines += ["", f"Objects without a mask, left out of mask AP: {bare}"]
+        if self.ground_truth.short_polygons:
+            count = self.ground_truth.short_polygons
+            lines += ["", f"True polygons of fewer than three points left out: {count}"]
         return super().table() + "\n\n" + "\n".join(lines)
 
     def detections(self) -> list[dict[str, Any]]:
@@ -98,12 +110,12 @@ class InstanceEvaluator(DetectionEvaluator):
         """Return hotcoco's evaluation of the masks."""
         if self._mask_result is None:
             rles = self._rles()
-            coco = self.ground_truth.coco
-            found = coco.load_res(self.rows(), segmentation=rles)
+            truth = self.ground_truth.masks
+            found = truth.load_res(self.rows(), segmentation=rles)
             if rles:
                 areas = hotcoco.mask.area(rles).astype(np.float64)
                 found.update_anns(ids=np.arange(1, len(rles) + 1), area=areas)
-            self._mask_result = self._evaluate(found, "segm")
+            self._mask_result = self._evaluate(truth, found, "segm")
         return self._mask_result
 
     def _rles(self, places: np.ndarray | slice = slice(None)) -> list[dict[str, Any]]:

@@ -10,14 +10,12 @@ from typing import Any
 import numpy as np
 
 from agvm_jax.evaluation.coco_numbers import percent
-from agvm_jax.evaluation.panoptic_files import (
-    index_panoptic,
-    read_panoptic_png,
-    write_panoptic_png,
-)
+from agvm_jax.evaluation.panoptic_index import index_panoptic
 from agvm_jax.evaluation.panoptic_merge import MergeRule, merge_panoptic
 from agvm_jax.evaluation.panoptic_quality import Tally, match_segments, quality
+from agvm_jax.evaluation.seen_images import check_new, missing_lines
 from agvm_jax.evaluation.semantic import enlarge_labels
+from agvm_jax.panoptic_png import read_panoptic_png, write_panoptic_png
 from agvm_jax.structures import Batch, Predictions
 
 GROUPS = {"": None, "_things": True, "_stuff": False}
@@ -91,7 +89,9 @@ class PanopticEvaluator:
         if predictions.masks is None or predictions.semantic is None:
             raise ValueError("panoptic quality needs masks and semantic predictions")
         padded = np.asarray(batch.image).shape[1:3]
-        for row, image_id in enumerate(np.asarray(batch.image_id).tolist()):
+        image_ids = np.asarray(batch.image_id).tolist()
+        check_new([i for i in image_ids if i >= 0], self.truth, self._tallies)
+        for row, image_id in enumerate(image_ids):
             if image_id < 0:
                 continue
             truth = self._truth_map(image_id)
@@ -172,6 +172,7 @@ class PanopticEvaluator:
         for name, *scores, count in rows:
             cells = "".join(f"{percent(score):>8}" for score in scores)
             lines.append(f"{name:<{width}}{cells}{count:>10}")
+        lines += missing_lines(self.truth, self._tallies)
         return "\n".join(lines)
 
     @property
@@ -229,7 +230,7 @@ class PanopticEvaluator:
         self.reset()
         for state in states:
             for image_id, tally, annotation in json.loads(state):
-                self._check_new(image_id)
+                check_new([image_id], self.truth, self._tallies)
                 # JSON makes text of the category ids.
                 fields = {
                     name: {int(k): value for k, value in field.items()}
@@ -239,7 +240,7 @@ class PanopticEvaluator:
                 self._annotations[image_id] = annotation
 
     def _truth_map(self, image_id: int) -> np.ndarray:
-        self._check_new(image_id)
+        check_new([image_id], self.truth, self._tallies)
         return np.asarray(self._load_truth(self.truth[image_id]["file_name"]))
 
     def _compare(
@@ -266,15 +267,6 @@ class PanopticEvaluator:
             "file_name": name,
             "segments_info": [dict(segment) for segment in segments],
         }
-
-    def _check_new(self, image_id: int) -> None:
-        if image_id not in self.truth:
-            raise ValueError(f"image {image_id} is not in the ground truth")
-        if image_id in self._tallies:
-            raise ValueError(
-                f"image {image_id} was added twice: reset the evaluator between "
-                "evaluations, and give rows that only fill a batch image_id -1"
-            )
 
 
 def _nothing_found(segments: Sequence[Mapping[str, Any]]) -> Tally:

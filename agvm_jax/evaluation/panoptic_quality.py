@@ -9,7 +9,9 @@ each class
 
 The details are COCO's: void pixels (id 0) are taken out of the union; crowd segments
 are not to be found; a prediction that is more than half void or crowd of its own class
-is no false positive.
+is no false positive. Several crowd segments of one class count together for that.
+panopticapi looks at the last of them only. Where an image has one a class, as in the
+200 of COCO's that were looked at, the numbers are equal.
 """
 
 import dataclasses

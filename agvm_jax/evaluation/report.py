@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from agvm_jax.drawing import draw_detections, save_contact_sheet
+from agvm_jax.evaluation.best_and_worst import best_and_worst
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.diagnosis import Diagnosis, diagnose
 from agvm_jax.evaluation.figures import (
@@ -31,7 +32,8 @@ def write_report(
     * `table.txt`: the same to read;
     * `detections.json`: COCO results format, for any other tool;
     * `precision_recall.png`, `confusion.png`, `mistakes.png`;
-    * `best.png`, `worst.png`: images with the highest and lowest F1, drawn.
+    * `best.png`, `worst.png`: images with the highest and lowest F1, drawn; the best
+      and the worst come first. True boxes are dashed, crowd regions dotted.
 
     Args:
       evaluator: after the last `add`.
@@ -79,22 +81,21 @@ def write_report(
         for name in ("precision_recall", "confusion", "mistakes")
     ]
 
-    ranking = diagnosis.ranking()
-    if load_image is not None and len(ranking):
-        best = ranking[: min(pictures, (len(ranking) + 1) // 2)]
-        worst = ranking[len(best) :][::-1][:pictures]
-        for name, ids in (("best", best), ("worst", worst)):
-            if len(ids):
-                path = out_dir / f"{name}.png"
-                _draw_images(evaluator, diagnosis, ids, load_image, path)
-                written.append(path)
+    if load_image is None:
+        return written
+    shown = best_and_worst(diagnosis.ranking().tolist(), pictures)
+    for name, image_ids in shown.items():
+        if image_ids:
+            path = out_dir / f"{name}.png"
+            _draw_images(evaluator, diagnosis, image_ids, load_image, path)
+            written.append(path)
     return written
 
 
 def _draw_images(
     evaluator: DetectionEvaluator,
     diagnosis: Diagnosis,
-    image_ids: np.ndarray,
+    image_ids: list[int],
     load_image: Callable[[int], np.ndarray],
     path: Path,
 ) -> None:
@@ -102,10 +103,10 @@ def _draw_images(
     rows = evaluator.rows()
     class_of = {c: k for k, c in enumerate(evaluator.category_ids)}
     images, titles = [], []
-    for image_id in image_ids.tolist():
+    for image_id in image_ids:
         own = np.flatnonzero(rows[:, 0] == image_id)
         mine = rows[own]
-        objects = truth.boxes[(truth.image_ids == image_id) & ~truth.crowd]
+        objects = truth.image_ids == image_id
         images.append(
             draw_detections(
                 load_image(image_id),
@@ -113,7 +114,8 @@ def _draw_images(
                 np.array([class_of[c] for c in mine[:, 6].tolist()], np.int64),
                 mine[:, 5],
                 evaluator.class_names,
-                _corners(objects),
+                _corners(truth.boxes[objects & ~truth.crowd]),
+                crowds=_corners(truth.boxes[objects & truth.crowd]),
                 regions=evaluator.regions(own),
                 score_threshold=diagnosis.score_threshold,
             )

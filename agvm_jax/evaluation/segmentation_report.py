@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from agvm_jax.drawing import draw_labels, save_contact_sheet
+from agvm_jax.evaluation.best_and_worst import best_and_worst
 from agvm_jax.evaluation.figures import plot_confusion
 from agvm_jax.evaluation.panoptic import PanopticEvaluator
 from agvm_jax.evaluation.semantic import SemanticEvaluator
@@ -71,13 +72,11 @@ def write_segmentation_report(
         )
         written.append(path)
 
-    scores = evaluator.image_scores()
-    ranking = sorted(scores, key=lambda i: (-scores[i], i))
     if load_image is None:
         return written
-    best = ranking[: min(pictures, (len(ranking) + 1) // 2)]
-    worst = ranking[len(best) :][::-1][:pictures]
-    for name, ids in (("best", best), ("worst", worst)):
+    scores = evaluator.image_scores()
+    ranking = sorted(scores, key=lambda i: (-scores[i], i))
+    for name, ids in best_and_worst(ranking, pictures).items():
         labels = {i: evaluator.found(i) for i in ids}
         sheet = {
             f"{i}: {100 * scores[i]:.1f}": draw_labels(

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from agvm_jax.evaluation.coco_numbers import percent
+from agvm_jax.evaluation.seen_images import check_new, missing_lines
 from agvm_jax.structures import Batch, Predictions
 
 
@@ -21,12 +22,17 @@ class SemanticEvaluator:
     predicted is left out of the mean; one that was predicted but does not occur has IoU
     0 and is in it, as in mmsegmentation.
 
+    Every image of `image_ids` counts: in one that was never added nothing was found,
+    so all its labelled pixels are wrong.
+
     Args:
       class_names: a name for each class 0..K-1.
+      image_ids: the images of the split.
       load_label: image id -> (H, W) labels of the original picture, 0..K-1, anything
         else is "ignore". Predictions are then enlarged to the original picture (nearest
         pixel), which published numbers are about. Without it they are compared with
-        `batch.semantic` at its own resolution.
+        `batch.semantic` at its own resolution, and there are no numbers while an image
+        is missing, since its pixels are not known.
       save_to: a folder for the predicted labels as PNG, `<image id>.png`, written as
         they come; made if it is not there. 255 stands for "no class", or 65535 where
         there are more than 255 classes.
@@ -35,12 +41,17 @@ class SemanticEvaluator:
     def __init__(
         self,
         class_names: Sequence[str],
+        image_ids: Iterable[int],
         load_label: Callable[[int], np.ndarray] | None = None,
         save_to: str | os.PathLike[str] | None = None,
     ):
         if not class_names:
             raise ValueError("class_names must not be empty")
         self.class_names = tuple(class_names)
+        self.image_ids = tuple(dict.fromkeys(int(i) for i in image_ids))
+        self._known = frozenset(self.image_ids)
+        # Image id -> (K,) true pixels of each class, of images that were missing.
+        self._missed: dict[int, np.ndarray] = {}
         self._load_label = load_label
         self._folder = None if save_to is None else Path(save_to)
         if self._folder is not None:
@@ -50,8 +61,7 @@ class SemanticEvaluator:
     def reset(self) -> None:
         """Forget every image; files that were written stay."""
         classes = len(self.class_names)
-        # Row: the true class. Column: the predicted one, the last for "no class".
-        self.counts = np.zeros((classes, classes + 1), np.int64)
+        self._counts = np.zeros((classes, classes + 1), np.int64)
         # Image id -> how many of its labelled pixels are right, and how many there are.
         self.added: dict[int, tuple[int, int]] = {}
 
@@ -64,20 +74,17 @@ class SemanticEvaluator:
         """Take the label maps of a batch; rows whose image id is -1 are skipped.
 
         Raises:
-          ValueError: an image was added before, there are no label maps, or those of
-            batch and predictions differ in size.
+          ValueError: an image is not of the split or was added before, there are no
+            label maps, or those of batch and predictions differ in size.
         """
         found = predictions.semantic
         if found is None or (batch.semantic is None and self._load_label is None):
             raise ValueError("mean IoU needs `semantic` in batch and predictions")
-        for row, image_id in enumerate(np.asarray(batch.image_id).tolist()):
+        image_ids = np.asarray(batch.image_id).tolist()
+        check_new([i for i in image_ids if i >= 0], self._known, self.added)
+        for row, image_id in enumerate(image_ids):
             if image_id < 0:
                 continue
-            if image_id in self.added:
-                raise ValueError(
-                    f"image {image_id} was added twice: reset the evaluator between "
-                    "evaluations, and give rows that only fill a batch image_id -1"
-                )
             labels = np.asarray(found)[row]
             if self._load_label is None:
                 truth = np.asarray(batch.semantic)[row]
@@ -89,18 +96,47 @@ class SemanticEvaluator:
             counts = count_pixels(truth, labels, len(self.class_names))
             if self._folder is not None:
                 self._save(image_id, labels)
-            self.counts += counts
+            self._counts += counts
             self.added[image_id] = int(np.trace(counts)), int(counts.sum())
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(K, K + 1) pixels: row the true class, column the predicted, last for none.
+
+        Raises:
+          ValueError: images are missing, and without `load_label` so are their pixels.
+        """
+        missing = [i for i in self.image_ids if i not in self.added]
+        if missing and self._load_label is None:
+            raise ValueError(
+                f"{len(missing)} of the {len(self.image_ids)} images were never added, "
+                f"the first of them image {missing[0]}: give the evaluator load_label, "
+                "so that their pixels can count as wrong, or leave them out of "
+                "image_ids"
+            )
+        counts = self._counts.copy()
+        for image_id in missing:
+            if image_id not in self._missed:
+                truth = np.asarray(self._load_label(image_id))
+                none = np.full(truth.shape, -1)
+                pixels = count_pixels(truth, none, len(self.class_names))[:, -1]
+                self._missed[image_id] = pixels
+            counts[:, -1] += self._missed[image_id]
+        return counts
 
     def compute(self) -> dict[str, float]:
         """Return mIoU, mean_accuracy and pixel_accuracy, fractions, -1 if undefined.
 
         `pixel_accuracy` is the share of right pixels, `mean_accuracy` the mean over the
         classes that occur of the share of their pixels that is right.
+
+        Raises:
+          ValueError: see `counts`.
         """
-        iou, accuracy = self._ratios()
-        total = self.counts.sum()
-        right = np.trace(self.counts)
+        counts = self.counts
+        iou, accuracy = _ratios(counts)
+        total = counts.sum()
+        right = np.trace(counts)
         return {
             "mIoU": _mean(iou),
             "mean_accuracy": _mean(accuracy),
@@ -109,8 +145,9 @@ class SemanticEvaluator:
 
     def per_class(self) -> list[tuple[str, float, float, int]]:
         """Return (name, IoU, accuracy, number of true pixels) for each class."""
-        pixels = self.counts.sum(axis=1).tolist()
-        iou, accuracy = (np.nan_to_num(x, nan=-1.0).tolist() for x in self._ratios())
+        counts = self.counts
+        pixels = counts.sum(axis=1).tolist()
+        iou, accuracy = (np.nan_to_num(x, nan=-1.0).tolist() for x in _ratios(counts))
         return list(zip(self.class_names, iou, accuracy, pixels, strict=True))
 
     def table(self) -> str:
@@ -122,6 +159,7 @@ class SemanticEvaluator:
         for name, iou, accuracy, pixels in self.per_class():
             scores = f"{percent(iou):>8}{percent(accuracy):>10}"
             lines.append(f"{name:<{width}}{scores}{pixels:>12}")
+        lines += missing_lines(self.image_ids, self.added)
         return "\n".join(lines)
 
     def image_scores(self) -> dict[int, float]:
@@ -144,7 +182,7 @@ class SemanticEvaluator:
         buffer = io.BytesIO()
         added = [(i, *pixels) for i, pixels in sorted(self.added.items())]
         added = np.array(added, np.int64).reshape(-1, 3)
-        np.savez(buffer, counts=self.counts, added=added)
+        np.savez(buffer, counts=self._counts, added=added)
         return buffer.getvalue()
 
     def merge(self, states: Iterable[bytes]) -> None:
@@ -156,14 +194,10 @@ class SemanticEvaluator:
         self.reset()
         for state in states:
             with np.load(io.BytesIO(state)) as arrays:
-                added = {i: pixels for i, *pixels in arrays["added"].tolist()}
-                twice = added.keys() & self.added.keys()
-                if twice:
-                    raise ValueError(
-                        f"image {min(twice)} was evaluated by two processes"
-                    )
-                self.added |= {i: tuple(pixels) for i, pixels in added.items()}
-                self.counts += arrays["counts"]
+                added = {i: tuple(pixels) for i, *pixels in arrays["added"].tolist()}
+                check_new(added, self._known, self.added)
+                self.added |= added
+                self._counts += arrays["counts"]
 
     def _save(self, image_id: int, labels: np.ndarray) -> None:
         classes = len(self.class_names)
@@ -171,18 +205,6 @@ class SemanticEvaluator:
         named = (labels >= 0) & (labels < classes)
         values = np.where(named, labels, np.iinfo(kind).max).astype(kind)
         Image.fromarray(values).save(self._folder / f"{image_id}.png", "PNG")
-
-    def _ratios(self) -> tuple[np.ndarray, np.ndarray]:
-        """IoU and accuracy of each class, (K,), NaN where undefined."""
-        right = np.diagonal(self.counts).astype(np.float64)
-        true = self.counts.sum(axis=1)
-        called = self.counts[:, :-1].sum(axis=0)
-        union = true + called - right
-        iou = np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
-        accuracy = np.divide(
-            right, true, out=np.full_like(right, np.nan), where=true > 0
-        )
-        return iou, accuracy
 
 
 def count_pixels(truth: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -234,3 +256,13 @@ def enlarge_labels(
 def _mean(values: np.ndarray) -> float:
     defined = values[~np.isnan(values)]
     return float(np.mean(defined)) if defined.size else -1.0
+
+
+def _ratios(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(K, K + 1) counts -> IoU and accuracy of each class, (K,), NaN if undefined."""
+    right = np.diagonal(counts).astype(np.float64)
+    true = counts.sum(axis=1)
+    union = true + counts[:, :-1].sum(axis=0) - right
+    iou = np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
+    accuracy = np.divide(right, true, out=np.full_like(right, np.nan), where=true > 0)
+    return iou, accuracy

@@ -1,4 +1,4 @@
-"""The large-batch rivals that AGVM is compared with, as their authors define them.
+"""The large-batch baselines that AGVM is compared with, as their authors define them.
 
 Optax has LARS, LAMB and SAM; what is added here is what a fair comparison needs and
 Optax leaves to the user: the exclusion of biases and norms from decay and trust ratio,
@@ -213,7 +213,7 @@ def scale_by_periodic_moments(
 
     def update_fn(updates, state, params=None):
         del params
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         mu = optax.tree.update_moment(updates, state.mu, b1, 1)
         nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
         betas = jnp.asarray([b1, b2], jnp.float32)

@@ -80,6 +80,17 @@ def leaf_paths(tree: PyTree) -> list[str]:
     return ["/".join(_names(path)) for path, _ in leaves]
 
 
+def check_same_tree(updates: PyTree, params: PyTree) -> None:
+    """Raise a ValueError where updates are not shaped like the parameters."""
+    theirs, ours = leaf_paths(params), leaf_paths(updates)
+    if theirs != ours:
+        odd = sorted(set(theirs) ^ set(ours)) or ours
+        raise ValueError(
+            f"params and updates differ in structure, first at {odd[0]!r}: pass the "
+            "parameters that the gradients were taken of"
+        )
+
+
 def map_floats(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
     """Map ``fn`` over the leaves that can have a gradient; others stay as they are."""
     return jax.tree.map(

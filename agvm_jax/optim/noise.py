@@ -18,11 +18,13 @@ ALL = "all"
 class GroupSquares(Protocol):
     """What is needed of a measurement: `reduction.GroupStats` has it.
 
+    phi: module -> 1 - cos of the half batches' gradients.
     mean_sq: module -> mean over the groups of ||g_r||^2.
     sq_mean: module -> ||mean of g_r||^2.
     num_groups: R, the groups of equal size that were compared; 2 or more.
     """
 
+    phi: Mapping[str, jax.Array]
     mean_sq: Mapping[str, jax.Array]
     sq_mean: Mapping[str, jax.Array]
     num_groups: int | jax.Array
@@ -97,6 +99,36 @@ def noise_update(
         noise=jax.tree.map(smooth, state.noise, noise),
         signal=jax.tree.map(smooth, state.signal, signal),
     )
+
+
+def update_variance(
+    stats: GroupSquares,
+    *,
+    rate: float | jax.Array,
+    batch_size: int,
+    num_images: int | None = None,
+) -> dict[str, jax.Array]:
+    """Return the variance of each module's update before modulation: eq. 3, whole.
+
+    ``Var(eta g) = (n - b) / (2 n - b) * eta^2 * phi * ||g||^2``, the trace of the
+    covariance, with phi = 1 - cos and g the mean gradient. AGVM needs phi alone, since
+    the rest is the same for all modules but for ||g||, which eq. 4 leaves out.
+
+    Args:
+      stats: a measurement.
+      rate: eta, the learning rate of this step before any mu.
+      batch_size: b, images a step.
+      num_images: n, images in the training set; None: no end of them, a factor of 1/2.
+
+    Returns:
+      module -> () float32, at least 0; 0 if a batch holds the whole set.
+    """
+    share = 0.5
+    if num_images is not None:
+        n, b = num_images, min(batch_size, num_images)
+        share = (n - b) / (2 * n - b)
+    factor = share * jnp.asarray(rate, jnp.float32) ** 2
+    return {m: factor * stats.phi[m] * stats.sq_mean[m] for m in stats.phi}
 
 
 def noise_scale(state: NoiseState) -> dict[str, jax.Array]:

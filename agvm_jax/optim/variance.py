@@ -1,22 +1,17 @@
 """Measures phi, each module's relative gradient variance, from groups of gradients."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from agvm_jax.optim.modules import (
-    FROZEN,
-    leaf_labels,
-    leaf_paths,
-    map_floats,
-    module_names,
-)
+from agvm_jax.optim.modules import FROZEN, leaf_labels, map_floats, module_names
 
 PyTree = Any
 ModuleScalars = dict[str, jax.Array]  # module -> () float32
 
-Estimator = Literal["halves", "replicas"]
+Estimator = Literal["halves", "norms"]
 Split = Literal["interleaved", "contiguous"]
 
 
@@ -34,8 +29,15 @@ class GroupStats(NamedTuple):
     num_groups: jax.Array  # () int32
 
 
-def module_vdot(a: PyTree, b: PyTree, labels: PyTree) -> ModuleScalars:
+def module_vdot(
+    a: PyTree, b: PyTree, labels: PyTree, shares: Sequence[float] | None = None
+) -> ModuleScalars:
     """Return each module's inner product of two gradients, summed in float32.
+
+    Args:
+      a, b: pytrees of gradients.
+      labels: pytree of str shaped like them, from ``label_tree``.
+      shares: None, or what each leaf's product counts for (``replicas.Shards``).
 
     >>> grads = {"fpn": jnp.array([3.0, 4.0]), "rpn": jnp.array([1.0])}
     >>> dots = module_vdot(grads, grads, {"fpn": "fpn", "rpn": "rpn"})
@@ -44,15 +46,20 @@ def module_vdot(a: PyTree, b: PyTree, labels: PyTree) -> ModuleScalars:
     """
     totals = {name: jnp.zeros((), jnp.float32) for name in module_names(labels)}
     flat = leaf_labels(labels, a)
-    for label, x, y in zip(flat, jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    shares = [1.0] * len(flat) if shares is None else shares
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    for label, share, (x, y) in zip(flat, shares, pairs, strict=True):
         if label != FROZEN:
-            totals[label] += float32_vdot(jnp.asarray(x), jnp.asarray(y))
+            product = float32_vdot(jnp.asarray(x), jnp.asarray(y))
+            totals[label] += product if share == 1.0 else product * share
     return totals
 
 
-def module_sq_norms(grads: PyTree, labels: PyTree) -> ModuleScalars:
+def module_sq_norms(
+    grads: PyTree, labels: PyTree, shares: Sequence[float] | None = None
+) -> ModuleScalars:
     """Return each module's squared gradient norm, summed in float32."""
-    return module_vdot(grads, grads, labels)
+    return module_vdot(grads, grads, labels, shares)
 
 
 def phi_from_halves(dot: jax.Array, sq_a: jax.Array, sq_b: jax.Array) -> jax.Array:
@@ -78,7 +85,7 @@ def phi_from_halves(dot: jax.Array, sq_a: jax.Array, sq_b: jax.Array) -> jax.Arr
     return jnp.where(known, jnp.clip(1.0 - cos, 0.0, 2.0), jnp.nan)
 
 
-def phi_from_replicas(
+def phi_from_norms(
     mean_sq: jax.Array, sq_mean: jax.Array, num_groups: int | jax.Array
 ) -> jax.Array:
     """Return phi from norms alone: the average over all equal splits of the groups.
@@ -97,7 +104,7 @@ def phi_from_replicas(
     Returns:
       float32 in [0, 2], or nan, "no measurement", where all is zero or not finite.
 
-    >>> float(phi_from_replicas(jnp.array(1.0), jnp.array(0.5), 2))  # orthogonal
+    >>> float(phi_from_norms(jnp.array(1.0), jnp.array(0.5), 2))  # orthogonal
     1.0
     """
     # Rounding can push equal gradients below zero variance.
@@ -108,7 +115,7 @@ def phi_from_replicas(
     return jnp.where(known, jnp.clip(2.0 * ratio, 0.0, 2.0), jnp.nan)
 
 
-def stats_from_halves(
+def stats_from_products(
     dot: ModuleScalars, sq_a: ModuleScalars, sq_b: ModuleScalars
 ) -> GroupStats:
     """Return the statistics of two half-batch gradients from their three products."""
@@ -123,81 +130,45 @@ def stats_from_halves(
     )
 
 
-def stats_from_replicas(
-    mean_sq: ModuleScalars, sq_mean: ModuleScalars, num_groups: int
-) -> GroupStats:
-    """Return the statistics of ``num_groups`` groups from their norms."""
-    phi = {m: phi_from_replicas(mean_sq[m], sq_mean[m], num_groups) for m in mean_sq}
-    return GroupStats(phi, mean_sq, sq_mean, jnp.asarray(num_groups, jnp.int32))
-
-
-def stats_of_groups(
-    stacked_grads: PyTree,
+def products_of_halves(
+    a: PyTree,
+    b: PyTree,
     labels: PyTree,
-    estimator: Estimator = "halves",
-    split: Split = "interleaved",
-) -> GroupStats:
-    """Return the statistics of gradients that carry a leading axis of groups.
+    weights: PyTree | None = None,
+    shares: Sequence[float] | None = None,
+) -> dict[str, jax.Array]:
+    """Return (3,) float32 a module: a . b, ||a||^2, ||b||^2 of two mean gradients."""
+    a, b = weighted(weights, a), weighted(weights, b)
+    products = [module_vdot(x, y, labels, shares) for x, y in ((a, b), (a, a), (b, b))]
+    return {m: jnp.stack([product[m] for product in products]) for m in products[0]}
 
-    The leading axis may be sharded over devices: under plain ``jit`` XLA then reduces
-    over it as it would for a mean.
 
-    Args:
-      stacked_grads: pytree whose leaves are (R, ...), R groups of equal size.
-      labels: pytree of str shaped like one group's gradients, from ``label_tree``.
-      estimator: "halves", the paper's one cosine, or "replicas", ours (see
-        ``phi_from_replicas``).
-      split: for halves: "interleaved", the paper's odd and even groups, or
-        "contiguous", the released code's first and second half.
-
-    Raises:
-      ValueError: one group only, leading axes that differ, or an odd R with halves.
-    """
-    num_groups = count_groups(stacked_grads)
-    check_groups(num_groups, estimator, split)
-    if estimator == "replicas":
-        mean = map_floats(lambda g: wide(g).mean(0), stacked_grads)
-        total = module_sq_norms(stacked_grads, labels)
-        mean_sq = {m: value / num_groups for m, value in total.items()}
-        return stats_from_replicas(mean_sq, module_sq_norms(mean, labels), num_groups)
-    a, b = halves_of_groups(stacked_grads, num_groups, split)
-    return stats_from_halves(
-        module_vdot(a, b, labels),
-        module_sq_norms(a, labels),
-        module_sq_norms(b, labels),
+def stats_from_halves(products: dict[str, jax.Array]) -> GroupStats:
+    """Return the statistics from ``products_of_halves``."""
+    return stats_from_products(
+        *({m: value[i] for m, value in products.items()} for i in range(3))
     )
 
 
-def phi_of_groups(
-    stacked_grads: PyTree,
-    labels: PyTree,
-    estimator: Estimator = "halves",
-    split: Split = "interleaved",
-) -> ModuleScalars:
-    """Return phi of each module; arguments as in ``stats_of_groups``.
-
-    >>> grads = {"fpn": jnp.array([[1.0, 0.0], [0.0, 1.0]])}  # two orthogonal groups
-    >>> float(phi_of_groups(grads, {"fpn": "fpn"})["fpn"])
-    1.0
-    """
-    return stats_of_groups(stacked_grads, labels, estimator, split).phi
+def no_stats(labels: PyTree, num_groups: int) -> GroupStats:
+    """Return what stands for a measurement that was not made: nan everywhere."""
+    nan = dict.fromkeys(module_names(labels), jnp.full((), jnp.nan, jnp.float32))
+    return GroupStats(nan, dict(nan), dict(nan), jnp.asarray(num_groups, jnp.int32))
 
 
-def halves_of_groups(
-    stacked_grads: PyTree, num_groups: int, split: Split
-) -> tuple[PyTree, PyTree]:
-    """Return the float32 mean gradients of the two halves of the groups."""
-    half = half_of(jnp.arange(num_groups), num_groups, split)
+def weighted(weights: PyTree | None, grads: PyTree) -> PyTree:
+    """Return weights * grads in float32 or wider; grads alone without weights."""
+    if weights is None:
+        return grads
+    return map_floats(lambda g, w: wide(g) * w, grads, weights)
 
-    def mean_of(which: int) -> PyTree:
-        # A masked sum, not a strided slice: it keeps a sharded leading axis in place.
-        def leaf(g: jax.Array) -> jax.Array:
-            mine = (half == which).reshape((num_groups,) + (1,) * (g.ndim - 1))
-            return jnp.where(mine, wide(g), 0).sum(0) / (num_groups // 2)
 
-        return map_floats(leaf, stacked_grads)
-
-    return mean_of(0), mean_of(1)
+def stats_from_norms(
+    mean_sq: ModuleScalars, sq_mean: ModuleScalars, num_groups: int
+) -> GroupStats:
+    """Return the statistics of ``num_groups`` groups from their norms."""
+    phi = {m: phi_from_norms(mean_sq[m], sq_mean[m], num_groups) for m in mean_sq}
+    return GroupStats(phi, mean_sq, sq_mean, jnp.asarray(num_groups, jnp.int32))
 
 
 def half_of(index: jax.Array, num_groups: int, split: Split) -> jax.Array:
@@ -205,23 +176,6 @@ def half_of(index: jax.Array, num_groups: int, split: Split) -> jax.Array:
     if split == "interleaved":
         return index % 2
     return (index >= num_groups // 2).astype(jnp.int32)
-
-
-def count_groups(stacked_grads: PyTree) -> int:
-    """Return the length of the leading axis that all leaves share."""
-    sizes = {}
-    for path, leaf in zip(
-        leaf_paths(stacked_grads), jax.tree.leaves(stacked_grads), strict=True
-    ):
-        if jnp.ndim(leaf) == 0:
-            raise ValueError(f"gradient {path!r} has no leading axis of groups")
-        sizes.setdefault(jnp.shape(leaf)[0], path)
-    if len(sizes) != 1:
-        raise ValueError(
-            "gradients must share one leading axis of groups, found lengths "
-            f"{ {path: size for size, path in sizes.items()} }"
-        )
-    return next(iter(sizes))
 
 
 def check_groups(num_groups: int, estimator: str, split: str) -> None:
@@ -235,16 +189,20 @@ def check_groups(num_groups: int, estimator: str, split: str) -> None:
     if estimator == "halves" and num_groups % 2:
         raise ValueError(
             f"estimator='halves' cannot split {num_groups} groups in two equal halves: "
-            "use estimator='replicas', which takes any number, or an even number"
+            "use estimator='norms', which takes any number, or an even number"
         )
 
 
 def check_estimator(estimator: str, split: str) -> None:
     """Raise a ValueError for an estimator or split that does not exist."""
-    if estimator not in ("halves", "replicas"):
+    if estimator == "replicas":
         raise ValueError(
-            f"estimator={estimator!r} is unknown: use 'halves' (the paper) or "
-            "'replicas'"
+            "estimator='replicas' is called 'norms' now: its groups may be "
+            "micro-batches as well"
+        )
+    if estimator not in ("halves", "norms"):
+        raise ValueError(
+            f"estimator={estimator!r} is unknown: use 'halves' (the paper) or 'norms'"
         )
     if split not in ("interleaved", "contiguous"):
         raise ValueError(

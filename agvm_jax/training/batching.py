@@ -53,7 +53,7 @@ def plan_batches(
       replicas: number of devices.
       micro_batch_size: the most images a device takes at once; 0 for its whole share.
       estimator: how AGVM measures phi, which takes at least two groups: "halves" needs
-        an even number of them, "replicas" any. None when it is off.
+        an even number of them, "norms" any. None when it is off.
 
     Raises:
       ValueError: a division leaves a remainder, or there are too few groups.
@@ -94,7 +94,7 @@ def plan_batches(
         raise ValueError(
             f"agvm.estimator='halves' needs an even number of devices or of"
             f" micro-batches, and there are {replicas} devices with {micro}"
-            " micro-batches each: use --config.agvm.estimator=replicas, which takes"
+            " micro-batches each: use --config.agvm.estimator=norms, which takes"
             " any number, or another micro_batch_size."
         )
     return BatchPlan(batch_size, replicas, micro, size)

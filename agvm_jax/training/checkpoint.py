@@ -1,155 +1,163 @@
-"""Checkpoints: saved in the background, whole or not at all, restored bit for bit.
+"""Checkpoints: saved in the background, whole or not at all, and said when it is done.
 
-The last few and the best one (by AP) are kept. Orbax writes into a temporary folder and
-renames it, so a run killed while saving finds its former checkpoint untouched.
+The last few and the best one (by the evaluation's metric) are kept. Orbax writes into
+a temporary folder and renames it, so a run killed while saving finds its former
+checkpoint untouched. Beside the arrays lies a record of their checksums
+(`training.integrity`); `training.restoring` reads both.
 """
 
+import logging
+import math
+import shutil
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
+from agvm_jax.training import storage
+from agvm_jax.training.integrity import make_record
+from agvm_jax.training.mesh import first_process_says
+from agvm_jax.training.restoring import RECORD, RECORD_FILE, STATE, as_dict
 from agvm_jax.training.state import TrainState
-
-METRIC = "AP"
-
-
-class CheckpointMismatch(ValueError):
-    """A checkpoint belongs to another model or optimizer."""
-
-
-def any_checkpoint(folder: Path) -> bool:
-    """Returns whether the folder of a run's checkpoints holds a whole one."""
-    # One that is still being written has a longer name.
-    return any(entry.name.isdigit() for entry in Path(folder).glob("*"))
 
 
 class Checkpoints:
-    """The checkpoints of one run folder.
+    """The checkpoints of one run folder, for writing.
+
+    A save that fails is told in one sentence and is no error: the run goes on and the
+    next one is tried. Ask `saved` where it matters.
 
     Args:
       folder: where they are.
       keep: how many of the last ones are kept; the best is kept beside them.
+      metric: step -> the evaluation's metric, higher is better. It is looked at
+        whenever it is decided what to keep, so the owner may add to it.
+      log: where it is told what was saved and what was not.
     """
 
-    def __init__(self, folder: Path, keep: int = 3):
-        policies = ocp.checkpoint_managers
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        metric: MutableMapping[int, float],
+        log: logging.Logger,
+    ):
+        self._folder = Path(folder).absolute()
+        self._log = log
+        self._saving: int | None = None  # the step that is on its way to the disk
         self._manager = ocp.CheckpointManager(
-            Path(folder).absolute(),
-            # Named here, so that a fresh process can read shapes before restoring.
-            item_handlers=ocp.StandardCheckpointHandler(),
+            self._folder,
+            item_handlers={
+                STATE: ocp.StandardCheckpointHandler(),
+                RECORD: ocp.JsonCheckpointHandler(filename=RECORD_FILE),
+            },
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [
-                        policies.LatestN(keep),
-                        policies.BestN(
-                            get_metric_fn=lambda metrics: metrics[METRIC],
-                            n=1,
-                            keep_checkpoints_without_metrics=False,
-                        ),
-                    ]
-                ),
+                preservation_policy=_LastAndBest(keep, metric),
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=True,
             ),
         )
 
-    def latest(self) -> int | None:
-        """Returns the step of the newest whole checkpoint."""
-        return self._manager.latest_step()
+    def saved(self) -> list[int]:
+        """Returns the steps that are on disk, oldest first."""
+        steps = self._manager.all_steps()
+        return sorted(step for step in steps if step != self._saving)
 
-    def steps(self) -> list[int]:
-        """Returns the steps that are kept, oldest first."""
-        return sorted(self._manager.all_steps())
-
-    def save(self, step: int, state: TrainState, ap: float | None = None) -> None:
+    def save(self, step: int, state: TrainState, **more: Any) -> None:
         """Starts saving in the background; a step that is already there is left.
 
         Args:
           step: steps taken so far.
           state: what to save. It is copied to the host before this returns, so its
             buffers may be donated afterwards.
-          ap: the AP measured at this step, which ranks it for "best".
+          more: what else the record keeps, JSON-ready.
         """
+        self.settle()
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.StandardSave(_as_dict(state)),
-            metrics=None if ap is None else {METRIC: float(ap)},
-        )
+        arrays = as_dict(state)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        lack = storage.too_little_space(self._folder, size)
+        if first_process_says(bool(lack)):
+            self._failed(step, lack or "the first process has no space for it")
+            return
+        record = make_record(arrays, **more)
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    **{
+                        STATE: ocp.args.StandardSave(arrays),
+                        RECORD: ocp.args.JsonSave(record),
+                    }
+                ),
+            )
+        except jax.errors.JaxRuntimeError:
+            raise  # of the devices, not of the disk
+        except Exception as error:
+            self._failed(step, storage.in_words(error, self._folder))
+        else:
+            self._saving = step
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
-        """Restores one checkpoint.
+    def settle(self, wait: bool = True) -> None:
+        """Tells how the last save ended: once, and as soon as it is known.
 
         Args:
-          step: which.
-          like: a state of this run's model and optimizer, with the shardings wanted.
-
-        Raises:
-          CheckpointMismatch: it belongs to another model or optimizer; the message
-            lists what differs.
+          wait: whether to wait for it.
         """
-        target = _as_dict(like)
-        differences = self._differences(step, target)
-        if differences:
-            shown = "; ".join(differences[:10])
-            more = f"; and {len(differences) - 10} more" if differences[10:] else ""
-            raise CheckpointMismatch(
-                f"the checkpoint of step {step} in {self._manager.directory} does not"
-                f" fit this model and optimizer: {shown}{more}. Use the config it was"
-                " made with, or another --config.name."
-            )
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        return TrainState(**_with_nodes_of(target, restored))
-
-    def wait(self) -> None:
-        """Waits until everything is on disk, and raises if saving failed."""
-        self._manager.wait_until_finished()
+        if self._saving is None:
+            return
+        if not wait and self._manager.is_saving_in_progress():
+            return
+        step, self._saving = self._saving, None
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            self._failed(step, storage.in_words(error, self._folder))
+        else:
+            self._log.info("the checkpoint of step %d is on disk", step)
 
     def close(self) -> None:
         """Waits for saving and ends the background threads."""
+        self.settle()
         self._manager.close()
 
-    def _differences(self, step: int, target: dict[str, Any]) -> list[str]:
-        """Says which arrays are missing, left over or of another shape."""
-        saved = _shapes(self._manager.item_metadata(step))
-        wanted = _shapes(target)
-        found = []
-        for path in sorted(saved.keys() | wanted.keys()):
-            if path not in saved:
-                found.append(f"{path} is not in it")
-            elif path not in wanted:
-                found.append(f"{path} is only in it")
-            elif saved[path] != wanted[path]:
-                found.append(f"{path} is {saved[path]} there and {wanted[path]} here")
-        return found
+    def _failed(self, step: int, why: str) -> None:
+        """Tells that a step was not saved, and leaves nothing of it behind."""
+        if jax.process_index() == 0:
+            for partial in self._folder.glob(f"{step}.*"):
+                shutil.rmtree(partial, ignore_errors=True)
+        self._manager.reload()
+        steps = self.saved()
+        self._log.error(
+            "the checkpoint of step %d could not be saved: %s. Training goes on; the"
+            " newest checkpoint is %s.",
+            step,
+            why,
+            f"that of step {steps[-1]}" if steps else "none yet",
+        )
 
 
-def _as_dict(state: TrainState) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in TrainState.__dataclass_fields__}
+class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):
+    """Which checkpoints stay: the last few, and the best of those that are there."""
 
+    def __init__(self, keep: int, metric: MutableMapping[int, float]):
+        self._keep, self._metric = keep, metric
 
-def _with_nodes_of(target: Any, restored: Any) -> Any:
-    """Gives restored leaves the containers (tuples, NamedTuples) of ``target``."""
-    leaves = dict(_leaves(restored))
-    paths, treedef = jax.tree_util.tree_flatten_with_path(target)
-    return jax.tree.unflatten(treedef, [leaves[_name(path)] for path, _ in paths])
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    return {path: tuple(leaf.shape) for path, leaf in _leaves(tree)}
-
-
-def _leaves(tree: Any) -> list[tuple[str, Any]]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [(_name(path), leaf) for path, leaf in flat]
-
-
-def _name(path: tuple[Any, ...]) -> str:
-    """Writes a path the same for dicts, tuples and NamedTuples."""
-    return "/".join(
-        str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path
-    )
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> list[bool]:
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        ranked = [
+            (self._metric[step], step)
+            for step in steps
+            if not math.isnan(self._metric.get(step, math.nan))
+        ]
+        kept = {
+            *sorted(steps)[-max(1, self._keep) :],
+            *(step for _, step in sorted(ranked)[-1:]),
+        }
+        return [step in kept for step in steps]

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.progress import Progress
-from agvm_jax.training.run_folder import StopSignal
+from agvm_jax.training.stop_signal import StopSignal
 
 
 class StepAbandoned(Exception):

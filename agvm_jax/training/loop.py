@@ -3,28 +3,32 @@
 It gets data, evaluator and model as arguments and knows none of them.
 """
 
+import contextlib
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from agvm_jax.optim import noise
+from agvm_jax.optim.noise import noise_scale
+from agvm_jax.training import device_memory, storage
+from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training import metrics as metrics_lib
 from agvm_jax.training.batching import BatchPlan
 from agvm_jax.training.checkpoint import Checkpoints
 from agvm_jax.training.feed import Feed, StepAbandoned
 from agvm_jax.training.progress import Clock, Progress
-from agvm_jax.training.run_folder import StopSignal
+from agvm_jax.training.restoring import Restored, restore_newest, saved_steps
+from agvm_jax.training.start_from import Source, how_to_go_on, restore_source
 from agvm_jax.training.state import TrainState
 from agvm_jax.training.step import TrainStep
-from agvm_jax.training.watch import Watch
+from agvm_jax.training.stop_signal import StopSignal
+from agvm_jax.training.watch import TrainingStopped, Watch
+from agvm_jax.training.windows import Windows
 
-INTERRUPTED = (
-    "stopped by a signal after step %d of %d; everything is saved, and the same command"
-    " goes on from here"
-)
+METRIC = "AP"  # what ranks checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Experiment:
       total_steps: optimizer steps in the run.
       steps_per_epoch: steps that show every image once, possibly a fraction.
       initial_state: ``() -> TrainState``, replicated over the mesh.
+      source: the checkpoint of another run that this one starts from, or None.
+      seed: what the random key of the run is made from.
       step: the compiled train step.
       schedule: step -> learning rate, on the host.
       train_batches: ``(first) -> iterator`` of this process's host batches from the
@@ -46,6 +52,8 @@ class Experiment:
       predict: ``(state, host batch) -> Predictions`` of the same rows.
       evaluate: ``(state) -> dict`` with "AP", "AP50", ...
       evaluator: what `evaluate` fills; it can tell more after it.
+      write_weights: ``(state)``, leaves the weights in the run folder; called by the
+        first process when a sitting ends, for whatever reason.
       settings: the config's ``train`` section.
     """
 
@@ -55,6 +63,8 @@ class Experiment:
     total_steps: int
     steps_per_epoch: float
     initial_state: Callable[[], TrainState]
+    source: Source | None
+    seed: int
     step: TrainStep
     schedule: Callable[[int], Any]
     train_batches: Callable[[int], Iterator[Any]]
@@ -62,6 +72,7 @@ class Experiment:
     predict: Callable[[TrainState, Any], Any]
     evaluate: Callable[[TrainState], dict[str, float]]
     evaluator: Any
+    write_weights: Callable[[TrainState], None]
     settings: Any
 
 
@@ -88,108 +99,200 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
     Raises:
       TrainingStopped: more than ``train.max_skipped_steps`` steps in a row had a loss
         or gradient that was not finite; the last good checkpoint stays.
-      ValueError: the checkpoint does not fit.
+      CheckpointMismatch: the checkpoint is of another model or optimizer.
+      NoGoodCheckpoint: there are checkpoints, and all are damaged.
+      OutOfDeviceMemory: the model, a step or the evaluation does not fit.
+      StorageError: the last state could not be stored.
     """
-    settings, total = experiment.settings, experiment.total_steps
-    first_process = jax.process_index() == 0
-    log = metrics_lib.open_log(experiment.folder, first_process)
-    checkpoints = Checkpoints(
-        experiment.folder / "checkpoints", settings.keep_checkpoints
-    )
-
-    state, start = experiment.initial_state(), 0
-    if (latest := checkpoints.latest()) is not None:
-        state, start = checkpoints.restore(latest, state), latest
-        log.info("resumed from the checkpoint of step %d of %d", start, total)
-    if start >= total:
-        results = experiment.evaluate(state)
-        checkpoints.close()
-        return Outcome(state, start, results, "was finished")
-
-    if first_process:
-        metrics_lib.write_environment(experiment.folder)
-    writer = metrics_lib.MetricsWriter(
-        experiment.folder,
-        start_step=start,
-        tensorboard=settings.tensorboard,
-        active=first_process,
-    )
-    eval_every = _every(settings.eval_every_epochs, experiment)
-    save_every = _every(settings.checkpoint_every_epochs, experiment)
-    progress = Progress(total, start, settings.progress and first_process)
-    stop = StopSignal()
-    passes = experiment.plan.micro_batches
-    # The stream is indexed, and every step takes the same number of passes.
-    batches = experiment.train_batches(start * passes)
-    feed = Feed(experiment.mesh, batches, passes, progress, stop)
-    watch = Watch(settings.max_skipped_steps, log)
-    clock = Clock(experiment.plan.batch_size)
-    results: dict[str, float] = {}
-    status = "finished"
-
+    storage.hush_libraries()
+    log = metrics_lib.open_log(experiment.folder, jax.process_index() == 0)
+    with device_memory.said_of(device_memory.STATE):
+        begin = first_state(experiment, log)
+    if begin.step >= experiment.total_steps:
+        with device_memory.said_of(device_memory.EVALUATION):
+            results = experiment.evaluate(begin.state)
+        _write_weights(experiment, begin.state, log)
+        return Outcome(begin.state, begin.step, results, "was finished")
+    sitting = _Sitting(experiment, begin, log)
     try:
-        with stop:
-            for step in range(start + 1, total + 1):
-                try:
-                    state, scalars = experiment.step(state, feed)
-                except StepAbandoned:
-                    step -= 1
-                    status = "interrupted"
-                    watch.check_all()
-                    checkpoints.save(step, state)
-                    log.info(INTERRUPTED, step, total)
-                    break
-                watch.add(step, scalars, feed.take_image_ids())
-                clock.step()
-                progress.step()
-
-                if step % settings.log_every_steps == 0 or step == total:
-                    logged = watch.mean_since_last()
-                    logged["lr"] = float(experiment.schedule(step - 1))
-                    logged["epoch"] = step / experiment.steps_per_epoch
-                    logged["images_per_second"] = clock.images_per_second()
-                    scales = noise_scales(state)
-                    logged |= {f"noise_scale/{k}": v for k, v in scales.items()}
-                    writer.write(step, logged)
-                    progress.show(
-                        **{
-                            "loss": logged["loss"],
-                            "images/s": logged["images_per_second"],
-                        }
-                    )
-
-                ends = step == total
-                stopping = stop.reached(step) and not ends
-                evaluated = ends or (step % eval_every == 0 and not stopping)
-                if evaluated:
-                    watch.check_all()
-                    with clock.paused():
-                        results = experiment.evaluate(state)
-                    writer.write(step, {f"eval/{k}": v for k, v in results.items()})
-                    progress.show(AP=results["AP"])
-                if ends or stopping or step % save_every == 0:
-                    watch.check_all()
-                    with clock.paused():
-                        ap = results.get("AP") if evaluated else None
-                        checkpoints.save(step, state, ap)
-                if stopping:
-                    status = "interrupted"
-                    log.info(INTERRUPTED, step, total)
-                    break
+        with device_memory.said_of(device_memory.training(experiment.plan)):
+            status = sitting.run()
+    except TrainingStopped as error:
+        advice = how_to_go_on(experiment.folder, error.step)
+        raise TrainingStopped(f"{error} {advice}", error.step) from None
     finally:
-        progress.close()
-        feed.close()
-        writer.close()
-        checkpoints.close()
-    for name, count in feed.counters.items():
-        if count:
-            log.info("data: %s: %d", name.replace("_", " "), count)
-    return Outcome(state, step, results, status)
+        sitting.close()
+    return Outcome(sitting.state, sitting.step, sitting.results, status)
 
 
-def noise_scales(state: TrainState) -> dict[str, float]:
-    """Returns the run's gradient noise scale per module and in all, in images."""
-    return {k: float(v) for k, v in noise.noise_scale(state.noise).items()}
+def first_state(experiment: Experiment, log: logging.Logger) -> Restored:
+    """Returns what a sitting begins with: the newest good checkpoint, or step 0."""
+    folder, source = experiment.folder / "checkpoints", experiment.source
+    own = bool(saved_steps(folder))
+    if not own and source is None:
+        return Restored(experiment.initial_state(), 0, {})
+    # Only the shapes are made of a state that is restored: there are never two.
+    shapes = jax.eval_shape(experiment.initial_state)
+    like = mesh_lib.as_replicated(experiment.mesh, shapes)
+    if not own:
+        return restore_source(source, like, experiment.seed, log)
+    restored = restore_newest(folder, like, log)
+    log.info(
+        "resumed from the checkpoint of step %d of %d",
+        restored.step,
+        experiment.total_steps,
+    )
+    return restored
+
+
+class _Sitting:
+    """One process's work on a run, from where it stands to its end or a signal."""
+
+    def __init__(self, experiment: Experiment, begin: Restored, log: logging.Logger):
+        settings, start = experiment.settings, begin.step
+        first_process = jax.process_index() == 0
+        self.state, self.step = begin.state, start
+        # Not when another run's checkpoint is the start: that step is the other's.
+        self._resumed = start in saved_steps(experiment.folder / "checkpoints")
+        self.results: dict[str, float] = {}
+        self._experiment, self._log = experiment, log
+        self._log_every = settings.log_every_steps
+        self._eval_every = _every(settings.eval_every_epochs, experiment)
+        self._save_every = _every(settings.checkpoint_every_epochs, experiment)
+        if first_process:
+            metrics_lib.write_environment(experiment.folder)
+        # Read before the writer removes what lies after the start.
+        self._metric = metrics_lib.evaluated(experiment.folder, METRIC, start)
+        self._writer = metrics_lib.MetricsWriter(
+            experiment.folder,
+            start_step=start,
+            tensorboard=settings.tensorboard,
+            active=first_process,
+        )
+        self._checkpoints = Checkpoints(
+            experiment.folder / "checkpoints",
+            settings.keep_checkpoints,
+            self._metric,
+            log,
+        )
+        self._progress = Progress(
+            experiment.total_steps, start, settings.progress and first_process
+        )
+        self._stop = StopSignal()
+        passes = experiment.plan.micro_batches
+        # The stream is indexed, and every step takes the same number of passes.
+        batches = experiment.train_batches(start * passes)
+        self._feed = Feed(experiment.mesh, batches, passes, self._progress, self._stop)
+        self._watch = Watch(settings.max_skipped_steps, experiment.folder, log)
+        self._windows = Windows(self._write_window, begin.record.get("window", ()))
+        self._noise_scale = jax.jit(noise_scale)
+        self._clock = Clock(experiment.plan.batch_size)
+
+    def run(self) -> str:
+        """Trains to the end or to a signal; returns which, as `Outcome.status`."""
+        total = self._experiment.total_steps
+        with self._stop:
+            missing = self._evaluation_is_due() and self.step not in self._metric
+            missing &= self._resumed
+            if mesh_lib.first_process_says(missing):
+                self._evaluate()  # the former sitting was stopped before it
+            while self.step < total:
+                try:
+                    self.state, scalars = self._experiment.step(
+                        self.state, self._feed, self.step
+                    )
+                except StepAbandoned:
+                    return self._interrupted()
+                self.step += 1
+                self._watch.add(self.step, scalars, self._feed.take_image_ids())
+                self._windows.add(scalars)
+                self._clock.step()
+                self._progress.step()
+                self._checkpoints.settle(wait=False)
+                ends = self.step == total
+                stopping = self._stop.reached(self.step) and not ends
+                if ends or self.step % self._log_every == 0:
+                    self._end_window()
+                if ends or (self._evaluation_is_due() and not stopping):
+                    self._evaluate()
+                if stopping:
+                    return self._interrupted()
+                if ends or self.step % self._save_every == 0:
+                    self._save()
+        self._make_sure_that_it_is_saved()
+        return "finished"
+
+    def close(self) -> None:
+        """Writes what is left to write and ends the threads."""
+        try:
+            # When the device failed, that has been raised already.
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self._windows.write()
+        finally:
+            self._progress.close()
+            self._feed.close()
+            self._writer.close()
+            self._checkpoints.close()
+            _write_weights(self._experiment, self.state, self._log)
+        for name, count in self._feed.counters.items():
+            if count:
+                self._log.info("data: %s: %d", name.replace("_", " "), count)
+
+    def _end_window(self) -> None:
+        step, experiment = self.step, self._experiment
+        scales = self._noise_scale(self.state.noise)
+        more = {
+            "lr": experiment.schedule(step - 1),
+            "epoch": step / experiment.steps_per_epoch,
+            "images_per_second": self._clock.images_per_second(),
+            **{f"noise_scale/{name}": scale for name, scale in scales.items()},
+        }
+        self._windows.end(step, more)
+
+    def _write_window(self, step: int, line: dict[str, float]) -> None:
+        self._writer.write(step, line)
+        shown = {"loss": line["loss"], "images/s": line["images_per_second"]}
+        self._progress.show(**shown)
+
+    def _evaluation_is_due(self) -> bool:
+        return self.step > 0 and self.step % self._eval_every == 0
+
+    def _evaluate(self) -> None:
+        self._wait_for_the_device()
+        said = device_memory.said_of(device_memory.EVALUATION)
+        with self._clock.paused(), said:
+            self.results = self._experiment.evaluate(self.state)
+        self._metric[self.step] = self.results[METRIC]
+        line = {f"eval/{name}": value for name, value in self.results.items()}
+        self._writer.write(self.step, line)
+        self._progress.show(**{METRIC: self.results[METRIC]})
+
+    def _save(self) -> None:
+        self._wait_for_the_device()
+        with self._clock.paused():
+            self._checkpoints.save(self.step, self.state, window=self._windows.begun())
+
+    def _wait_for_the_device(self) -> None:
+        self._watch.check_all()
+        self._windows.write()
+
+    def _make_sure_that_it_is_saved(self) -> None:
+        self._checkpoints.settle()
+        if self.step not in self._checkpoints.saved():
+            raise storage.StorageError(
+                f"the state after step {self.step} could not be stored"
+            )
+
+    def _interrupted(self) -> str:
+        self._save()
+        self._make_sure_that_it_is_saved()
+        self._log.info(
+            "stopped by a signal after step %d of %d; everything is saved, and the same"
+            " command goes on from here",
+            self.step,
+            self._experiment.total_steps,
+        )
+        return "interrupted"
 
 
 def _every(epochs: float, experiment: Experiment) -> int:
@@ -197,3 +300,18 @@ def _every(epochs: float, experiment: Experiment) -> int:
     if epochs <= 0:
         return experiment.total_steps + 1
     return max(1, round(epochs * experiment.steps_per_epoch))
+
+
+def _write_weights(
+    experiment: Experiment, state: TrainState, log: logging.Logger
+) -> None:
+    lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    if lost or jax.process_index() != 0:
+        return
+    try:
+        experiment.write_weights(state)
+    except jax.errors.JaxRuntimeError:
+        pass  # the step that failed took the state with it
+    except OSError as error:
+        words = storage.in_words(error, experiment.folder)
+        log.error("the weights could not be written: %s", words)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
@@ -63,6 +64,40 @@ def put_replicated(mesh: Mesh, tree: Any) -> Any:
     """
     sharding = replicated(mesh)
     return jax.jit(lambda t: t, out_shardings=sharding)(tree)
+
+
+def as_replicated(mesh: Mesh, shapes: Any) -> Any:
+    """Gives a pytree of shapes the sharding of `put_replicated`."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+    )
+
+
+def first_process_says(value: bool) -> bool:
+    """Returns what process 0 passed, on all processes; all of them call this.
+
+    For a decision that hangs on files, so that no two processes decide differently.
+    """
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def rows_of_all(array: np.ndarray) -> np.ndarray:
+    """Returns the rows of all processes; all of them call this with as many rows.
+
+    Args:
+      array: (n, ...) this process's rows: those i, i + k, ... of k processes.
+
+    Returns:
+      (k * n, ...) in the order of the whole.
+    """
+    if jax.process_count() == 1:
+        return array
+    every = multihost_utils.process_allgather(array)  # (k, n, ...)
+    return np.swapaxes(every, 0, 1).reshape(-1, *array.shape[1:])
 
 
 def local_rows(tree: Any) -> Any:

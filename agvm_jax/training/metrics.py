@@ -4,6 +4,7 @@ Only process 0 writes. Lines after the restored step are removed when a run resu
 that the file holds every step once.
 """
 
+import contextlib
 import datetime
 import json
 import logging
@@ -17,6 +18,8 @@ from importlib import metadata
 from pathlib import Path
 
 import jax
+
+from agvm_jax.training.storage import AppendFile
 
 PACKAGES = (
     "agvm-jax jax jaxlib flax optax orbax-checkpoint grain array-record"
@@ -47,13 +50,12 @@ class MetricsWriter:
             return
         path = Path(folder) / "metrics.jsonl"
         _truncate(path, start_step)
-        self._file = path.open("a", encoding="utf-8")
+        log = logging.getLogger("agvm_jax")
+        self._file = AppendFile(path, log)
         if tensorboard:
-            from tensorboardX import SummaryWriter  # extra [train]
+            from agvm_jax.training.tensorboard import Events  # extra [train]
 
-            self._events = SummaryWriter(
-                str(Path(folder) / "tensorboard"), purge_step=start_step or None
-            )
+            self._events = Events(Path(folder) / "tensorboard", start_step, log)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes the scalars of one step; what is not finite becomes null."""
@@ -64,15 +66,13 @@ class MetricsWriter:
             for name, value in ((n, float(v)) for n, v in scalars.items())
         }
         line = {"step": step, "time": round(_now().timestamp(), 3), **clean}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._file.append(json.dumps(line).encode() + b"\n")
         if self._events is not None:
-            for name, value in clean.items():
-                if value is not None:
-                    self._events.add_scalar(name, value, step)
+            known = {name: value for name, value in clean.items() if value is not None}
+            self._events.add(step, known)
 
     def close(self) -> None:
-        """Flushes and closes both."""
+        """Closes both."""
         for file in (self._file, self._events):
             if file is not None:
                 file.close()
@@ -88,6 +88,22 @@ def read_metrics(path: Path) -> list[dict]:
             except json.JSONDecodeError:
                 continue
     return lines
+
+
+def evaluated(folder: Path, metric: str, last_step: int) -> dict[int, float]:
+    """Returns the metric of each evaluation up to a step; nan where it was not finite.
+
+    Args:
+      folder: the run folder.
+      metric: its name, "AP".
+      last_step: later ones are left out.
+    """
+    name = f"eval/{metric}"
+    return {
+        line["step"]: math.nan if line[name] is None else line[name]
+        for line in read_metrics(Path(folder) / "metrics.jsonl")
+        if name in line and line["step"] <= last_step
+    }
 
 
 def _truncate(path: Path, last_step: int) -> None:
@@ -130,10 +146,17 @@ def open_log(folder: Path, active: bool) -> logging.Logger:
     terminal.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(terminal)
     if active:
-        file = logging.FileHandler(Path(folder) / "log.txt", encoding="utf-8")
+        file = _LogFile(Path(folder) / "log.txt", encoding="utf-8")
         file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(file)
     return log
+
+
+class _LogFile(logging.FileHandler):
+    """A log whose disk may be full: the terminal has the same lines."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
 
 
 def close_log() -> None:
@@ -141,7 +164,8 @@ def close_log() -> None:
     log = logging.getLogger("agvm_jax")
     for handler in list(log.handlers):
         log.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):
+            handler.close()
 
 
 def _now() -> datetime.datetime:

@@ -30,7 +30,8 @@ class Progress:
         self._refreshed = 0.0
 
     def step(self) -> None:
-        """Moves on by one step."""
+        """Moves on by one step; the first has compiled the program."""
+        self._bar.set_description("training", refresh=False)
         self._bar.update()
 
     def part(self, done: int, of: int) -> None:
@@ -47,7 +48,6 @@ class Progress:
         for name, value in values.items():
             pattern = "{:.0f}" if name == "images/s" else "{:.3f}"
             self._shown[name] = pattern.format(value)
-        self._bar.set_description("training", refresh=False)
         self._bar.set_postfix(self._shown)
 
     def close(self) -> None:

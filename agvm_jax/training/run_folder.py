@@ -5,12 +5,11 @@ says something else belongs to another run and is never touched.
 """
 
 import json
-import signal
+import re
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 # Keys that may change between two sittings of one run: they say where, how often and
 # how fast, but not what is computed. Micro-batching and the number of devices may
@@ -26,7 +25,38 @@ FREE_KEYS = (
     "train.",
 )
 # These among them do say what is computed.
-HELD_KEYS = ("train.init_from", "train.init_what", "train.freeze_at")
+HELD_KEYS = (
+    "train.init_from",
+    "train.init_what",
+    "train.freeze_at",
+    "train.start_from",
+    "train.skip_steps",
+)
+
+
+# Keys that name a folder which a run writes into.
+PLACES = ("workdir", "data.cache_dir", "train.weights_dir")
+
+
+def check_places(config: Any) -> None:
+    """Checks that a run writes into folders of this machine.
+
+    Args:
+      config: the final config.
+
+    Raises:
+      ValueError: a key names a place of another kind, such as gs://BUCKET. `Path` would
+        make a folder called "gs:" of it.
+    """
+    for key in PLACES:
+        place = config
+        for part in key.split("."):
+            place = getattr(place, part)
+        if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(place)):
+            raise ValueError(
+                f"{key}={place}: places that begin with {scheme[0]} are not supported;"
+                " name a folder of this machine, or one that is mounted here."
+            )
 
 
 def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
@@ -48,7 +78,7 @@ def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
         changed = [
             f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
             for key in sorted(theirs.keys() | ours.keys())
-            if theirs.get(key) != ours.get(key)
+            if not _same(theirs, ours, key)
             and (key in HELD_KEYS or not key.startswith(FREE_KEYS))
         ]
         if changed:
@@ -65,6 +95,13 @@ def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
     return folder
 
 
+def _same(theirs: dict[str, Any], ours: dict[str, Any], key: str) -> bool:
+    """Whether a key is the same; one that an older config lacks is "off" there."""
+    if key not in theirs and not ours[key]:
+        return True
+    return theirs.get(key) == ours.get(key)
+
+
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for key, value in config.items():
@@ -73,46 +110,3 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-class StopSignal:
-    """Turns SIGTERM and Ctrl-C into a wish to stop after the current step.
-
-    A context manager. With several processes all of them stop at the same step: JAX's
-    preemption service spreads the signal. A second Ctrl-C interrupts at once.
-    """
-
-    def __init__(self):
-        self._wanted = False
-        self._former: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopSignal":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # Only the main thread may set handlers; a run inside a thread (a test, a
-            # notebook) goes without.
-            try:
-                self._former[number] = signal.signal(number, self._handle)
-            except ValueError:
-                pass
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: object) -> None:
-        del frame
-        if self._wanted and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._wanted = True
-
-    @property
-    def may_abandon_step(self) -> bool:
-        """Whether a step may be left in the middle: several processes cannot agree."""
-        return self._wanted and jax.process_count() == 1
-
-    def reached(self, step: int) -> bool:
-        """Returns whether the run is to stop after ``step``."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._wanted

@@ -3,6 +3,11 @@
 It is one pytree of arrays, so it is donated to the step, checkpointed and compared as a
 whole. The position in the data is not in it because it follows from ``step``: the
 stream is indexed, and a step takes the same number of batches every time.
+
+There is one clock, ``step``: the batches that the run has consumed. Every count in the
+optimizer's state goes with it, also in a step that is skipped because it was not
+finite. So the learning rate follows the images that were seen, a schedule ends where
+the run ends, and whether a step measures phi depends on its number alone.
 """
 
 import dataclasses
@@ -21,7 +26,8 @@ class TrainState:
       step: int32 scalar, optimizer steps taken or skipped so far.
       params: nested dict of float32 parameters; top keys are the modules.
       model_state: nested dict of BatchNorm statistics.
-      opt_state: the optimizer's state, with AGVM's count, phi and mu inside.
+      opt_state: the optimizer's state, with AGVM's count, phi and mu inside; its counts
+        are ``step``.
       noise: smoothed scalars of the gradient noise scale (`optim.noise`).
       key: uint32 data of the run's random key; a step folds its number into it.
       skipped: int32 scalar, non-finite steps in a row until now.
@@ -36,6 +42,24 @@ class TrainState:
     skipped: jax.Array
 
 
+def with_counts_of(clock: Any, opt_state: Any) -> Any:
+    """Returns an optimizer's state with the counts of another.
+
+    Counts are its integer scalars: optax and `agvm` count steps in them and nothing
+    else.
+
+    Args:
+      clock: the state that tells the time.
+      opt_state: the state that is wanted otherwise; of the same structure.
+    """
+
+    def leaf(theirs, ours):
+        count = jnp.ndim(ours) == 0 and jnp.issubdtype(ours.dtype, jnp.integer)
+        return theirs if count else ours
+
+    return jax.tree.map(leaf, clock, opt_state)
+
+
 def create_state(params, model_state, opt_state, noise, seed: int) -> TrainState:
     """Returns the state before the first step."""
     return TrainState(
@@ -44,6 +68,11 @@ def create_state(params, model_state, opt_state, noise, seed: int) -> TrainState
         model_state=model_state,
         opt_state=opt_state,
         noise=noise,
-        key=jax.random.key_data(jax.random.key(seed)),
+        key=random_key(seed),
         skipped=jnp.zeros([], jnp.int32),
     )
+
+
+def random_key(seed: int) -> jax.Array:
+    """Returns a run's random key as `TrainState` holds it: uint32 data."""
+    return jax.random.key_data(jax.random.key(seed))

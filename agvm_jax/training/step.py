@@ -6,17 +6,22 @@ A step is two pure functions under `jax.shard_map`:
   images and adds it to its own sums. Nothing is sent, except by synced BatchNorm.
 * ``apply`` ends the step. The replicas' sums become the mean gradient and phi (the only
   collectives of a step, in `optim.reduction`), the optimizer turns them into an update,
-  and the new state comes out; or the old one, when anything was not finite.
+  and the new state comes out; or the old one with its counts moved on, when anything
+  was not finite.
 
-With one micro-batch the two are compiled as one program. With several, the batches are
-fed one by one, so neither the host nor a device ever holds more than a micro-batch of
-images: batch 10240 at full resolution runs on a laptop, slowly. (A `lax.scan` over
-micro-batches would need the whole share of images on the device, 34 GB for that batch.)
+What ends a step exists twice, with the measurement of phi and without, and the host
+picks by the step's number: between two measurements of the paper's halves nothing is
+paid for them. With one micro-batch `accumulate` and `apply` are one program. With
+several, the batches are fed one by one, so neither the host nor a device ever holds
+more than a micro-batch of images: batch 10240 at full resolution runs on a laptop,
+slowly. (A `lax.scan` over micro-batches would need the whole share of images on the
+device, 34 GB for that batch.)
 
 What a replica carries between micro-batches has a leading axis of one entry a replica,
 split over the mesh.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -27,14 +32,14 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from agvm_jax.optim.baselines import sam_value_and_grad
-from agvm_jax.optim.noise import noise_update
-from agvm_jax.optim.recipes import Recipe
-from agvm_jax.optim.reduction import mean_gradients, value_and_local_grad
-from agvm_jax.optim.streaming import GroupPlan
+from agvm_jax.optim.groups import GroupPlan
+from agvm_jax.optim.noise import noise_update, update_variance
+from agvm_jax.optim.replicas import mean_gradients, value_and_local_grad
 from agvm_jax.optim.variance import module_sq_norms
 from agvm_jax.training.batching import BatchPlan
 from agvm_jax.training.mesh import DATA_AXIS
-from agvm_jax.training.state import TrainState
+from agvm_jax.training.recipes import Recipe
+from agvm_jax.training.state import TrainState, with_counts_of
 
 LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, dict]]]
 
@@ -43,7 +48,7 @@ class Carry(NamedTuple):
     """What one replica has gathered so far in a step.
 
     Attributes:
-      groups: gradient sums and square sums (`optim.streaming`).
+      groups: gradient sums and square sums (`optim.groups`).
       model_state: BatchNorm statistics after the micro-batches so far.
       loss: float32, sum of losses.
       parts: dict of float32, sums of the loss parts.
@@ -60,21 +65,32 @@ class TrainStep:
 
     Args:
       loss: ``(params, model_state, batch, key) -> (loss, (model_state, parts))``, the
-        mean over the images of ``batch``.
+        mean over the images of ``batch``. ``model_state`` comes out the same on every
+        replica: what each computes for itself, such as the statistics of a local
+        BatchNorm, the loss averages over the data axis (`models.layers.BatchNorm`).
       recipe: the optimizer; its ``tx`` is given the mean gradient, and phi when it
         measures.
       plan: how a batch is shared out.
       mesh: the data mesh.
       labels: the module of every parameter (`optim.modules.label_tree`).
+      num_images: images in the training set, for the variance of eq. 3; None if there
+        is no end of them.
     """
 
     def __init__(
-        self, loss: LossFn, recipe: Recipe, plan: BatchPlan, mesh: Mesh, labels: Any
+        self,
+        loss: LossFn,
+        recipe: Recipe,
+        plan: BatchPlan,
+        mesh: Mesh,
+        labels: Any,
+        num_images: int | None = None,
     ):
         self._loss = loss
         self._recipe = recipe
         self._batch_size = plan.batch_size
         self._labels = labels
+        self._num_images = num_images
         self.micro_batches = plan.micro_batches
         # Without AGVM the groups are still measured, for the noise scale, by the
         # estimator that costs nothing; one group alone has nothing to be compared with.
@@ -85,7 +101,7 @@ class TrainStep:
                 axis_name=DATA_AXIS,
                 replicas=plan.replicas,
                 micro_batches=plan.micro_batches,
-                estimator=recipe.agvm.estimator if recipe.agvm else "replicas",
+                estimator=recipe.agvm.estimator if recipe.agvm else "norms",
                 split=recipe.agvm.split if recipe.agvm else "interleaved",
             )
         self._grad = value_and_local_grad(loss, axis_name=DATA_AXIS)
@@ -111,38 +127,59 @@ class TrainStep:
         whole, rows = P(), P(DATA_AXIS)
         start = shard(self._start, (whole, rows), rows)
         accumulate = shard(self._accumulate, (whole, rows, rows, whole), rows)
-        apply = shard(self._apply, (whole, rows), (whole, whole))
-
-        def single(state, batch):
-            return apply(state, accumulate(state, start(state, batch), batch, 0))
-
         self.start = jax.jit(start)
         self.accumulate = jax.jit(accumulate, donate_argnums=1)
-        self.apply = jax.jit(apply, donate_argnums=0)
-        self.single = jax.jit(single, donate_argnums=0)
+
+        def ending(measure):
+            apply = shard(
+                functools.partial(self._apply, measure), (whole, rows), (whole, whole)
+            )
+
+            def single(state, batch):
+                return apply(state, accumulate(state, start(state, batch), batch, 0))
+
+            return {
+                "apply": jax.jit(apply, donate_argnums=0),
+                "single": jax.jit(single, donate_argnums=0),
+            }
+
+        self.programs = {measure: ending(measure) for measure in (True, False)}
+
+    def measures(self, index: int) -> bool:
+        """Whether the step with this number, from 0 on, measures phi.
+
+        With AGVM every ``tau`` steps, by the optimizer's own clock, which is the number
+        of steps (`training.state`). Without it every step measures the noise scale,
+        from norms alone.
+        """
+        if self._groups is None:
+            return False
+        return self._recipe.agvm is None or self._recipe.agvm.due(index)
 
     def __call__(
-        self, state: TrainState, batches: Iterator[Any]
+        self, state: TrainState, batches: Iterator[Any], index: int
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Takes one optimizer step.
 
         Args:
           state: the state before; its buffers are given away.
           batches: an iterator of device batches; ``micro_batches`` of them are taken.
+          index: ``state.step``, known to the host: the steps taken before.
 
         Returns:
           The state after, and a dict of scalars on the device: loss, loss/<part>,
-          finite, grad_norm, grad_norm/<module>, and what AGVM knows: phi/<module>,
-          mu/<module>.
+          finite, grad_norm, grad_norm/<module>; what AGVM knows, mu/<module>; and at a
+          measuring step phi/<module> and update_variance/<module> (eq. 3).
         """
+        programs = self.programs[self.measures(index)]
         batch = next(batches)
         if self.micro_batches == 1:
-            return self.single(state, batch)
+            return programs["single"](state, batch)
         carry = self.start(state, batch)
-        for index in range(self.micro_batches):
-            batch = batch if index == 0 else next(batches)
-            carry = self.accumulate(state, carry, batch, jnp.int32(index))
-        return self.apply(state, carry)
+        for number in range(self.micro_batches):
+            batch = batch if number == 0 else next(batches)
+            carry = self.accumulate(state, carry, batch, jnp.int32(number))
+        return programs["apply"](state, carry)
 
     def _start(self, state: TrainState, batch: Any) -> Carry:
         """Returns empty sums."""
@@ -192,17 +229,20 @@ class TrainStep:
             )
         )
 
-    def _apply(self, state: TrainState, carry: Carry) -> tuple[TrainState, dict]:
+    def _apply(
+        self, measure: bool, state: TrainState, carry: Carry
+    ) -> tuple[TrainState, dict]:
         """Reduces the sums over the replicas and updates the state."""
         carry = _unlead(carry)
         stats, noise, phi = None, state.noise, {}
         if self._groups:
             grads, stats = self._groups.finish(
-                carry.groups, self._recipe.weights(state.opt_state)
+                carry.groups, self._recipe.weights(state.opt_state), measure
             )
-            noise = noise_update(noise, stats, batch_size=self._batch_size)
         else:
             grads = mean_gradients(carry.groups, DATA_AXIS)
+        if measure:
+            noise = noise_update(noise, stats, batch_size=self._batch_size)
         if self._recipe.measures:
             phi = {"phi": stats.phi}
         # One small reduction for everything that is logged.
@@ -210,11 +250,6 @@ class TrainStep:
             lambda total: jax.lax.pmean(total, DATA_AXIS) / self.micro_batches,
             (carry.loss, carry.parts),
         )
-        # Local BatchNorm leaves every replica with statistics of its own images.
-        model_state = jax.tree.map(
-            lambda leaf: jax.lax.pmean(leaf, DATA_AXIS), carry.model_state
-        )
-
         squares = module_sq_norms(grads, self._labels)
         finite = jnp.isfinite(loss)
         for square in squares.values():
@@ -231,8 +266,9 @@ class TrainStep:
         new_state = TrainState(
             step=state.step + 1,
             params=accept(params, state.params),
-            model_state=accept(model_state, state.model_state),
-            opt_state=accept(opt_state, state.opt_state),
+            model_state=accept(carry.model_state, state.model_state),
+            # Counts are the clock of schedules, and a skipped step took its time.
+            opt_state=with_counts_of(opt_state, accept(opt_state, state.opt_state)),
             noise=accept(noise, state.noise),
             key=state.key,
             skipped=jnp.where(finite, 0, state.skipped + 1),
@@ -245,8 +281,15 @@ class TrainStep:
             **{f"loss/{name}": part for name, part in parts.items()},
             **{f"grad_norm/{name}": jnp.sqrt(sq) for name, sq in squares.items()},
         }
-        if stats:
+        if measure:
             metrics |= {f"phi/{name}": value for name, value in stats.phi.items()}
+            variances = update_variance(
+                stats,
+                rate=self._recipe.schedule(state.step),
+                batch_size=self._batch_size,
+                num_images=self._num_images,
+            )
+            metrics |= {f"update_variance/{k}": v for k, v in variances.items()}
         if self._recipe.measures:
             mu = optax.tree.get(new_state.opt_state, "AgvmState").mu
             metrics |= {f"mu/{name}": value for name, value in mu.items()}

@@ -6,10 +6,16 @@ such steps in a row is kept.
 """
 
 import collections
+import json
 import logging
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
+
+from agvm_jax.training import mesh as mesh_lib
+from agvm_jax.training.storage import AppendFile
 
 # How many steps the host may run ahead of the device before it looks whether the oldest
 # of them was finite. Two keep the device busy; more would only hold more batches.
@@ -17,31 +23,40 @@ STEPS_AHEAD = 2
 
 
 class TrainingStopped(RuntimeError):
-    """Too many steps in a row were not finite."""
+    """Too many steps in a row were not finite.
+
+    Attributes:
+      step: the last of them.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
 
 
 class Watch:
-    """Keeps the metrics of recent steps, still on the device, and checks them late.
+    """Keeps the metrics of the last few steps, on the device, and checks them late.
 
     Args:
       max_skipped: how many steps in a row may be skipped.
-      log: where a skipped step is reported.
+      folder: the run folder; nonfinite.jsonl there gets a line for each such step,
+        with all its image ids.
+      log: where it is reported.
     """
 
-    def __init__(self, max_skipped: int, log: logging.Logger):
+    def __init__(self, max_skipped: int, folder: Path, log: logging.Logger):
         self._max_skipped = max_skipped
+        self._path = folder / "nonfinite.jsonl"
         self._log = log
         self._unchecked = collections.deque()
-        self._window: list[dict[str, jax.Array]] = []
 
     def add(self, step: int, scalars: dict[str, jax.Array], ids: np.ndarray) -> None:
-        """Takes a step's metrics and image ids, and checks an older step.
+        """Takes a step's metrics and this process's image ids; checks an older step.
 
         Raises:
           TrainingStopped: the bound is passed.
         """
         self._unchecked.append((step, scalars, ids))
-        self._window.append(scalars)
         while len(self._unchecked) > STEPS_AHEAD:
             self._check()
 
@@ -54,22 +69,6 @@ class Watch:
         while self._unchecked:
             self._check()
 
-    def mean_since_last(self) -> dict[str, float]:
-        """Returns the mean of each metric over the finite steps since the last call."""
-        self.check_all()
-        window = jax.device_get(self._window)
-        self._window = []
-        used = [scalars for scalars in window if scalars["finite"]] or window[-1:]
-        means = {
-            name: float(np.mean([scalars[name] for scalars in used]))
-            for name in used[0]
-            if name not in ("finite", "skipped") and not name.startswith("mu/")
-        }
-        # mu moves slowly and is what the next step uses: its last value says most.
-        means |= {k: float(v) for k, v in window[-1].items() if k.startswith("mu/")}
-        means["skipped_steps"] = float(sum(not s["finite"] for s in window))
-        return means
-
     def _check(self) -> None:
         step, scalars, ids = self._unchecked.popleft()
         if scalars["finite"]:
@@ -80,16 +79,26 @@ class Watch:
             for name, norm in scalars.items()
             if name.startswith("grad_norm/") and not np.isfinite(norm)
         ]
-        shown = ", ".join(map(str, ids[:16])) + (", ..." if len(ids) > 16 else "")
+        # All processes see the same scalars, so all of them are here.
+        ids = mesh_lib.rows_of_all(ids).tolist()
+        shown = ", ".join(map(str, ids[:16]))
+        if ids[16:]:
+            shown += f" and {len(ids) - 16} more, in {self._path.name}"
         report = (
             f"step {step} was skipped: loss {scalars['loss']:.4g}, gradient not finite"
             f" in {', '.join(modules) or 'no module'}; image ids {shown}"
         )
         self._log.warning(report)
+        self._write(step=step, loss=str(scalars["loss"]), modules=modules, images=ids)
         if scalars["skipped"] > self._max_skipped:
             raise TrainingStopped(
                 f"{scalars['skipped']} steps in a row were not finite (the bound is"
-                f" train.max_skipped_steps={self._max_skipped}). The last: {report}."
-                " Lower optim.lr, lengthen optim.warmup_epochs, or look at those"
-                " images. The last checkpoint is from before and is good."
+                f" train.max_skipped_steps={self._max_skipped}). The last: {report}.",
+                step,
             )
+
+    def _write(self, **line: Any) -> None:
+        if jax.process_index() == 0:
+            file = AppendFile(self._path, self._log)
+            file.append(json.dumps(line).encode() + b"\n")
+            file.close()

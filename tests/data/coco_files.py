@@ -6,6 +6,8 @@ import struct
 import cv2
 import numpy as np
 
+from agvm_jax.data import masks
+
 # 16 x 8, Adobe CMYK, left half red, right half cyan.
 CMYK_JPEG = base64.b64decode(
     "/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwACAQEBAQECAQEBAgICAgIEAwICAgIFBAQDBAYFBgYGBQYGBgcJ"
@@ -25,6 +27,13 @@ def noise_png(height, width, seed=0):
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
+def label_png(values):
+    """An encoded label map of at most 256 classes, or more in a uint16 array."""
+    values = np.asarray(values)
+    values = values if values.dtype == np.uint16 else values.astype(np.uint8)
+    return cv2.imencode(".png", values)[1].tobytes()
+
+
 def annotation(i, image_id, category_id, bbox, **more):
     return {
         "id": i,
@@ -33,6 +42,17 @@ def annotation(i, image_id, category_id, bbox, **more):
         "bbox": bbox,
         **more,
     }
+
+
+def with_masks(two_images):
+    """The dictionary with a polygon, run lengths and again a polygon."""
+    first, crowd, second = two_images["annotations"]
+    first["segmentation"] = [[1, 2, 11, 2, 11, 7, 1, 7]]
+    mask = np.zeros((20, 30), bool)
+    mask[4:9, 5:20] = True
+    crowd["segmentation"] = masks.mask_to_run_lengths(mask)
+    second["segmentation"] = [[2, 2, 6, 2, 6, 6, 2, 6], [3, 3, 4, 4]]
+    return two_images
 
 
 def with_orientation(jpeg, orientation):

@@ -33,6 +33,7 @@ def example(image_id, boxes=1, image=None, size=(20, 30)):
         "width": size[1],
         "boxes": np.concatenate([corner, corner + 8], axis=1).astype(np.float32),
         "classes": np.arange(boxes, dtype=np.int32),
+        "turn": 1,
         "crowd": np.zeros(boxes, bool),
         "area": np.full(boxes, 64, np.float32),
     }

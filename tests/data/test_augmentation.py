@@ -58,6 +58,7 @@ def made_up(rng, size=(30, 44), objects=4):
         "width": width,
         "boxes": boxes,
         "classes": np.arange(objects, dtype=np.int32),
+        "turn": 1,
         "crowd": np.arange(objects) == 0,
         "masks": masks.pack(bitmaps),
         "things": 0,
@@ -141,7 +142,7 @@ def test_boxes_masks_and_labels_go_the_same_way_as_slow_loops(name, seed, config
     drawn = draw(rng, (30, 44), FRAME, EVERYTHING[name], targets)
     place = drawn.placement
     row, dropped = make_row(example, drawn, FRAME, config)
-    assert dropped == 0 and row["image_size"].tolist() == list(place.window)
+    assert dropped == (0, 0) and row["image_size"].tolist() == list(place.window)
     expected = [
         (k, slow_box(place, example["boxes"][k]))
         for k in range(4)
@@ -244,6 +245,30 @@ def test_one_key_does_not_change_what_another_draws():
         assert whole.flip == cut.flip and whole.window == cut.window
         seen.add((whole.flip, whole.window))
     assert len(seen) == 6
+
+
+def test_scale_crop_and_colour_are_drawn_apart_from_each_other():
+    """Seeded alike, whatever is cropped would be brightened as well."""
+    rules = Augmentation(
+        resizing=Resizing((20, 30)),
+        cropping=Cropping("size", (0.5, 0.5), probability=0.5),
+        color=ColorJitter(brightness=0.1),
+    )
+    happened = []
+    for seed in range(200):
+        drawn = draw(np.random.default_rng(seed), (60, 60), (60, 60), rules)
+        place = drawn.placement
+        happened.append(
+            (
+                min(place.window) == 30,  # the larger of the two sides
+                place.window != place.resized,
+                drawn.colors.brightness != 0,
+            )
+        )
+    happened = np.array(happened)
+    assert ((happened.mean(axis=0) > 0.35) & (happened.mean(axis=0) < 0.65)).all()
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert 0.35 < (happened[:, a] == happened[:, b]).mean() < 0.65
 
 
 def test_the_generator_moves_on_by_the_same_four_numbers_whatever_is_drawn():

@@ -68,6 +68,17 @@ def test_an_unreadable_evaluation_image_leaves_a_padding_row_and_is_counted(
         list(eval_batches(source, image_size=32, batch_size=2, data_config=data_config))
 
 
+def test_counters_are_those_of_one_pass(data_config):
+    data_config.max_boxes = 1
+    source = listed(4, boxes=3)
+    source.examples[1]["image"] = b""
+    batches = eval_batches(source, image_size=32, batch_size=2, data_config=data_config)
+    for _ in range(2):
+        assert len(list(batches)) == 2
+        assert batches.counters["boxes_over_cap"] == 3 * 2
+        assert batches.counters["unreadable_images"] == 1
+
+
 def test_an_evaluation_that_stops_early_leaves_no_thread_behind(data_config):
     batches = eval_batches(
         listed(40), image_size=32, batch_size=2, data_config=data_config

@@ -1,21 +1,19 @@
 """Folders of images and label PNGs: classes, void, and what is wrong with them."""
 
 import os
+import pathlib
 import shutil
 import sys
 
-import cv2
 import numpy as np
 import pytest
-from coco_files import noise_png
+from coco_files import label_png, noise_png
+from PIL import Image
 
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.pipeline import eval_batches
-
-
-def label_png(values):
-    return cv2.imencode(".png", np.asarray(values))[1].tobytes()
+from agvm_jax.data.segments import load_segments
 
 
 @pytest.fixture
@@ -62,6 +60,51 @@ def test_labels_reach_the_batch_with_void_ignored(write_labels, labels):
     expected[expected == 255] = -1
     np.testing.assert_array_equal(batch.semantic[0, :, :16], expected)
     assert (batch.semantic[0, :, 16:] == -1).all() and not batch.valid.any()
+
+
+def test_palette_pngs_reach_the_batch_by_their_indices(write_labels, labels):
+    """As those of Pascal VOC, whose colours are for people."""
+    config = write_labels(labels)
+    for split in ("train", "val"):
+        for name, values in labels.items():
+            picture = Image.frombytes("P", values.shape[::-1], values.tobytes())
+            picture.putpalette(bytes(k * 7 % 256 for k in range(768)))
+            picture.save(f"{config.root}/{split}_labels/{name}.png")
+    (batch,) = eval_batches(
+        open_dataset(config).val, image_size=(16, 24), batch_size=2, data_config=config
+    )
+    expected = np.where(labels["a"] == 255, -1, labels["a"].astype(int))
+    np.testing.assert_array_equal(batch.semantic[0, :, :16], expected)
+
+
+def test_images_and_labels_may_lie_in_folders_of_folders(write_labels, labels):
+    config = write_labels(labels)
+    root = pathlib.Path(config.root)
+    for folder in ("train", "train_labels"):
+        (root / folder / "street" / ".hidden").mkdir(parents=True)
+        (root / folder / "a.png").rename(root / folder / "street" / "a.png")
+    (root / "train" / "street" / "._a.png").write_bytes(b"what macOS puts into zips")
+    (root / "train" / "street" / ".hidden" / "x.png").write_bytes(b"")
+    source = open_dataset(config).train
+    assert [source[k]["file_name"] for k in range(2)] == ["b.png", "street/a.png"]
+    assert load_segments(source[1]).labels(0, False)[0, 0] == 1
+    before = source.folder
+    (root / "train" / "street" / "a.png").write_bytes(noise_png(16, 16, seed=9)[:-1])
+    assert open_dataset(config).train.folder != before
+
+
+@pytest.mark.parametrize("folder", ["train", "train/labels"])
+def test_labels_in_the_folder_of_the_images_are_no_images(folder, write_labels, labels):
+    config = write_labels(labels)
+    root = pathlib.Path(config.root)
+    for name in labels:
+        (root / "train" / f"{name}.png").rename(root / "train" / f"{name}.jpg")
+    (root / folder).mkdir(exist_ok=True)
+    for name in labels:
+        (root / "train_labels" / f"{name}.png").rename(root / folder / f"{name}.png")
+    config.train_labels = folder
+    source = open_dataset(config).train
+    assert [source[k]["file_name"] for k in range(len(source))] == ["a.jpg", "b.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -118,7 +161,7 @@ def test_images_without_labels_are_listed(write_labels, labels, tmp_path):
     ("content", "words"),
     [
         (b"nothing", "a.png is not a PNG"),
-        (label_png(np.zeros((16, 16, 3), np.uint8)), "a.png is not a PNG of one chann"),
+        (label_png(np.zeros((16, 16, 3), np.uint8)), "a.png holds colours"),
         (label_png(np.zeros((16, 16), np.uint8))[:40], "a.png is truncated"),
         (label_png(np.eye(16, dtype=np.uint8))[:-8], "a.png is truncated"),
     ],

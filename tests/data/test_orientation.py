@@ -41,6 +41,7 @@ class Sized:
             "width": width,
             "boxes": np.array([[1, 1, width - 1, height - 1]], np.float32),
             "classes": np.zeros(1, np.int32),
+            "turn": 1,
             "crowd": np.zeros(1, bool),
             "area": np.ones(1, np.float32),
         }

@@ -11,7 +11,7 @@ from agvm_jax.data.errors import DataError
 from agvm_jax.data.panoptic import read_panoptic
 from agvm_jax.data.panoptic_truth import PanopticTruth
 from agvm_jax.data.segments import Segments, load_segments, store_segments
-from agvm_jax.evaluation.panoptic_files import read_panoptic_png
+from agvm_jax.panoptic_png import read_panoptic_png
 
 
 @pytest.fixture

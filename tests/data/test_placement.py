@@ -152,6 +152,42 @@ def test_a_picture_decoded_small_lands_where_the_whole_one_would(size, divisor):
     assert error.max() < 0.1 * a_pixel + 1
 
 
+def shares(whole, exact, count):
+    """(count, whole): how much of each decoded pixel a pixel of the result averages."""
+    edges = np.arange(count + 1)[:, None] * exact / count
+    covered = np.clip(edges - np.arange(whole), 0, 1)
+    return np.diff(covered, axis=0) * count / exact
+
+
+@pytest.mark.parametrize("size", [(163, 241), (160, 241), (167, 247), (160, 240)])
+@pytest.mark.parametrize("divisor", [1, 2, 4, 8])
+def test_whatever_the_size_a_pixel_is_the_mean_of_what_it_covers(size, divisor):
+    """Nothing falls between samples, and the last decoded pixel counts for its share.
+
+    Random pixels are the finest pattern there is: sampling them is off by dozens of
+    grey levels.
+    """
+    decoded = [-(-side // divisor) for side in size]
+    small = np.random.default_rng(0).integers(0, 256, (*decoded, 3), np.uint8)
+    resized, corner, window = (16, 24), (3, 5), (11, 15)
+    rows, columns = (
+        shares(decoded[k], size[k] / divisor, resized[k]) for k in range(2)
+    )
+    exact = np.einsum("yi,ijc,xj->yxc", rows, small.astype(float), columns)
+    whole = Placement(size, resized, (0, 0), resized, flip=False)
+    np.testing.assert_allclose(whole.image(small, resized, divisor), exact, atol=0.51)
+    part = Placement(size, resized, corner, window, flip=True)
+    np.testing.assert_allclose(
+        part.image(small, window, divisor), exact[3:14, 5:20][:, ::-1], atol=0.51
+    )
+
+
+def test_a_picture_of_one_row_is_averaged_along_it():
+    line = np.tile(np.array([0, 0, 0, 200], np.uint8), 20)[None, :, None].repeat(3, 2)
+    shown = still_placement((1, 80), (10, 10)).image(line, (10, 10))
+    assert (shown[0] == 50).all()
+
+
 def test_no_box_means_no_box():
     boxes, keep = still_placement((20, 30), (60, 60)).boxes(np.zeros((0, 4)))
     assert boxes.shape == (0, 4) and keep.shape == (0,)
@@ -169,6 +205,17 @@ def test_flip_and_scale_do_not_change_what_the_other_draws():
     assert draw(1.0, (1.0, 1.0)) == Placement(
         (50, 50), (64, 64), (0, 0), (64, 64), True
     )
+
+
+def test_a_window_may_lie_anywhere_in_the_picture():
+    rng = np.random.default_rng(0)
+    places = [
+        random_placement(rng, (6, 6), (3, 4), 0.0, (2.0, 2.0)) for _ in range(200)
+    ]
+    # 6 x 6 fills 3 x 4 as 3 x 3; twice as large it is 6 x 6.
+    assert {place.corner for place in places} == {
+        (y, x) for y in range(4) for x in range(3)
+    }
 
 
 def test_the_flip_probability_is_kept():

@@ -73,3 +73,18 @@ def test_a_set_without_one_readable_image_is_an_error_not_a_loop(threads, data_c
     source = Listed([example(i, image=b"broken") for i in range(3)])
     with pytest.raises(DataError, match="None of the 3 images can be read: '"):
         take(source, data_config, 1)
+
+
+def test_a_crop_around_an_object_never_looks_at_crowd_regions(data_config):
+    """A crowd in one corner, an object in the other: the object is never cut away."""
+    data_config.crop, data_config.crop_range = "iou", (0.3, 0.4)
+    one = example(0, boxes=2, size=(60, 60))
+    one["boxes"] = np.array([[0, 0, 20, 20], [40, 40, 60, 60]], np.float32)
+    one["crowd"] = np.array([True, False])
+    batches, _ = take(Listed([one]), data_config, 10)
+    cropped = [b.image_size[row] for b in batches for row in range(4)]
+    assert all((b.classes[b.valid & ~b.crowd] == 1).sum() == 4 for b in batches)
+    assert len({tuple(size) for size in cropped}) > 3  # many are crops
+    one["crowd"][:] = True
+    batches, _ = take(Listed([one]), data_config, 3)
+    assert all(b.valid.all(axis=0)[:2].all() for b in batches)  # nothing to crop to

@@ -120,7 +120,7 @@ def test_boxes_without_masks_cannot_be_told_apart(write, objects):
     ("change", "words"),
     [
         (lambda path: path.unlink(), "1 of the 2 images have no label PNG .*'a b.png'"),
-        (lambda path: path.write_bytes(b"no png"), "a b.png is not a PNG of one"),
+        (lambda path: path.write_bytes(b"no png"), "a b.png is not a PNG file"),
         (lambda path: path.write_bytes(b""), "a b.png is an empty file"),
         (
             lambda path: path.write_bytes(path.read_bytes()[:-20]),

@@ -1,16 +1,16 @@
 """YOLO folders: lines of text become boxes and masks, or a sentence."""
 
-import cv2
 import numpy as np
 import pytest
-from coco_files import noise_png, with_orientation
+from coco_files import noise_png
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agvm_jax.data.dataset import open_dataset
-from agvm_jax.data.decode import stored_size
 from agvm_jax.data.errors import DataError
-from agvm_jax.data.yolo import YoloOrigin, read_class_names
+from agvm_jax.data.yolo import YoloOrigin
+from agvm_jax.data.yolo_files import YoloFiles
+from agvm_jax.data.yolo_layout import find_yolo
 
 LABELS = {
     "a": "1 0.5 0.5 0.2 0.4\n\n0 0.1 0.1 0.5 0.1 0.5 0.5\n",
@@ -92,16 +92,24 @@ def test_a_line_that_says_nothing_is_named(line, words, write_yolo):
         open_dataset(write_yolo({"a": line}))
 
 
+@pytest.fixture
+def layout(tmp_path):
+    """An empty folder of one of the usual layouts."""
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "train").mkdir(parents=True)
+    return tmp_path
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
         ("names: [a, 7]", ("a", "7")),
-        ("names: {1: b, 0: a}\ntrain: ../../elsewhere", ("a", "b")),
+        ("names: {1: b, 0: a}\nnc: 2", ("a", "b")),
     ],
 )
-def test_names_are_a_list_or_a_mapping(text, names, tmp_path):
-    (tmp_path / "data.yaml").write_text(text)
-    assert read_class_names(tmp_path) == names
+def test_names_are_a_list_or_a_mapping(text, names, layout):
+    (layout / "data.yaml").write_text(text)
+    assert find_yolo(layout).names == names
 
 
 @pytest.mark.parametrize(
@@ -109,35 +117,30 @@ def test_names_are_a_list_or_a_mapping(text, names, tmp_path):
     [
         ("names: [a, b", "data.yaml is not valid YAML"),
         ("nc: 3", "names no classes"),
+        ("nc: 3\nnames: [a]", "nc is 3, but there are 1 names"),
         ("names: {1: b, 2: a}", "names no classes"),
         ("- a", "names no classes"),
         (None, "neither data.yaml nor classes.txt"),
     ],
 )
-def test_names_that_are_not_there_are_asked_for(text, words, tmp_path):
+def test_names_that_are_not_there_are_asked_for(text, words, layout):
     if text is not None:
-        (tmp_path / "data.yaml").write_text(text)
+        (layout / "data.yaml").write_text(text)
     with pytest.raises(DataError, match=words):
-        read_class_names(tmp_path)
+        find_yolo(layout)
 
 
-def test_names_may_come_from_classes_txt(tmp_path):
-    (tmp_path / "classes.txt").write_text("ape\n\n zebra \n")
-    assert read_class_names(tmp_path) == ("ape", "zebra")
+def test_names_may_come_from_classes_txt(layout):
+    (layout / "classes.txt").write_text("ape\n\n zebra \n")
+    assert find_yolo(layout).names == ("ape", "zebra")
 
 
 def test_a_folder_of_another_layout_says_what_was_looked_for(write_yolo, tmp_path):
     config = write_yolo()
-    (tmp_path / "yolo" / "images" / "val").rename(tmp_path / "yolo" / "images" / "dev")
-    with pytest.raises(DataError, match="val split it has none of images/val with lab"):
+    images = tmp_path / "yolo" / "images"
+    (images / "train").rename(images / "dev")
+    with pytest.raises(DataError, match="no training images.*in images/train or train"):
         open_dataset(config)
-
-
-def test_the_size_is_that_of_the_turned_picture():
-    """As YOLO's tools see it; EXIF 6 swaps the sides."""
-    jpeg = cv2.imencode(".jpg", np.zeros((20, 30, 3), np.uint8))[1].tobytes()
-    assert stored_size(with_orientation(jpeg, 6), turned=True) == (30, 20)
-    assert stored_size(with_orientation(jpeg, 6)) == (20, 30)
 
 
 @settings(
@@ -150,7 +153,7 @@ def test_any_label_file_gives_objects_or_one_data_error(content, tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     (tmp_path / "a.png").write_bytes(noise_png(20, 30))
-    origin = YoloOrigin("train", tmp_path, tmp_path, ("ape", "zebra"))
+    origin = YoloOrigin("train", YoloFiles(tmp_path, (tmp_path,)), ("ape", "zebra"))
     try:
         annotations = origin.annotations()
     except DataError as error:
@@ -158,6 +161,14 @@ def test_any_label_file_gives_objects_or_one_data_error(content, tmp_path):
         return
     report = annotations.report()
     assert len(annotations.objects(0)["boxes"]) == report.boxes
+
+
+def test_a_mark_that_windows_puts_before_a_text_is_no_part_of_it(write_yolo, tmp_path):
+    config = write_yolo({"a": "\ufeff0 0.5 0.5 0.2 0.4"}, names=None)
+    (tmp_path / "yolo" / "classes.txt").write_text("\ufeffape\r\nzebra")
+    dataset = open_dataset(config)
+    assert dataset.class_names == ("ape", "zebra")
+    assert dataset.train[0]["classes"].tolist() == [0]
 
 
 def test_names_may_have_spaces_and_letters_of_any_language(write_yolo):
@@ -182,10 +193,10 @@ def test_a_polygon_of_fewer_than_three_points_is_refused(write_yolo):
     | st.text('names:[]{}, 012ab\n-&*!"\\ud8', max_size=30).map(str.encode)
     | st.text(max_size=12).map(lambda t: f"names: [{t}]".encode())
 )
-def test_any_yaml_gives_names_or_one_data_error(content, tmp_path):
-    (tmp_path / "data.yaml").write_bytes(content)
+def test_any_yaml_gives_names_or_one_data_error(content, layout):
+    (layout / "data.yaml").write_bytes(content)
     try:
-        names = read_class_names(tmp_path)
+        names = find_yolo(layout).names
     except DataError as error:
         assert "data.yaml" in str(error)
         return

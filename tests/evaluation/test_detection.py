@@ -36,6 +36,9 @@ def run_pycocotools(truth, detections, max_detections=(1, 10, 100)):
 def test_the_twelve_numbers_and_both_arrays_are_those_of_pycocotools(seed):
     rng = np.random.default_rng(seed)
     truth, category_ids, found = make_set(rng, ties=seed % 2 == 1)
+    if seed == 5:  # boxes without area count as missed
+        for annotation in truth["annotations"][::4]:
+            annotation["bbox"][2 + annotation["id"] % 2] = 0.0
     evaluator = evaluator_of(truth, category_ids)
     for batch, predictions in make_batches(truth, found):
         evaluator.add(batch, predictions)
@@ -186,6 +189,14 @@ def test_detections_inside_a_crowd_are_neither_right_nor_wrong():
     assert evaluator.compute()["AP"] == pytest.approx(1.0)
 
 
+def test_a_box_without_area_is_missed_and_counted_in_the_table():
+    truth = one_image([(0, 0, 50, 50), (9, 9, 0, 5), (9, 9, 5, -5)])
+    evaluator = DetectionEvaluator(truth, (1,), ("thing",))
+    add_found(evaluator, [(0, 0, 50, 50)], [0.9])
+    assert evaluator.compute()["AR100"] == pytest.approx(1 / 3)
+    assert "without area, which nothing can match: 2" in evaluator.table()
+
+
 def test_images_that_were_never_added_count_as_empty():
     truth = one_image([(0, 0, 50, 50)])
     truth["images"].append({"id": 6, "height": 100, "width": 100})
@@ -251,6 +262,20 @@ def test_detections_that_are_not_finite_are_dropped_and_counted():
     assert evaluator.compute()["AP"] == pytest.approx(1.0)
     assert evaluator.non_finite == 3
     assert "not finite: 3" in evaluator.table()
+    merged = DetectionEvaluator(one_image(boxes), (1,), ("thing",))
+    merged.merge([evaluator.state()])
+    assert merged.table() == evaluator.table()
+
+
+def test_rows_that_only_fill_a_batch_up_may_stand_anywhere_in_it():
+    evaluator = DetectionEvaluator(one_image([(0, 0, 50, 50)]), (1,), ("thing",))
+    valid = np.array([[True, True], [False, True], [True, False]])
+    boxes = np.tile([[9.0, 9, 20, 20], [0, 0, 50, 50]], (3, 1, 1))
+    evaluator.add(
+        Batch(None, np.full((3, 2), 100), np.array([-1, 5, -1]), *[None] * 4),
+        Predictions(boxes, np.full((3, 2), 0.9), np.zeros((3, 2), int), valid),
+    )
+    assert [one["bbox"] for one in evaluator.detections()] == [[0, 0, 50, 50]]
 
 
 def test_the_table_shows_percentages_and_dashes_where_nothing_is_defined():
@@ -286,6 +311,17 @@ def test_unknown_images_repeated_images_and_strange_classes_are_named():
     add_found(evaluator, [], [])
     with pytest.raises(ValueError, match="image 5 was added twice"):
         add_found(evaluator, [], [])
+    evaluator.reset()
+    with pytest.raises(ValueError, match="image 5 was added twice"):
+        evaluator.add(
+            Batch(None, np.full((2, 2), 100), np.array([5, 5]), *[None] * 4),
+            Predictions(
+                np.zeros((2, 1, 4)),
+                *[np.zeros((2, 1), int)] * 2,
+                np.zeros((2, 1), bool),
+            ),
+        )
+    assert evaluator.num_images == 0
 
 
 @pytest.mark.parametrize(

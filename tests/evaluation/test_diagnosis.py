@@ -5,7 +5,7 @@ import pytest
 from random_sets import evaluator_of, make_batches, make_set
 
 from agvm_jax.evaluation.detection import DetectionEvaluator
-from agvm_jax.evaluation.diagnosis import KINDS, diagnose
+from agvm_jax.evaluation.diagnosis import KINDS, Diagnosis, diagnose
 from agvm_jax.structures import Batch, Predictions
 
 
@@ -25,7 +25,7 @@ def evaluated(seed, *, absent=True, **options):
     return truth, category_ids, evaluator
 
 
-def by_hand(objects, found, crowd=()):
+def by_hand(objects, found, crowd=(), threshold=0.3):
     """One image, two classes. objects, found: (x, y, w, h, class), best found first."""
     truth = {
         "images": [{"id": 1, "height": 200, "width": 200}],
@@ -53,7 +53,7 @@ def by_hand(objects, found, crowd=()):
             np.ones((1, count), bool),
         ),
     )
-    return diagnose(evaluator)
+    return diagnose(evaluator, threshold)
 
 
 OBJECT = (10, 10, 50, 50, 0)
@@ -74,6 +74,44 @@ def test_each_kind_of_mistake_is_told_from_the_others(found, kind):
     expected = dict.fromkeys(KINDS, 0) | {kind: 1, "missed": missed}
     assert diagnosis.counts == expected
     assert (diagnosis.hits, diagnosis.false_alarms, diagnosis.missed) == (0, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("found", "kind"),
+    [
+        ((0, 0, 20, 10, 0), None),  # an overlap of exactly a half is a hit
+        ((0, 0, 20, 10, 1), "classification"),
+        ((0, 0, 20, 2, 0), "localisation"),  # exactly a tenth
+        ((0, 0, 20, 2, 1), "background"),
+    ],
+)
+def test_at_the_borders_of_overlap(found, kind):
+    diagnosis = by_hand([(0, 0, 20, 20, 0)], [found])
+    mistakes = {} if kind is None else {kind: 1, "missed": int(kind == "background")}
+    assert diagnosis.counts == dict.fromkeys(KINDS, 0) | mistakes
+    # With the classes left aside: a pair from a half on, else missed and false alarm.
+    pair = (0, found[4]) if found[3] == 10 else (2, found[4])
+    assert diagnosis.confusion[pair] == 1
+    assert diagnosis.confusion[0, 2] == (found[3] == 2)
+
+
+def test_of_objects_that_overlap_equally_the_last_is_taken_as_coco_does():
+    # The first detection overlaps both by 0.8, the second the last one only.
+    objects = [(0, 0, 10, 8, 0), (0, 2, 10, 8, 0)]
+    found = [(0, 0, 10, 10, 0), (0, 4, 10, 6, 0)]
+    assert by_hand(objects, found).hits == 1
+
+
+def test_a_detection_at_the_threshold_counts():
+    assert by_hand([OBJECT], [OBJECT], threshold=0.9).hits == 1
+    assert by_hand([OBJECT], [OBJECT], threshold=0.91).hits == 0
+
+
+def test_of_images_with_equal_f1_the_one_with_more_hits_is_the_better():
+    hits, wrong = np.array([1, 3, 2, 0, 4]), np.array([0, 0, 2, 0, 4])
+    diagnosis = Diagnosis(0.3, {}, {}, hits, wrong, wrong, np.arange(5) + 10, None)
+    # Without objects or detections: left out. Equal to the end: by their ids.
+    assert diagnosis.ranking().tolist() == [11, 10, 12, 14]
 
 
 def test_a_second_detection_of_one_object_is_a_duplicate():
@@ -112,11 +150,18 @@ def test_counts_are_those_of_hotcocos_own_tide_where_it_counts_the_same(seed):
     assert min(counts.values()) > 3  # every kind occurs
 
 
-def overlap(a, b):
+def shared(a, b):
     wide = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     tall = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    shared = max(wide, 0) * max(tall, 0)
-    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+    return max(wide, 0) * max(tall, 0)
+
+
+def overlap(a, b):
+    return shared(a, b) / (a[2] * a[3] + b[2] * b[3] - shared(a, b))
+
+
+def inside(a, b):
+    return shared(a, b) / (a[2] * a[3])
 
 
 def slow_confusion(truth, category_ids, detections, threshold):
@@ -126,6 +171,8 @@ def slow_confusion(truth, category_ids, detections, threshold):
         objects = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
         found = [d for d in detections if d["image_id"] == image["id"]]
         found = [d for d in found if d["score"] >= threshold]
+        crowds = [a for a in objects if a["iscrowd"]]
+        objects = [a for a in objects if not a["iscrowd"]]
         free = list(range(len(objects)))
         for one in sorted(found, key=lambda d: -d["score"]):
             column = category_ids.index(one["category_id"])
@@ -133,6 +180,12 @@ def slow_confusion(truth, category_ids, detections, threshold):
             if overlaps and max(overlaps) >= 0.5:
                 taken = free.pop(int(np.argmax(overlaps)))
                 row = category_ids.index(objects[taken]["category_id"])
+            elif any(
+                inside(one["bbox"], crowd["bbox"]) >= 0.5
+                for crowd in crowds
+                if crowd["category_id"] == one["category_id"]
+            ):
+                continue  # neither right nor wrong
             else:
                 row = count
             matrix[row, column] += 1
@@ -143,7 +196,7 @@ def slow_confusion(truth, category_ids, detections, threshold):
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4])
 def test_the_confusion_matrix_is_that_of_a_slow_oracle(threshold):
-    truth, category_ids, evaluator = evaluated(3, images=30, crowds=0)
+    truth, category_ids, evaluator = evaluated(3, images=30)
     found = diagnose(evaluator, threshold).confusion
     expected = slow_confusion(truth, category_ids, evaluator.detections(), threshold)
     np.testing.assert_array_equal(found, expected)
@@ -164,6 +217,27 @@ def test_tallies_of_images_add_up_and_agree_with_ap50():
         r * n for r, n in zip(recall[evaluator.columns], counts, strict=True) if n > 0
     ]
     assert diagnosis.hits.sum() == pytest.approx(sum(found))
+
+
+def test_objects_in_images_that_were_never_added_are_missed():
+    truth, category_ids, found = make_set(np.random.default_rng(5))
+    evaluator = evaluator_of(truth, category_ids)
+    objects = [a for a in truth["annotations"] if not a["iscrowd"]]
+    none = dict.fromkeys(KINDS, 0)
+    assert diagnose(evaluator).counts == none | {"missed": len(objects)}
+    evaluator.add(*next(make_batches(truth, found, batch_size=6)))
+    unseen = [a for a in objects if a["image_id"] not in evaluator.added]
+    alone = dict(truth)
+    alone["images"] = [i for i in truth["images"] if i["id"] in evaluator.added]
+    alone["annotations"] = [
+        a for a in truth["annotations"] if a["image_id"] in evaluator.added
+    ]
+    half = evaluator_of(alone, category_ids)
+    half.add(*next(make_batches(alone, found, batch_size=6)))
+    expected = diagnose(half).counts
+    expected["missed"] += len(unseen)
+    assert diagnose(evaluator).counts == expected
+    assert len(unseen) > 3
 
 
 def test_the_ranking_goes_from_the_best_image_to_the_worst():

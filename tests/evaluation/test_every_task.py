@@ -54,7 +54,10 @@ class Shapes:
         if task == "instance":
             return InstanceEvaluator(*of_boxes)
         if task == "semantic":
-            return SemanticEvaluator(dataset.label_names("stuff"))
+            images = dataset.val.ground_truth()["images"]
+            return SemanticEvaluator(
+                dataset.label_names("stuff"), [image["id"] for image in images]
+            )
         return PanopticEvaluator(
             self.truth.content,
             self.truth.load,

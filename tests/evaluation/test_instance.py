@@ -12,9 +12,9 @@ from pycocotools import mask as pycocotools_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from agvm_jax.evaluation import report
 from agvm_jax.evaluation.instance import InstanceEvaluator
 from agvm_jax.evaluation.masks import encode_mask, paste_mask
-from agvm_jax.evaluation.report import write_report
 from agvm_jax.structures import Batch, Predictions
 
 SIDE = 14  # of a predicted mask
@@ -184,7 +184,9 @@ def test_saved_masks_are_those_that_were_pasted():
     assert one["segmentation"] == expected
 
 
-def test_best_and_worst_images_are_drawn_with_their_masks(tmp_path):
+def test_best_and_worst_images_are_drawn_with_their_masks(tmp_path, monkeypatch):
+    for name in ("plot_confusion", "plot_mistakes", "plot_precision_recall"):
+        monkeypatch.setattr(report, name, lambda *_: None)
     evaluator = InstanceEvaluator(square_truth(), (1,), ("square",))
     mask = np.zeros((10, 10))
     mask[:5] = 1
@@ -192,7 +194,9 @@ def test_best_and_worst_images_are_drawn_with_their_masks(tmp_path):
     (region,) = evaluator.regions(np.array([0]))
     assert region.shape == (40, 40) and region[10:20, 10:30].all()
     assert region.sum() == 10 * 20
-    write_report(evaluator, tmp_path, lambda _: np.full((40, 40, 3), 99, np.uint8))
+    report.write_report(
+        evaluator, tmp_path, lambda _: np.full((40, 40, 3), 99, np.uint8)
+    )
     sheet = cv2.imread(str(tmp_path / "best.png"))
     # The picture is drawn in a cell of 480 pixels that ends 12 above the sheet's end.
     picture = sheet[-492:-12, 12:492]
@@ -222,9 +226,9 @@ def test_shares_of_two_processes_merge_to_the_same_bits():
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        (None, "annotation 1 has no segmentation"),
-        ([], "annotation 1 has no segmentation"),
-        ([[1, 2, 3, 4]], "a polygon of 4 numbers"),
+        (None, "no object of the ground truth has a segmentation"),
+        ([], "no object of the ground truth has a segmentation"),
+        ([[1, 2, 3, 4]], "no object of the ground truth has a segmentation"),
         ([[1, 2, 3, 4, 5, 6, 7]], "a polygon of 7 numbers"),
         ({"size": [40, 41], "counts": "x"}, r"RLE of size \[40, 41\]"),
         ({"size": [40, 40]}, "annotation 1: an RLE"),
@@ -235,6 +239,81 @@ def test_a_broken_segmentation_is_one_sentence(segmentation, message):
     truth["annotations"][0]["segmentation"] = segmentation
     with pytest.raises(ValueError, match=message):
         InstanceEvaluator(truth, (1,), ("square",))
+
+
+def test_objects_without_a_mask_are_left_out_of_mask_ap_and_counted():
+    truth = square_truth()
+    (square,) = truth["annotations"]
+    truth["annotations"] += [
+        # A box without area, which readers drop and pycocotools counts as missed.
+        {**square, "id": 2, "bbox": [3, 3, 0, 4], "segmentation": []},
+        # A polygon that is none: in its box a detection is neither right nor wrong.
+        {**square, "id": 3, "bbox": [0, 30, 8, 8], "segmentation": [[0, 30, 8, 38]]},
+        # One of two polygons is none: the other is the mask.
+        {
+            **square,
+            "id": 4,
+            "bbox": [32, 32, 6, 6],
+            "segmentation": [[32, 32, 38, 32, 38, 38, 32, 38], [32, 32, 38, 38]],
+        },
+    ]
+    evaluator = InstanceEvaluator(truth, (1,), ("square",))
+    boxes = np.array([[[0.0, 30, 8, 38], [10, 10, 30, 30], [32, 32, 38, 38]]])
+    evaluator.add(
+        Batch(None, np.array([[40, 40]]), np.array([1]), *[None] * 4),
+        Predictions(
+            boxes,
+            np.array([[0.9, 0.8, 0.7]]),
+            np.zeros((1, 3), int),
+            np.ones((1, 3), bool),
+            np.ones((1, 3, 5, 5), np.float32),
+        ),
+    )
+    numbers = evaluator.compute()
+    assert numbers["mask_AP"] == pytest.approx(1.0)
+    assert evaluator.mask_per_class()[0][3] == 2
+    assert numbers["AR100"] == pytest.approx(3 / 4)  # of four boxes one is flat
+    table = evaluator.table()
+    assert "True boxes without area, which nothing can match: 1" in table
+    assert "Objects without a mask, left out of mask AP: 2" in table
+    assert "True polygons of fewer than three points left out: 2" in table
+
+
+def test_masks_stay_with_their_boxes_and_numbers_follow_what_is_added():
+    truth = square_truth()
+    truth["images"].append({**truth["images"][0], "id": 2})
+    truth["annotations"].append({**truth["annotations"][0], "image_id": 2})
+    evaluator = InstanceEvaluator(truth, (1,), ("square",))
+    add_square(evaluator, np.ones((10, 10)))
+    assert evaluator.compute()["mask_AR100"] == 0.5
+    masks = np.zeros((1, 2, 10, 10), np.float32)
+    masks[0, 1] = 1  # that of the first box, which is not finite, is empty
+    evaluator.add(
+        Batch(None, np.array([[40, 40]]), np.array([2]), *[None] * 4),
+        Predictions(
+            np.array([[[np.nan, 10, 30, 30], [10, 10, 30, 30]]]),
+            np.array([[0.9, 0.8]]),
+            np.zeros((1, 2), int),
+            np.ones((1, 2), bool),
+            masks,
+        ),
+    )
+    assert evaluator.compute()["mask_AR100"] == 1.0
+
+
+def test_an_image_of_unknown_size_was_never_seen_and_its_objects_are_missed():
+    truth = square_truth()
+    truth["images"].append({"id": 2, "height": 0, "width": 0})
+    (square,) = truth["annotations"]
+    masks = [square["segmentation"], {"size": [9, 9], "counts": [1, 80]}, None]
+    truth["annotations"] += [
+        {**square, "id": k, "image_id": 2, "segmentation": mask}
+        for k, mask in enumerate(masks, 2)
+    ]
+    evaluator = InstanceEvaluator(truth, (1,), ("square",))
+    add_square(evaluator, np.ones((10, 10)))
+    assert evaluator.compute()["mask_AR100"] == pytest.approx(1 / 3)
+    assert evaluator.compute()["AR100"] == pytest.approx(1 / 4)
 
 
 def test_predictions_without_masks_are_refused():

@@ -44,6 +44,11 @@ def test_a_full_mask_fills_exactly_the_pixels_of_a_whole_numbered_box():
     np.testing.assert_array_equal(pasted, expected)
 
 
+def test_a_probability_of_exactly_a_half_is_in_the_mask():
+    mask = np.full((4, 4), 0.5)
+    assert paste_mask(mask, np.array([-4, -4, 12, 12]), 8, 8).all()
+
+
 @pytest.mark.parametrize(
     "box", [[5, 5, 5, 9], [9, 9, 5, 5], [30, 30, 40, 40], [-9, 0, -1, 9]]
 )

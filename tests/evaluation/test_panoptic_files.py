@@ -7,7 +7,7 @@ import pytest
 from panoptic_sets import evaluator_of, make_set
 from PIL import Image
 
-from agvm_jax.evaluation.panoptic_files import read_panoptic_png, write_panoptic_png
+from agvm_jax.panoptic_png import read_panoptic_png, write_panoptic_png
 from agvm_jax.structures import Batch, Predictions
 
 

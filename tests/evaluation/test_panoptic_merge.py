@@ -37,6 +37,8 @@ def test_low_scores_and_empty_masks_make_no_segment():
     labels = np.zeros((10, 10), int)
     picture, segments = merge([[0, 0, 5, 5]], [0.49], labels)
     assert not picture.any() and segments == []
+    _, segments = merge([[0, 0, 5, 5]], [0.5], labels)  # not below the threshold
+    assert [s["score"] for s in segments] == [0.5]
     _, segments = merge([[0, 0, 5, 5]], [0.9], labels, masks=np.zeros((1, 4, 4)))
     assert segments == []
 
@@ -52,6 +54,15 @@ def test_stuff_fills_what_is_left_unless_it_is_small_and_never_from_the_thing_la
     np.testing.assert_array_equal(picture[6:], 0)
     _, segments = merge([[0, 0, 10, 3]], [0.9], labels, MergeRule(stuff_area=4))
     assert [s["category_id"] for s in segments] == [PERSON, SKY, GRASS]
+
+
+def test_by_default_stuff_of_fewer_than_4096_pixels_is_void():
+    labels = np.ones((64, 64), int)
+    picture, segments = merge([], [], labels, MergeRule())
+    assert [s["category_id"] for s in segments] == [SKY] and picture.all()
+    labels[0, 0] = -1
+    picture, segments = merge([], [], labels, MergeRule())
+    assert segments == [] and not picture.any()
 
 
 def test_predictions_of_a_network_become_a_panoptic_map_in_original_pixels():

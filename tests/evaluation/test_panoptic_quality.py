@@ -16,8 +16,8 @@ from panoptic_sets import (
     segment,
 )
 
-from agvm_jax.evaluation.panoptic_files import write_panoptic_png
 from agvm_jax.evaluation.panoptic_quality import match_segments
+from agvm_jax.panoptic_png import write_panoptic_png
 
 
 def test_a_match_above_a_half_counts_with_its_iou_and_one_below_as_two_mistakes():
@@ -65,6 +65,19 @@ def test_crowds_are_not_to_be_found_and_forgive_their_own_class_only():
         assert tally.iou == {SKY: [1.0]}
         assert tally.false_positives == wrong
         assert tally.false_negatives == {}
+
+
+def test_several_crowds_of_one_class_forgive_together():
+    # Four of ten pixels in each of two crowds, none of which is more than half.
+    truth = row((1, 4), (2, 4), (3, 2))
+    listed = [segment(1, PERSON, 1), segment(2, PERSON, 1), segment(3, SKY)]
+    for order in (listed, listed[::-1]):
+        tally = match_segments(truth, order, row((7, 10)), [segment(7, PERSON)])
+        assert tally.false_positives == {}
+        assert tally.false_negatives == {SKY: 1}
+    listed[0]["category_id"] = CAR
+    tally = match_segments(truth, listed, row((7, 10)), [segment(7, PERSON)])
+    assert tally.false_positives == {PERSON: 1}
 
 
 @pytest.mark.parametrize(
@@ -175,6 +188,23 @@ def test_images_that_were_never_added_count_as_nothing_found():
     none = {a["image_id"]: (np.zeros((24, 24), int), []) for a in truth["annotations"]}
     expected = slow_numbers(truth, truths, none | {image_id: found[image_id]})
     assert evaluator.compute() == pytest.approx(expected)
+    assert "counted as empty: 4" in evaluator.table()
+
+
+def test_an_image_in_which_all_is_missed_has_the_score_0_and_an_empty_one_none():
+    truth = {
+        "annotations": [
+            {"image_id": k, "file_name": f"{k}.png", "segments_info": listed}
+            for k, listed in enumerate([[segment(4, SKY)], [], [segment(4, SKY)]])
+        ],
+        "categories": CATEGORIES,
+    }
+    maps = {"0.png": row((4, 8)), "1.png": row((0, 8)), "2.png": row((4, 8))}
+    evaluator = evaluator_of(truth, maps)
+    for image_id, found in enumerate(([(4, 8)], [(0, 8)], [(0, 8)])):
+        listed = [segment(4, SKY)] if image_id == 0 else []
+        evaluator.add_map(image_id, row(*found), listed)
+    assert evaluator.image_scores() == {0: 1.0, 2: 0.0}
 
 
 def test_shares_of_two_processes_merge_to_the_same_bits():

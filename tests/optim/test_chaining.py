@@ -1,12 +1,14 @@
 """chain and modulate say the same thing; plain optax.chain may say nothing at all."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from agvm_jax.optim import agvm, chain, modulate, modulation_gain
+from agvm_jax.optim import agvm, chain, modulate
 
 PARAMS = {"backbone": jnp.ones(3), "head": jnp.full((2, 2), 0.5)}
 PHI = {"backbone": 0.8, "head": 0.2}
@@ -23,6 +25,10 @@ OPTIMIZERS = {
     "lars": optax.lars(5.0),
 }
 each_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+# Says that a plain optax.chain is meant; without it agvm warns.
+PLAIN = {"scale_gradients": True}
 
 
 def trajectory(tx, phi=PHI, axis=None):
@@ -110,7 +116,7 @@ def test_a_chain_of_ours_may_stand_in_another():
 
 def test_one_state_serves_both_chains():
     """A checkpoint made under the inert optax.chain continues under ours."""
-    ours, theirs = chain(agvm(), ADAMW), optax.chain(agvm(), ADAMW)
+    ours, theirs = chain(agvm(), ADAMW), optax.chain(agvm(**PLAIN), ADAMW)
     _, state = theirs.update(STEPS[0], theirs.init(PARAMS), PARAMS, phi=PHI)
     updates, _ = ours.update(STEPS[1], state, PARAMS, phi=PHI)
     assert jax.tree.structure(updates) == jax.tree.structure(PARAMS)
@@ -121,7 +127,7 @@ def test_agvm_before_an_adaptive_optimizer_in_optax_chain_is_inert(name):
     """The trap: it runs, averages and records phi and mu, and changes nothing."""
     inner = OPTIMIZERS[name]
     options = dict(tau=100, alpha=0.0)  # mu of the head is 2 from the first step on
-    inert = trajectory(optax.chain(agvm(**options), inner))
+    inert = trajectory(optax.chain(agvm(**options, **PLAIN), inner))
     without = trajectory(inner)
     faithful = trajectory(chain(agvm(**options), inner))
     for step in range(len(STEPS)):
@@ -140,54 +146,9 @@ def test_agvm_before_sgd_in_optax_chain_scales_what_enters_the_momentum():
     still = dict(tau=100, alpha=0.0)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
-        trajectory(optax.chain(agvm(**still), inner)),
+        trajectory(optax.chain(agvm(**still, **PLAIN), inner)),
         trajectory(chain(agvm(**still), inner)),
     )
-
-
-@each_optimizer
-def test_modulation_gain_tells_faithful_from_inert(name):
-    inner = OPTIMIZERS[name]
-    everywhere = {"backbone": 1.0, "head": 1.0}
-    assert modulation_gain(chain(agvm(), inner), PARAMS) == everywhere
-    assert modulation_gain(modulate(inner), PARAMS) == everywhere
-    assert modulation_gain(optax.chain(inner, agvm()), PARAMS) == everywhere
-    gain = modulation_gain(optax.chain(agvm(), inner), PARAMS)
-    if name == "sgd":  # but its weight decay is not scaled
-        assert all(0.9 < value < 1.1 for value in gain.values())
-    else:
-        assert all(abs(value) < 0.01 for value in gain.values())
-
-
-def test_modulation_gain_finds_what_clipping_takes_away():
-    tx = optax.chain(agvm(), optax.clip_by_global_norm(0.1), optax.sgd(0.1))
-    gain = modulation_gain(tx, PARAMS)
-    assert all(0.0 < value < 0.9 for value in gain.values())
-
-
-def test_modulation_gain_sees_past_a_warm_up_from_zero():
-    rate = optax.linear_schedule(0.0, 1e-3, 100)
-    gain = modulation_gain(chain(agvm(), optax.adamw(rate)), PARAMS)
-    assert gain == {"backbone": 1.0, "head": 1.0}
-
-
-def test_modulation_gain_works_for_any_grouping_dtype_and_axis():
-    params = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
-    modules = {"^backbone": "backbone", ".*": "rest"}
-    expected = {"backbone": 1.0, "rest": 1.0}
-    tx = modulate(optax.adam(1e-3), "data", modules)
-    assert modulation_gain(tx, params) == expected
-    plain = optax.chain(optax.adam(1e-3), agvm("data", modules))
-    assert modulation_gain(plain, params, modules) == expected
-    with pytest.raises(ValueError, match="'backbone', 'rest'.*pass the modules="):
-        modulation_gain(plain, params)
-
-
-def test_modulation_gain_refuses_what_it_cannot_tell():
-    with pytest.raises(ValueError, match="no agvm"):
-        modulation_gain(optax.sgd(0.1), PARAMS)
-    with pytest.raises(ValueError, match="moves nothing.*num_steps"):
-        modulation_gain(modulate(optax.sgd(0.0)), PARAMS)
 
 
 def test_an_agvm_that_chain_cannot_reach_is_refused():
@@ -195,6 +156,62 @@ def test_an_agvm_that_chain_cannot_reach_is_refused():
     with pytest.raises(ValueError, match="inside transform 0.*wrapper"):
         chain(hidden, ADAMW).init(PARAMS)
     chain(ADAMW, hidden).init(PARAMS)  # last, where nothing can divide it out
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        optax.chain(optax.clip(1.0), agvm()),
+        optax.named_chain(("clip", optax.clip(1.0)), ("agvm", agvm())),
+        optax.inject_hyperparams(agvm)(alpha=0.5),
+    ],
+    ids=["chain", "named_chain", "inject_hyperparams"],
+)
+def test_an_agvm_one_level_down_is_refused_where_it_would_be_inert(hidden):
+    with pytest.raises(ValueError, match="inside transform 1.*could divide"):
+        chain(optax.clip(1.0), hidden, ADAMW).init(PARAMS)
+    with pytest.raises(ValueError, match="another one inside transform 1.*twice"):
+        chain(agvm(), hidden).init(PARAMS)
+
+
+def test_a_chain_of_ours_with_an_agvm_alone_is_not_inert():
+    options = dict(tau=1, alpha=0.5)
+    assert_bitwise(
+        trajectory(chain(chain(agvm(**options)), ADAMW)),
+        trajectory(modulate(ADAMW, **options)),
+    )
+
+
+def test_modulating_twice_is_refused():
+    with pytest.raises(ValueError, match=r"agvm 2 times, at places \[0, 1\]"):
+        modulate(modulate(ADAMW))
+
+
+def test_agvm_in_a_plain_optax_chain_warns_and_names_the_remedy():
+    tx = optax.chain(agvm(), ADAMW)
+    with pytest.warns(UserWarning, match="agvm_jax.chain.*scale_gradients=True"):
+        jax.jit(tx.update)(STEPS[0], tx.init(PARAMS), PARAMS, phi=PHI)
+
+
+def test_scale_gradients_keeps_the_scale_where_agvm_stands():
+    options = dict(tau=1, alpha=0.5, **PLAIN)
+    sgd = optax.sgd(0.1, momentum=0.9)
+    assert_bitwise(
+        trajectory(chain(agvm(**options), sgd)),
+        trajectory(optax.chain(agvm(**options), sgd)),
+    )
+    assert differ(
+        trajectory(chain(agvm(**options), sgd)),
+        trajectory(chain(agvm(tau=1, alpha=0.5), sgd)),
+    )
+
+
+@pytest.mark.parametrize("make", [agvm, lambda: modulate(ADAMW)])
+def test_transforms_can_be_copied_and_replaced(make):
+    original = make()
+    rename = dict(init=original.init)
+    for tx in (copy.deepcopy(original), original._replace(**rename)):
+        assert_bitwise(trajectory(chain(tx, ADAMW)), trajectory(chain(make(), ADAMW)))
 
 
 def test_two_agvm_and_an_empty_chain_are_refused():

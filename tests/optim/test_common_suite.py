@@ -1,4 +1,4 @@
-"""One bar for AGVM and every rival: the acceptance tests of optax.contrib."""
+"""One bar for AGVM and every baseline: the acceptance tests of optax.contrib."""
 
 import functools
 import inspect
@@ -15,10 +15,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agvm_jax.optim import baselines
 from agvm_jax.optim.chaining import chain, modulate
-from agvm_jax.optim.modulator import agvm
+from agvm_jax.optim.groups import GroupPlan
+from agvm_jax.optim.modulation import agvm
 from agvm_jax.optim.modules import label_tree
-from agvm_jax.optim.streaming import GroupPlan
-from agvm_jax.optim.variance import phi_of_groups
+from agvm_jax.optim.stacked import phi_of_groups
 
 PHI = {"backbone": 0.9, "head": 0.4}
 # What inject_hyperparams must leave alone: switches, masks and inner optimizers.
@@ -27,7 +27,7 @@ STATIC = {
     "mask",
     "modules",
     "axis_name",
-    "debias",
+    "scale_gradients",
     "precondition",
     "start_step",
 }
@@ -44,7 +44,7 @@ def agvm_first(inner, alpha):
 
 
 def agvm_last(inner, tau):
-    return optax.chain(inner, agvm(tau=tau, estimator="replicas"))
+    return optax.chain(inner, agvm(tau=tau, estimator="norms", scale_gradients=True))
 
 
 SGD = optax.sgd(1e-3, momentum=0.9)
@@ -67,7 +67,7 @@ CASES = {
     ),
     "agvm first in a chain": Case(agvm_first, dict(inner=SGD, alpha=0.5), True),
     "agvm last in optax.chain": Case(agvm_last, dict(inner=SGD, tau=3), True),
-    "agvm debiased": Case(modulate, dict(inner=SGD, debias=True, tau=1), True),
+    "agvm growing": Case(modulate, dict(inner=SGD, average="growing", tau=1), True),
 }
 
 each_optimizer = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

@@ -13,6 +13,9 @@ from modulator_cases import GRADS, PARAMS, PHI, some_phis
 
 from agvm_jax.optim import AgvmState, agvm, chain, modulate
 
+# agvm is used alone here, which it warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:agvm scales gradients")
+
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
 def test_updates_keep_their_dtype_and_the_state_its_types(dtype):

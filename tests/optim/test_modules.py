@@ -10,7 +10,8 @@ import optax
 import pytest
 from flax import nnx
 
-from agvm_jax.optim import FROZEN, agvm, chain, label_tree, module_names
+from agvm_jax.optim import agvm, chain, label_tree
+from agvm_jax.optim.modules import FROZEN, module_names
 
 PATTERNS = {"^backbone/stem/": None, "^backbone": "backbone", "bias$": "biases"}
 
@@ -122,7 +123,7 @@ def test_a_label_that_is_no_string_is_named():
 def test_frozen_leaves_pass_as_they_are():
     params = {"backbone": jnp.ones(2), "head": jnp.ones(2), "mean": jnp.ones(2)}
     modules = {"mean": None, "backbone": "backbone", "head": "head"}
-    tx = agvm(modules=modules, alpha=0.0)
+    tx = agvm(scale_gradients=True, modules=modules, alpha=0.0)
     state = tx.init(params)
     assert set(state.mu) == {"backbone", "head"}
     phi = {"backbone": 0.8, "head": 0.2}

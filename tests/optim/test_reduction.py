@@ -12,15 +12,15 @@ from agvm_jax.optim import (
     label_tree,
     mean_and_phi,
     mean_and_phi_of_groups,
-    mean_gradients,
     value_and_local_grad,
 )
+from agvm_jax.optim.replicas import mean_gradients
 from benchmarks.hlo import collectives
 
 ESTIMATORS = [
     ("halves", "interleaved"),
     ("halves", "contiguous"),
-    ("replicas", "interleaved"),
+    ("norms", "interleaved"),
 ]
 each_estimator = pytest.mark.parametrize(("estimator", "split"), ESTIMATORS)
 MODULES = {"mean": None, "backbone": "backbone", "head": "head"}
@@ -118,7 +118,7 @@ def test_halves_of_two_replicas_in_bfloat16_are_as_exact_as_their_gradients():
     np.testing.assert_allclose(jax.jit(run)(grads)[1].phi["w"], phi, rtol=0.05)
 
 
-@pytest.mark.parametrize("estimator", ["halves", "replicas"])
+@pytest.mark.parametrize("estimator", ["halves", "norms"])
 def test_weights_change_what_is_measured_and_not_the_mean(on_replicas, estimator):
     weights = jax.tree.map(lambda g: np.abs(g[0]) + 0.1, GRADS)
 
@@ -336,7 +336,7 @@ def test_halves_and_replicas_move_no_more_bytes_than_a_plain_mean(check_vma):
     plain, _ = traffic(lower(lambda g: mean_gradients(g, "data"), check_vma))
     assert plain == 2 * 2048 * 4 * 7 / 8
     scalars = 2 * 4 * 7 / 8  # what a psum of one scalar moves
-    for estimator, per_module in (("halves", 3), ("replicas", 1)):
+    for estimator, per_module in (("halves", 3), ("norms", 1)):
         program = lower(
             lambda g, e=estimator: mean_and_phi(g, "data", BIG_LABELS, e), check_vma
         )
@@ -378,8 +378,8 @@ def test_one_replica_and_an_odd_number_are_refused():
         )
 
     with pytest.raises(ValueError, match="1 group.*two replicas.*GroupPlan"):
-        measure("replicas")(np.ones((1, 2), np.float32))
-    with pytest.raises(ValueError, match="3 groups.*estimator='replicas'"):
+        measure("norms")(np.ones((1, 2), np.float32))
+    with pytest.raises(ValueError, match="3 groups.*estimator='norms'"):
         measure("halves")(np.ones((3, 2), np.float32))
 
 

@@ -9,15 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agvm_jax.optim import label_tree, phi_of_groups, stats_of_groups
-from agvm_jax.optim.variance import (
-    module_sq_norms,
-    phi_from_halves,
-    phi_from_replicas,
-)
+from agvm_jax.optim import label_tree, phi_of_groups
+from agvm_jax.optim.stacked import stats_of_groups
+from agvm_jax.optim.variance import module_sq_norms, phi_from_halves, phi_from_norms
 
 LABELS = {"backbone": {"w": "backbone", "b": "backbone"}, "head": "head"}
-estimators = pytest.mark.parametrize("estimator", ["halves", "replicas"])
+estimators = pytest.mark.parametrize("estimator", ["halves", "norms"])
 quick = settings(max_examples=30, deadline=None, derandomize=True)
 
 
@@ -47,7 +44,7 @@ def one_minus_cos(a, b):
 def all_phis(groups):
     return {
         (estimator, split): phi_of_groups(groups, LABELS, estimator, split)
-        for estimator in ("halves", "replicas")
+        for estimator in ("halves", "norms")
         for split in ("interleaved", "contiguous")
     }
 
@@ -66,7 +63,7 @@ def test_halves_are_one_cosine_over_all_leaves_of_a_module(split):
 @pytest.mark.parametrize("replicas", [2, 4, 6, 8])
 def test_replicas_are_the_average_over_all_equal_splits(replicas):
     groups = make_groups(replicas, replicas)
-    phi = phi_of_groups(groups, LABELS, "replicas")
+    phi = phi_of_groups(groups, LABELS, "norms")
     for name in ("backbone", "head"):
         g = flat_module(groups, name)
         dots, squares = [], []
@@ -82,7 +79,7 @@ def test_replicas_are_the_average_over_all_equal_splits(replicas):
 def test_statistics_carry_the_norms_that_the_noise_scale_needs():
     groups = make_groups(1)
     g = flat_module(groups, "backbone")
-    stats = stats_of_groups(groups, LABELS, "replicas")
+    stats = stats_of_groups(groups, LABELS, "norms")
     np.testing.assert_allclose(stats.mean_sq["backbone"], (g * g).sum(1).mean(), 1e-5)
     np.testing.assert_allclose(stats.sq_mean["backbone"], (g.mean(0) ** 2).sum(), 1e-5)
     assert int(stats.num_groups) == 8
@@ -128,7 +125,7 @@ def test_phi_ignores_how_a_module_is_split_into_leaves_and_their_order(seed, cut
     head = groups["head"]
     other = {"x": head[:, cut:], "y": [head[:, :cut]]}
     labels = {"x": "head", "y": ["head"]}
-    for estimator in ("halves", "replicas"):
+    for estimator in ("halves", "norms"):
         np.testing.assert_allclose(
             phi_of_groups({"head": head}, {"head": "head"}, estimator)["head"],
             phi_of_groups(other, labels, estimator)["head"],
@@ -142,7 +139,7 @@ def test_phi_ignores_how_a_module_is_split_into_leaves_and_their_order(seed, cut
 def test_replicas_ignore_the_order_of_the_groups(seed, order):
     groups = make_groups(seed)
     shuffled = jax.tree.map(lambda x: x[np.array(order)], groups)
-    before, after = (all_phis(g)["replicas", "interleaved"] for g in (groups, shuffled))
+    before, after = (all_phis(g)["norms", "interleaved"] for g in (groups, shuffled))
     for name in before:
         np.testing.assert_allclose(before[name], after[name], rtol=1e-5)
 
@@ -186,14 +183,14 @@ def test_sizes_beyond_float32s_square_are_no_measurement_and_no_crash():
     huge = jnp.float32(3e38)
     assert np.isnan(phi_from_halves(huge, jnp.float32(jnp.inf), huge))
     assert np.isfinite(phi_from_halves(huge, huge, huge))
-    assert np.isnan(phi_from_replicas(jnp.float32(jnp.inf), huge, 4))
+    assert np.isnan(phi_from_norms(jnp.float32(jnp.inf), huge, 4))
 
 
 def test_complex_gradients_count_as_pairs_of_real_ones():
     groups = make_groups(4)
     merged = {"head": groups["head"][:, :3] + 1j * groups["head"][:, 3:]}
     labels = label_tree(merged)
-    for estimator in ("halves", "replicas"):
+    for estimator in ("halves", "norms"):
         np.testing.assert_allclose(
             phi_of_groups(merged, labels, estimator)["head"],
             phi_of_groups(groups, LABELS, estimator)["head"],
@@ -207,9 +204,9 @@ def test_one_group_is_refused():
 
 
 def test_an_odd_number_of_groups_is_refused_with_the_estimator_that_takes_it():
-    with pytest.raises(ValueError, match="3 groups.*'replicas'"):
+    with pytest.raises(ValueError, match="3 groups.*'norms'"):
         phi_of_groups(make_groups(0, 3), LABELS)
-    assert np.isfinite(phi_of_groups(make_groups(0, 3), LABELS, "replicas")["head"])
+    assert np.isfinite(phi_of_groups(make_groups(0, 3), LABELS, "norms")["head"])
 
 
 def test_leading_axes_that_differ_are_refused():

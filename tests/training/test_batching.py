@@ -13,9 +13,9 @@ from agvm_jax.training.batching import plan_batches
         (16, 8, 0, "halves", (1, 2)),  # eight replicas are groups enough
         (10240, 1, 16, "halves", (640, 16)),
         (10240, 512, 10, "halves", (2, 10)),
-        (10240, 1024, 16, "replicas", (1, 10)),  # a share smaller than a micro-batch
+        (10240, 1024, 16, "norms", (1, 10)),  # a share smaller than a micro-batch
         (6, 3, 1, "halves", (2, 1)),  # odd replicas, even micro-batches
-        (3, 3, 0, "replicas", (1, 1)),
+        (3, 3, 0, "norms", (1, 1)),
     ],
 )
 def test_every_image_is_in_exactly_one_micro_batch(
@@ -33,7 +33,7 @@ def test_every_image_is_in_exactly_one_micro_batch(
         (4, 8, 0, None, ["use 8"]),
         (64, 2, 12, None, ["micro_batch_size=12", "32 images", "use 8"]),
         (7, 1, 0, "halves", ["two groups", "even batch_size"]),
-        (9, 3, 0, "halves", ["even number", "agvm.estimator=replicas"]),
+        (9, 3, 0, "halves", ["even number", "agvm.estimator=norms"]),
         (0, 1, 0, None, ["positive"]),
     ],
 )

@@ -1,119 +1,18 @@
 """The loop on a toy: bad steps, signals between micro-batches, what is kept."""
 
 import dataclasses
-import os
-import signal
-from types import SimpleNamespace
+import gc
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from toy_run import ROWS, Stream, comparable, losses, make_experiment
 
-from agvm_jax.optim.modules import label_tree
-from agvm_jax.optim.noise import noise_init
-from agvm_jax.optim.recipes import build_optimizer
-from agvm_jax.structures import Batch
-from agvm_jax.training import mesh as mesh_lib
-from agvm_jax.training.batching import plan_batches
-from agvm_jax.training.loop import Experiment, train_and_evaluate
-from agvm_jax.training.metrics import read_metrics
-from agvm_jax.training.state import create_state
-from agvm_jax.training.step import TrainStep
+from agvm_jax.training.loop import train_and_evaluate
+from agvm_jax.training.restoring import saved_steps
+from agvm_jax.training.stop_signal import StopSignal
 from agvm_jax.training.watch import TrainingStopped
-from configs import base
-
-ROWS = 4
-
-
-def loss(params, model_state, batch, key):
-    del key
-    features = batch.boxes[:, 0]
-    error = jnp.tanh(features @ params["backbone"]) @ params["head"] - 1.0
-    value = jnp.mean(error**2)
-    return value, (model_state, {"square": value})
-
-
-def make_batch(number, bad=()):
-    rng = np.random.default_rng(number)
-    boxes = rng.normal(size=(ROWS, 1, 4)).astype(np.float32)
-    if number in bad:
-        boxes[0] = np.nan
-    return Batch(
-        image=np.zeros((ROWS, 1, 1, 3), np.uint8),
-        image_size=np.ones((ROWS, 2), np.int32),
-        image_id=ROWS * number + np.arange(ROWS),
-        boxes=boxes,
-        classes=np.zeros((ROWS, 1), np.int32),
-        valid=np.ones((ROWS, 1), bool),
-        crowd=np.zeros((ROWS, 1), bool),
-    )
-
-
-class Stream:
-    """Numbered batches; some of them bad, and one sends a signal when it is read."""
-
-    def __init__(self, first, bad=(), signal_at=None):
-        self.counters = {"unreadable_images": 0}
-        self.number, self._bad, self._signal_at = first, bad, signal_at
-
-    def __next__(self):
-        if self.number == self._signal_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-        self.number += 1
-        return make_batch(self.number - 1, self._bad)
-
-    def close(self):
-        pass
-
-
-def make_experiment(folder, steps=6, micro_batches=1, **stream):
-    config = base.get_config()
-    config.optim.lr_rule = "none"
-    config.optim.warmup_steps = 0
-    config.train.log_every_steps = 1
-    config.train.tensorboard = False
-    config.train.progress = False
-    config.train.max_skipped_steps = 2
-    batch_size = ROWS * micro_batches
-    recipe = build_optimizer(
-        config.optim,
-        config.agvm,
-        batch_size=batch_size,
-        total_steps=steps,
-        steps_per_epoch=2,
-    )
-    mesh = mesh_lib.data_mesh(jax.devices()[:2])
-    plan = plan_batches(batch_size, 2, ROWS // 2, estimator="halves")
-    params = {"backbone": jnp.full((4, 3), 0.1), "head": jnp.full(3, 0.1)}
-
-    def initial_state():
-        state = create_state(
-            params, {}, recipe.tx.init(params), noise_init(params), seed=0
-        )
-        return mesh_lib.put_replicated(mesh, state)
-
-    return Experiment(
-        folder=folder,
-        mesh=mesh,
-        plan=plan,
-        total_steps=steps,
-        steps_per_epoch=2,
-        initial_state=initial_state,
-        step=TrainStep(loss, recipe, plan, mesh, label_tree(params)),
-        schedule=recipe.schedule,
-        train_batches=lambda first: Stream(first, **stream),
-        eval_batches=list,
-        predict=lambda state, batch: None,
-        evaluate=lambda state: {"AP": float(state.step) / 10},
-        evaluator=SimpleNamespace(),
-        settings=config.train,
-    )
-
-
-def losses(folder):
-    lines = read_metrics(folder / "metrics.jsonl")
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
 def test_a_bad_step_is_skipped_and_told_with_module_and_images(tmp_path, capsys):
@@ -150,8 +49,6 @@ def test_a_signal_between_micro_batches_loses_no_more_than_that_step(
     settings = dict(steps=3, micro_batches=4)
     straight = tmp_path / "straight"
     broken = tmp_path / "broken"
-    for folder in (straight, broken):
-        folder.mkdir()
     train_and_evaluate(make_experiment(straight, **settings))
     outcome = train_and_evaluate(
         make_experiment(broken, signal_at=signal_at, **settings)
@@ -172,8 +69,6 @@ def test_batches_of_two_shapes_are_one_run(tmp_path):
             return dataclasses.replace(batch, image=np.zeros(shape, np.uint8))
 
     straight, turning = tmp_path / "straight", tmp_path / "turning"
-    for folder in (straight, turning):
-        folder.mkdir()
     train_and_evaluate(make_experiment(straight, steps=3, micro_batches=4))
     experiment = make_experiment(turning, steps=3, micro_batches=4)
     experiment = dataclasses.replace(experiment, train_batches=Turning)
@@ -187,3 +82,68 @@ def test_a_finished_run_is_only_evaluated(tmp_path):
     outcome = train_and_evaluate(make_experiment(tmp_path, steps=2))
     assert outcome.status == "was finished" and outcome.results == {"AP": 0.2}
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def run(folder, stop_at=None, **settings):
+    """Runs the toy in a folder; as if a signal had come in step ``stop_at``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopSignal, "reached", lambda self, step: step == stop_at)
+        return train_and_evaluate(make_experiment(folder, **settings))
+
+
+@pytest.mark.parametrize("stop_at", [4, 5])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, stop_at):
+    """Also where an evaluation was due at that step, and the best with it; and where
+    the stop lies within a window of the log.
+    """
+    settings = {
+        "train.log_every_steps": 3,
+        "train.keep_checkpoints": 1,
+        "train.tensorboard": True,
+    }
+    options = dict(settings=settings, steps=8, ap={2: 0.3, 4: 0.9, 6: 0.2, 8: 0.1})
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    run(straight, **options)
+    outcome = run(broken, stop_at=stop_at, **options)
+    assert (outcome.status, outcome.step) == ("interrupted", stop_at)
+    assert run(broken, **options).status == "finished"
+    assert comparable(broken) == comparable(straight)
+    for folder in (straight, broken):
+        assert saved_steps(folder / "checkpoints") == [4, 8]
+    assert [line["step"] for line in comparable(broken)] == [2, 3, 4, 6, 6, 8, 8]
+
+
+def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, capsys):
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    run(straight)
+    run(broken, stop_at=4)
+    (broken / "checkpoints" / "4" / "state" / "manifest.ocdbt").write_bytes(b"")
+    assert run(broken).status == "finished"
+    assert "step 4 is damaged" in capsys.readouterr().out
+    assert comparable(broken) == comparable(straight)
+    assert "step 4 is damaged" in (broken / "log.txt").read_text()
+
+
+def test_that_everything_is_saved_is_said_after_it_is(tmp_path):
+    run(tmp_path, stop_at=3)
+    log = (tmp_path / "log.txt").read_text()
+    assert log.index("the checkpoint of step 3 is on disk") < log.index("everything is")
+
+
+def test_a_run_that_goes_on_holds_its_state_once(tmp_path, monkeypatch):
+    """What was saved is restored into shapes, not over a state that was made before."""
+    run(tmp_path, stop_at=2)
+    live = []
+    read = ocp.StandardCheckpointer.restore
+
+    def restore(*arguments):
+        live.append(len(jax.live_arrays()))
+        return read(*arguments)
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", restore)
+    experiment = make_experiment(tmp_path)
+    state = jax.tree.leaves(jax.eval_shape(experiment.initial_state))
+    gc.collect()
+    before = len(jax.live_arrays())
+    assert train_and_evaluate(experiment).status == "finished"
+    assert live[0] - before < len(state) / 2

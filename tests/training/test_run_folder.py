@@ -1,13 +1,20 @@
 """One folder is one run; what a run writes down; signals."""
 
 import json
+import logging
 import os
+import resource
 import signal
+import struct
+from unittest import mock
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import masked_crc32c
 
 from agvm_jax.training.metrics import MetricsWriter, read_metrics
-from agvm_jax.training.run_folder import StopSignal, open_run_folder
+from agvm_jax.training.run_folder import open_run_folder
+from agvm_jax.training.stop_signal import StopSignal
 
 CONFIG = {
     "batch_size": 16,
@@ -65,11 +72,38 @@ def test_lines_after_the_restored_step_and_a_torn_line_are_removed(tmp_path):
     assert lines[0]["phi/head"] is None  # JSON has no NaN
 
 
+def records(path):
+    """The records of a TFRecord file, their checksums looked at."""
+    content = path.read_bytes()
+    while content:
+        [size] = struct.unpack("<Q", content[:8])
+        parts = content[:8], content[12 : 12 + size]
+        sums = content[8:12], content[12 + size : 16 + size]
+        assert [struct.unpack("<I", s)[0] for s in sums] == list(
+            map(masked_crc32c, parts)
+        )
+        yield parts[1]
+        content = content[16 + size :]
+
+
 def test_tensorboard_gets_the_same_scalars(tmp_path):
     writer = MetricsWriter(tmp_path)
     writer.write(1, {"loss": 0.5})
+    writer.write(2, {"loss": float("nan"), "phi/head": 1.5})
     writer.close()
-    assert list((tmp_path / "tensorboard").glob("events.*"))
+    MetricsWriter(tmp_path, start_step=1).close()
+    events = []
+    for path in sorted((tmp_path / "tensorboard").glob("events.*")):
+        for data in records(path):
+            events.append(Event.FromString(data))
+    scalars = [
+        (event.step, value.tag, value.simple_value)
+        for event in events
+        for value in event.summary.value
+    ]
+    assert scalars == [(1, "loss", 0.5), (2, "phi/head", 1.5)]
+    assert events[0].file_version == "brain.Event:2"
+    assert (events[-1].step, events[-1].session_log.status) == (2, SessionLog.START)
 
 
 def test_sigterm_is_a_wish_and_the_former_handler_comes_back():
@@ -79,3 +113,28 @@ def test_sigterm_is_a_wish_and_the_former_handler_comes_back():
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.reached(2)
     assert signal.getsignal(signal.SIGTERM) is former
+
+
+def test_lines_that_a_full_disk_does_not_take_are_written_later(tmp_path):
+    """A limit on the size of files stands for the full disk."""
+    writer = MetricsWriter(tmp_path)
+    writer.write(1, {"loss": 1.0})
+    size = (tmp_path / "metrics.jsonl").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = mock.Mock(level=0)
+    logging.getLogger("agvm_jax").addHandler(told)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, hard))
+    try:
+        for step in range(2, 40):
+            writer.write(step, {f"loss/{n}": 1.0 for n in range(40)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        logging.getLogger("agvm_jax").removeHandler(told)
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [1]
+    said = [call.args[0].getMessage() for call in told.handle.call_args_list]
+    assert len(said) == 2  # of each file once
+    assert "metrics.jsonl cannot be written: File too large" in said[0]
+    writer.write(40, {"loss": 2.0})
+    writer.close()
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, 41))

@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from agvm_jax.optim import baselines, chaining, schedules
-from agvm_jax.optim.gain import modulation_gain
-from agvm_jax.optim.modulator import agvm as agvm_transform
+from agvm_jax.optim import baselines, schedules
+from agvm_jax.optim.chaining import modulate
+from agvm_jax.optim.equations import AgvmOptions
 from agvm_jax.optim.preconditioning import adam_weights
-from agvm_jax.optim.settings import Modulation, modulation_words, resolve_modulation
+from agvm_jax.training.modulation_settings import modulation_words, resolve_modulation
 
 Builder = Callable[[Any, optax.Schedule], optax.GradientTransformation]
 
@@ -39,7 +37,7 @@ class Recipe:
     schedule: optax.Schedule  # the learning rate of a step, before mu
     warmup_steps: int
     reasons: tuple[str, ...]  # sentences to print at the start of a run
-    agvm: Modulation | None  # None: plain
+    agvm: AgvmOptions | None  # None: plain
     sam: Perturbation | None  # None: one gradient a step
     required_norm: str | None  # the `model.norm` that the method's definition includes
 
@@ -55,7 +53,7 @@ class Recipe:
         """
         if self.agvm is None or not self.agvm.precondition:
             return None
-        return adam_weights(opt_state)
+        return adam_weights(opt_state, self.agvm.precondition_eps)
 
 
 def _sgd(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -127,9 +125,6 @@ BUILDERS: Mapping[str, Builder] = {
 # Those that leave biases and norms out of weight decay by their definition.
 EXCLUDING = ("lars", "lamb", "pmd_lamb")
 
-# Where AGVM stands: chained so that it scales what comes out last, or merely first.
-PLACES: Mapping[str, Callable] = {"around": chaining.chain, "before": optax.chain}
-
 
 def build_optimizer(
     optim_config: Any,
@@ -194,27 +189,17 @@ def build_optimizer(
     agvm = None
     if agvm_config.enabled:
         agvm = resolve_modulation(
-            agvm_config, name, batch_size=batch_size, warmup_steps=warmup_steps
+            agvm_config, optim_config, batch_size=batch_size, warmup_steps=warmup_steps
         )
         reasons.append(
             modulation_words(
                 agvm, agvm_config, name, batch_size=batch_size, total_steps=total_steps
             )
         )
-        transform = agvm_transform(
-            modules=modules,
-            anchor=agvm.anchor,
-            estimator=agvm.estimator,
-            split=agvm.split,
-            tau=agvm.tau,
-            alpha=agvm.alpha,
-            start_step=agvm.start_step,
-            clip=agvm.clip,
-            eps=agvm.eps,
-            debias=agvm.debias,
-            precondition=agvm.precondition,
-        )
-        tx = PLACES[_known_place(agvm_config.place)](transform, tx)
+        options = {
+            field.name: getattr(agvm, field.name) for field in dataclasses.fields(agvm)
+        }
+        tx = modulate(tx, modules=modules, **options)
     return Recipe(
         tx=optax.with_extra_args_support(tx),
         schedule=schedule,
@@ -224,51 +209,6 @@ def build_optimizer(
         sam=sam,
         required_norm=required_norm,
     )
-
-
-def check_modulation(
-    recipe: Recipe, params: optax.Params, least: float = 0.5
-) -> dict[str, float]:
-    """Refuse an optimizer in which AGVM has no effect; return the gain per module.
-
-    `modulation_gain` tells how much of a module's mu reaches its update: 1 all of it, 0
-    none. Adam, LAMB and LARS divide by the gradient's own size, so that a scale put
-    before them cancels; it has to come after.
-
-    Args:
-      recipe: what `build_optimizer` returned, or the same with another `tx`.
-      params: the parameters, or their shapes (`jax.eval_shape`).
-      least: the smallest gain that passes.
-
-    Returns:
-      The gain per module; empty if the recipe has no AGVM.
-
-    Raises:
-      ValueError: if a module's gain is below `least`, or `tx` has no AGVM at all.
-    """
-    if recipe.agvm is None:
-        return {}
-    # The gain is a matter of structure: two entries an axis show it as well as all.
-    small = jax.tree.map(
-        lambda leaf: jnp.ones([min(n, 2) for n in leaf.shape], leaf.dtype), params
-    )
-    gain = modulation_gain(recipe.tx, small)
-    inert = {name: value for name, value in gain.items() if not value >= least}
-    if inert:
-        listed = ", ".join(f"{name} {value:.2f}" for name, value in inert.items())
-        raise ValueError(
-            "AGVM is inert in this optimizer: the share of its modulation that reaches "
-            f"the update is {listed} (1 is all of it). What follows agvm() divides by "
-            "the gradient's size and cancels the scale. Write modulate(optimizer, ...) "
-            "or agvm_jax.chain(agvm(...), ...) instead of optax.chain(agvm(...), ...)."
-        )
-    return gain
-
-
-def _known_place(place: str) -> str:
-    if place not in PLACES:
-        raise ValueError(f"agvm.place is {place!r}; choose one of {', '.join(PLACES)}.")
-    return place
 
 
 def _schedule(

@@ -1,46 +1,7 @@
-"""COCO's panoptic JSON and PNG.
+"""The ground truth of panoptic quality: COCO's panoptic JSON, checked and indexed."""
 
-Each pixel's segment id is R + 256 G + 65536 B.
-"""
-
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-import numpy as np
-from PIL import Image
-
-
-def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
-    """Return the (H, W) int32 segment ids of a file, 0 for void.
-
-    Raises:
-      ValueError: the file cannot be read, or is no 8-bit RGB image.
-    """
-    try:
-        with Image.open(path) as image:
-            mode, pixels = image.mode, np.asarray(image)
-    except OSError as error:  # absent, damaged, or no image
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if mode not in ("RGB", "RGBA"):
-        raise ValueError(f"{path} is a {mode} image; panoptic labels are 8-bit RGB")
-    pixels = pixels[..., :3].astype(np.int32)
-    return pixels @ np.array([1, 256, 65536], np.int32)
-
-
-def write_panoptic_png(path: str | os.PathLike[str], segments: np.ndarray) -> None:
-    """Write (H, W) segment ids in 0 .. 2**24 - 1.
-
-    Raises:
-      ValueError: an id does not fit into three bytes.
-    """
-    if segments.min(initial=0) < 0 or segments.max(initial=0) >= 1 << 24:
-        raise ValueError(
-            f"segment ids {segments.min()}..{segments.max()} do not fit in three bytes"
-        )
-    shifts = np.array([0, 8, 16])
-    pixels = (segments[..., None].astype(np.int64) >> shifts) & 255
-    Image.fromarray(pixels.astype(np.uint8)).save(path, "PNG")
 
 
 def index_panoptic(

@@ -1,42 +1,59 @@
 """Measures phi while gradients stream in: micro-batches times replicas."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from agvm_jax.optim.modules import is_inexact, map_floats, module_names
-from agvm_jax.optim.reduction import (
-    mean_and_phi,
-    mean_gradients,
+from agvm_jax.optim.reduction import total_and_stats
+from agvm_jax.optim.replicas import (
+    AxisName,
+    Shards,
+    as_varying,
+    axis_size,
+    divided,
+    find_shards,
+    joined,
     psum_scalars,
-    weighted,
+    sum_gradients,
 )
-from agvm_jax.optim.replicas import AxisName, as_varying, axis_size
+from agvm_jax.optim.stacked import count_groups
 from agvm_jax.optim.variance import (
     Estimator,
     GroupStats,
     ModuleScalars,
     Split,
     check_groups,
-    count_groups,
     half_of,
     module_sq_norms,
-    module_vdot,
+    no_stats,
+    products_of_halves,
     stats_from_halves,
-    stats_from_replicas,
+    weighted,
 )
 
 PyTree = Any
 
 
-class GroupAccumulator(NamedTuple):
-    """What a replica carries from one micro-batch to the next."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GroupAccumulator:
+    """What a replica carries from one micro-batch to the next; a pytree.
 
-    sums: tuple[PyTree, ...]  # one gradient sum, or one for each half of micro-batches
-    sum_sq: ModuleScalars  # sum of ||g||^2 over the micro-batches; 0 with halves
-    count: jax.Array  # () int32, micro-batches so far
+    Attributes:
+      sums: one gradient sum, or one for each half of the micro-batches.
+      sum_sq: module -> sum of ||g||^2 over the micro-batches; 0 with halves.
+      count: () int32, micro-batches so far.
+      dtypes: the gradients' own dtypes, leaf by leaf, which their mean will have.
+    """
+
+    sums: tuple[PyTree, ...]
+    sum_sq: ModuleScalars
+    count: jax.Array
+    dtypes: tuple[jnp.dtype, ...] = dataclasses.field(metadata={"static": True})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +63,7 @@ class GroupPlan:
     ``init``, ``add`` once for each micro-batch, ``finish``; the accumulator is a pytree
     of constant shapes, fit to be the carry of ``jax.lax.scan``.
 
-    With ``replicas`` every micro-batch of every replica is a group and the only
+    With ``norms`` every micro-batch of every replica is a group and the only
     addition to plain accumulation is one scalar a module. With ``halves`` the halves
     are made of replicas when their number is even, which costs no memory; else of
     micro-batches, and then two gradient sums are kept instead of one.
@@ -56,8 +73,10 @@ class GroupPlan:
       axis_name: the axis of replicas, or None for one replica.
       replicas: their number; it must be the size of the axis.
       micro_batches: how many gradients a replica adds.
-      estimator: "halves" (paper) or "replicas" (ours).
+      estimator: "halves" (paper) or "norms" (ours).
       split: "interleaved" (paper) or "contiguous" (released code) halves.
+      shard_axes: further manual mesh axes that hold shards of parameters, see
+        ``mean_and_phi``. Under plain ``jit`` XLA knows them and nothing is to be said.
 
     Raises:
       ValueError: one group only, or groups that ``halves`` cannot split equally.
@@ -78,6 +97,7 @@ class GroupPlan:
     micro_batches: int = 1
     estimator: Estimator = "halves"
     split: Split = "interleaved"
+    shard_axes: AxisName | PyTree | None = None
 
     def __post_init__(self) -> None:
         if self.replicas < 1 or self.micro_batches < 1:
@@ -107,25 +127,29 @@ class GroupPlan:
     def init(self, params: PyTree) -> GroupAccumulator:
         """Return an empty accumulator for gradients shaped like ``params``.
 
-        Sums over several micro-batches are float32; a single one keeps its dtype.
+        Sums over several micro-batches are float32; a single one keeps its dtype. They
+        lie on the devices as ``params`` do.
         """
 
         def zeros(leaf: Any) -> jax.Array:
-            shape, dtype = jnp.shape(leaf), jnp.result_type(leaf)
+            dtype = jnp.result_type(leaf)
             if self.micro_batches > 1 and is_inexact(leaf):
                 dtype = jnp.promote_types(dtype, jnp.float32)
-            return jnp.zeros(shape, dtype)
+            # Like the leaf, so that on a mesh with Explicit axes it is sharded alike.
+            return jnp.zeros_like(leaf, dtype)
 
         zero = jnp.zeros((), jnp.float32)
         # The carry of a scan must vary over replicas from the start, as it will after.
-        sums, sum_sq = as_varying(
-            (
-                (jax.tree.map(zeros, params),) * (1 + self.halves_of_micro_batches),
-                dict.fromkeys(module_names(self.labels), zero),
-            ),
+        sums = as_varying(
+            (jax.tree.map(zeros, params),) * (1 + self.halves_of_micro_batches),
             self.axis_name,
         )
-        return GroupAccumulator(sums, sum_sq, jnp.zeros((), jnp.int32))
+        sum_sq = as_varying(
+            dict.fromkeys(module_names(self.labels), zero),
+            joined(self.axis_name, self._shards(params).axes),
+        )
+        dtypes = tuple(jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
+        return GroupAccumulator(sums, sum_sq, jnp.zeros((), jnp.int32), dtypes)
 
     def add(
         self,
@@ -138,7 +162,7 @@ class GroupPlan:
         ``weights``, if any, are the same at every micro-batch and in ``finish``; see
         ``mean_and_phi``.
         """
-        sums, sum_sq, count = accumulator
+        sums, sum_sq, count = accumulator.sums, accumulator.sum_sq, accumulator.count
         if self.halves_of_micro_batches:
             half = half_of(count, self.micro_batches, self.split)
             # Zeros to the other half: both sums stay in place, where picking one of two
@@ -150,62 +174,91 @@ class GroupPlan:
         else:
             shares = [grads]
         sums = tuple(map(_add, sums, shares))
-        if self.estimator == "replicas":
-            norms = module_sq_norms(weighted(weights, grads), self.labels)
+        if self.estimator == "norms":
+            shards = self._shards(grads)
+            norms = module_sq_norms(
+                weighted(weights, grads), self.labels, shards.shares
+            )
+            norms = as_varying(norms, joined(self.axis_name, shards.axes))
             sum_sq = {m: sum_sq[m] + norms[m] for m in sum_sq}
-        return GroupAccumulator(sums, sum_sq, count + 1)
+        return GroupAccumulator(sums, sum_sq, count + 1, accumulator.dtypes)
 
     def finish(
-        self, accumulator: GroupAccumulator, weights: PyTree | None = None
+        self,
+        accumulator: GroupAccumulator,
+        weights: PyTree | None = None,
+        measure: bool = True,
     ) -> tuple[PyTree, GroupStats]:
         """Return the mean gradients over all groups and their statistics.
+
+        Args:
+          accumulator: after the last micro-batch.
+          weights: as in ``add``.
+          measure: False leaves the measurement out, with what it costs; the statistics
+            are then nan. A program for the steps between two measurements.
 
         Raises:
           ValueError: the axis has another number of replicas; or, where that can be
             known, another number of micro-batches was added.
         """
         self._check(accumulator)
-        sums, sum_sq, _ = accumulator
-        per_replica = 1.0 / self.micro_batches
         if self.halves_of_micro_batches:
-            return self._finish_two_sums(sums, weights)
-        local = map_floats(lambda s: s * per_replica, sums[0])
-        if self.estimator == "halves":
-            return mean_and_phi(
-                local, self.axis_name, self.labels, "halves", self.split, weights
+            total, stats = self._finish_two_sums(accumulator.sums, weights, measure)
+        else:
+            total, stats = total_and_stats(
+                divided(accumulator.sums[0], self.micro_batches),
+                self.axis_name,
+                self.labels,
+                self.estimator,
+                self.split,
+                weights,
+                shard_axes=self.shard_axes,
+                own=self._own(accumulator),
+                due=measure,
             )
-        mean = local
-        if self.axis_name is not None:
-            mean = mean_gradients(local, self.axis_name)
-            sum_sq = psum_scalars(sum_sq, self.axis_name)
-        mean_sq = {m: value / self.num_groups for m, value in sum_sq.items()}
-        sq_mean = module_sq_norms(weighted(weights, mean), self.labels)
-        return mean, stats_from_replicas(mean_sq, sq_mean, self.num_groups)
+        mean = divided(total, self.replicas)
+        leaves, treedef = jax.tree.flatten(mean)
+        narrow = [
+            leaf.astype(dtype) if is_inexact(leaf) else leaf
+            for leaf, dtype in zip(leaves, accumulator.dtypes, strict=True)
+        ]
+        return jax.tree.unflatten(treedef, narrow), stats
+
+    def _own(self, accumulator: GroupAccumulator) -> tuple[ModuleScalars, int] | None:
+        """Return a replica's own groups: sum of squared norms, and their number."""
+        if self.estimator == "halves":
+            return None
+        return accumulator.sum_sq, self.micro_batches
 
     def _finish_two_sums(
-        self, sums: tuple[PyTree, ...], weights: PyTree | None
+        self, sums: tuple[PyTree, ...], weights: PyTree | None, measure: bool
     ) -> tuple[PyTree, GroupStats]:
         """Halves made of micro-batches; over an odd number of replicas both travel."""
-        halves = map_floats(lambda s: s * (2.0 / self.micro_batches), sums)
-        if self.axis_name is not None:
-            halves = mean_gradients(halves, self.axis_name)
-        a, b = halves
-        mean = map_floats(lambda x, y: (x + y) / 2, a, b)
-        a, b = weighted(weights, a), weighted(weights, b)
-        return mean, stats_from_halves(
-            module_vdot(a, b, self.labels),
-            module_sq_norms(a, self.labels),
-            module_sq_norms(b, self.labels),
+        halves = divided(sums, self.micro_batches // 2)
+        if not measure:
+            local = map_floats(lambda x, y: (x + y) / 2, *halves)
+            return sum_gradients(local, self.axis_name), no_stats(self.labels, 2)
+        shards = self._shards(halves[0])
+        a, b = sum_gradients(halves, self.axis_name)
+        products = products_of_halves(
+            *divided((a, b), self.replicas), self.labels, weights, shards.shares
         )
+        total = map_floats(lambda x, y: (x + y) / 2, a, b)
+        return total, stats_from_halves(psum_scalars(products, shards.axes))
+
+    def _shards(self, grads: PyTree) -> Shards:
+        if self.axis_name is None:
+            return Shards()
+        return find_shards(grads, self.axis_name, self.shard_axes)
 
     def _check(self, accumulator: GroupAccumulator) -> None:
-        if self.axis_name is not None and axis_size(self.axis_name) != self.replicas:
+        if axis_size(self.axis_name) != self.replicas:
             raise ValueError(
                 f"GroupPlan was made for {self.replicas} replicas but the axis "
                 f"{self.axis_name!r} has {axis_size(self.axis_name)}"
             )
         count = accumulator.count
-        if not isinstance(count, jax.core.Tracer) and count != self.micro_batches:
+        if not isinstance(count, Tracer) and count != self.micro_batches:
             raise ValueError(
                 f"GroupPlan was made for {self.micro_batches} micro-batches but "
                 f"{count} were added: groups must be of equal size"

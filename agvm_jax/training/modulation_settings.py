@@ -1,32 +1,17 @@
 """AGVM's numbers for one run, resolved from a config and said in words."""
 
-import dataclasses
 from typing import Any
+
+from agvm_jax.optim.equations import AgvmOptions
 
 # Above this batch the paper measures twice as often (section 4.1: "1K").
 LARGE_BATCH = 1024
 WITH_SECOND_MOMENT = ("adamw", "lamb", "pmd_lamb")
 
 
-@dataclasses.dataclass(frozen=True)
-class Modulation:
-    """AGVM's settings as one run uses them; see `agvm_jax.agvm` for their meaning."""
-
-    anchor: str
-    estimator: str  # halves | replicas
-    split: str  # interleaved | contiguous; halves only
-    tau: int  # steps between measurements
-    alpha: float
-    start_step: int
-    clip: tuple[float, float]
-    eps: float
-    debias: bool
-    precondition: bool  # measure g / (sqrt(v) + eps) instead of g
-
-
 def resolve_modulation(
-    config: Any, optimizer: str, *, batch_size: int, warmup_steps: int
-) -> Modulation:
+    config: Any, optim_config: Any, *, batch_size: int, warmup_steps: int
+) -> AgvmOptions:
     """Return the settings with every "by itself" value replaced by a number.
 
     tau = 0 becomes 10, or 5 above a batch of 1024 (paper); start_step = -1 becomes the
@@ -34,13 +19,14 @@ def resolve_modulation(
 
     Args:
       config: any object with the attributes of `config.agvm`.
-      optimizer: name of the optimizer that AGVM goes around.
+      optim_config: any with the attributes `name` and `eps` of `config.optim`.
       batch_size: images a step.
       warmup_steps: steps of warm-up.
 
     Raises:
-      ValueError: for a negative start, or a preconditioned cosine without Adam.
+      ValueError: for a value out of range, or a preconditioned cosine without Adam.
     """
+    optimizer = optim_config.name
     if config.precondition and optimizer not in WITH_SECOND_MOMENT:
         raise ValueError(
             "agvm.precondition takes the cosine of Adam's rescaled gradient, and "
@@ -58,7 +44,7 @@ def resolve_modulation(
             "steps from 1 on."
         )
     large = batch_size > LARGE_BATCH
-    return Modulation(
+    return AgvmOptions(
         anchor=config.anchor,
         estimator=config.estimator,
         split=config.split,
@@ -67,13 +53,14 @@ def resolve_modulation(
         start_step=warmup_steps if config.start_step == -1 else config.start_step,
         clip=tuple(config.clip),
         eps=config.eps,
-        debias=config.debias,
+        average=config.average,
         precondition=config.precondition,
+        precondition_eps=optim_config.eps,
     )
 
 
 def modulation_words(
-    agvm: Modulation, config: Any, optimizer: str, *, batch_size: int, total_steps: int
+    agvm: AgvmOptions, config: Any, optimizer: str, *, batch_size: int, total_steps: int
 ) -> str:
     """Return the sentence that says what AGVM will do, and who chose its numbers."""
     tau = f"every {agvm.tau} steps"
@@ -90,10 +77,13 @@ def modulation_words(
         measured += f" ({agvm.split})"
     if agvm.precondition:
         measured += " of Adam's rescaled gradient"
+    alpha = f"alpha {agvm.alpha:g}"
+    if agvm.average == "growing":
+        alpha = f"a growing average up to {alpha}"
     alone = (
         "" if optimizer in ("sgd", "adamw") else "; agvm.enabled=False runs it alone"
     )
     return (
-        f"AGVM around {optimizer}: phi by {measured} {tau} {start}, alpha "
-        f"{agvm.alpha:g}, anchor {agvm.anchor}{alone}"
+        f"AGVM around {optimizer}: phi by {measured} {tau} {start}, {alpha}, "
+        f"anchor {agvm.anchor}{alone}"
     )

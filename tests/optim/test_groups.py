@@ -51,8 +51,8 @@ def stream(plan, stacked, weights=None):
     [
         ("halves", "interleaved", 4),
         ("halves", "contiguous", 4),
-        ("replicas", "interleaved", 4),
-        ("replicas", "interleaved", 3),
+        ("norms", "interleaved", 4),
+        ("norms", "interleaved", 3),
     ],
 )
 def test_one_device_has_its_micro_batches_as_groups(estimator, split, micro_batches):
@@ -68,14 +68,14 @@ def test_weights_reach_every_group():
     grads = make_gradients(4)
     weights = jax.tree.map(lambda p: RNG.uniform(0.1, 2, p.shape).astype("f4"), PARAMS)
     scaled = jax.tree.map(lambda g, w: g * w, grads, weights)
-    for estimator in ("halves", "replicas"):
+    for estimator in ("halves", "norms"):
         plan = GroupPlan(LABELS, micro_batches=4, estimator=estimator)
         mean, stats = stream(plan, grads, weights)
         assert_close(mean, jax.tree.map(lambda g: g.mean(0), grads))
         assert_close(stats, mean_and_phi_of_groups(scaled, LABELS, estimator)[1])
 
 
-@pytest.mark.parametrize("estimator", ["halves", "replicas"])
+@pytest.mark.parametrize("estimator", ["halves", "norms"])
 def test_replicas_times_micro_batches_over_every_axis(on_replicas, estimator):
     grads = make_gradients(8, 3)
     plan = GroupPlan(LABELS, "data", replicas=8, micro_batches=3, estimator=estimator)
@@ -108,8 +108,8 @@ def test_an_odd_number_of_replicas_halves_its_micro_batches(split, check_vma):
 def test_replicas_keep_one_copy_of_the_gradients_and_halves_at_most_two():
     size = sum(p.size for p in PARAMS.values())
     copies = {
-        ("replicas", 1, 4): 1,
-        ("replicas", 8, 4): 1,
+        ("norms", 1, 4): 1,
+        ("norms", 8, 4): 1,
         ("halves", 8, 4): 1,  # the replicas are the halves
         ("halves", 1, 4): 2,
     }
@@ -149,7 +149,7 @@ def test_the_compiled_scan_needs_no_second_copy_for_replicas():
         memory = jax.jit(run).lower(params, batch).compile().memory_analysis()
         return memory.temp_size_in_bytes
 
-    replicas = step(GroupPlan(labels, micro_batches=4, estimator="replicas"))
+    replicas = step(GroupPlan(labels, micro_batches=4, estimator="norms"))
     halves = step(GroupPlan(labels, micro_batches=4, estimator="halves"))
     # The sum and the gradient being added; halves have one sum more.
     assert replicas < 2.2 * size
@@ -189,7 +189,7 @@ def test_a_training_step_in_micro_batches_measures_what_the_whole_would():
     ("arguments", "message"),
     [
         (dict(), "1 group"),
-        (dict(micro_batches=3), "3 groups.*'replicas'"),
+        (dict(micro_batches=3), "3 groups.*'norms'"),
         (dict(micro_batches=0), "micro_batches=0.*at least 1"),
         (dict(replicas=2), "axis_name="),
         (dict(micro_batches=2, estimator="thirds"), "'thirds'"),

@@ -1,0 +1,245 @@
+"""From a checkpoint on disk to a state, checked; or to the one before it.
+
+Three things can be wrong, and they are told apart. A checkpoint of another model or
+optimizer is an error of the command. A damaged one is set aside and the one before is
+used. What the machine refuses (permissions, memory) is neither and is raised as it is.
+
+A step's folder holds ``state/``, the arrays as Orbax writes them, and
+``integrity/record.json``, the record of `training.integrity`. Runs of before there were
+records have ``default/`` alone.
+"""
+
+import dataclasses
+import errno
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from agvm_jax.training.integrity import (
+    DamagedCheckpoint,
+    check_record,
+    leaves_by_path,
+    path_name,
+    verify,
+)
+from agvm_jax.training.state import TrainState
+
+STATE, RECORD, RECORD_FILE = "state", "integrity", "record.json"
+FORMER_STATE = "default"  # the arrays' item in runs without records
+DAMAGED_FOLDER = "damaged_checkpoints"  # in the run folder
+
+# What a machine refuses for a while, or to this user: no sign of damage.
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_REFUSED = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED")
+
+
+class CheckpointMismatch(ValueError):
+    """A checkpoint belongs to another model or optimizer."""
+
+
+class NoGoodCheckpoint(ValueError):
+    """A run has checkpoints and all of them are damaged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A state that came from disk.
+
+    Attributes:
+      state: with the shardings that were asked for.
+      step: its step.
+      record: what was saved beside it; {} in runs without records.
+    """
+
+    state: TrainState
+    step: int
+    record: Mapping[str, Any]
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Returns the steps of which the folder has a whole checkpoint, oldest first."""
+    # One that is still being written has a longer name.
+    names = [entry.name for entry in Path(folder).glob("*") if entry.is_dir()]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def restore_newest(folder: Path, like: TrainState, log: logging.Logger) -> Restored:
+    """Restores the newest checkpoint that is whole; damaged ones are set aside.
+
+    Args:
+      folder: a run's checkpoints; there is at least one.
+      like: a state of this run's model and optimizer, or its shapes
+        (`jax.ShapeDtypeStruct`), with the shardings wanted.
+      log: where damage is told.
+
+    Raises:
+      CheckpointMismatch: it belongs to another model or optimizer.
+      NoGoodCheckpoint: all are damaged.
+    """
+    steps, damage = saved_steps(folder), ""
+    for step in reversed(steps):
+        try:
+            return restore(folder, step, like, log)
+        except DamagedCheckpoint as error:
+            place = _set_aside(folder, step)
+            damage = f"the checkpoint of step {step} is damaged: {error}"
+            before = [earlier for earlier in steps if earlier < step]
+            if before:
+                log.warning(
+                    "%s. It lies in %s now, and the one before, of step %d, is used.",
+                    damage,
+                    place,
+                    before[-1],
+                )
+    raise NoGoodCheckpoint(
+        f"none of the checkpoints in {folder} can be used; the last that was tried:"
+        f" {damage}. They lie in {Path(folder).parent / DAMAGED_FOLDER} now. The same"
+        " command again begins at step 0; to begin from a checkpoint of another run,"
+        " give this one another --config.name and --config.train.start_from=RUN_FOLDER."
+    )
+
+
+def restore(folder: Path, step: int, like: TrainState, log: logging.Logger) -> Restored:
+    """Restores one checkpoint and compares its checksums.
+
+    Arguments as in `restore_newest`. With several processes all of them call this, and
+    if one of them finds damage, all do.
+
+    Raises:
+      CheckpointMismatch: it belongs to another model or optimizer; the message lists
+        what differs.
+      DamagedCheckpoint: it is not what was saved.
+    """
+    try:
+        restored, error = _restore(Path(folder) / str(step), step, like), None
+    except DamagedCheckpoint as found:
+        restored, error = None, found
+    if jax.process_count() > 1:
+        bad = multihost_utils.process_allgather(np.array([error is not None]))
+        if bad.any() and error is None:
+            error = DamagedCheckpoint("another process could not restore it")
+    if error:
+        raise error
+    if not restored.record:
+        log.warning(
+            "the checkpoint of step %d was saved without checksums, so it cannot be"
+            " verified.",
+            step,
+        )
+    return restored
+
+
+def _restore(folder: Path, step: int, like: TrainState) -> Restored:
+    record = _read_record(folder)
+    arrays = folder / (STATE if record else FORMER_STATE)
+    target = as_dict(like)
+    with ocp.StandardCheckpointer() as checkpointer:
+        if record:
+            saved = {
+                path: (dtype, tuple(shape))
+                for path, (dtype, shape, _) in record["arrays"].items()
+            }
+        else:
+            saved = _reading(
+                lambda: _kinds(checkpointer.metadata(arrays).item_metadata)
+            )
+        _check_fit(saved, _kinds(target), folder)
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
+        restored = _reading(lambda: checkpointer.restore(arrays, abstract))
+    state = TrainState(**_with_nodes_of(target, restored))
+    if record:
+        verify(as_dict(state), record)
+    return Restored(state, step, record)
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Returns a step's record, or {} if it was saved before there were records."""
+    path = folder / RECORD / RECORD_FILE
+    if not path.is_file():
+        if (folder / FORMER_STATE / "_METADATA").is_file():
+            return {}
+        raise DamagedCheckpoint(f"{path.relative_to(folder)} is missing")
+    try:
+        record = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DamagedCheckpoint(f"{path.name} is no JSON any more") from error
+    check_record(record)
+    return record
+
+
+def _reading(read: Any) -> Any:
+    """Calls ``read``; an error is damage, unless the machine refuses to read."""
+    try:
+        return read()
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:
+        refused = isinstance(error, OSError) and error.errno in _REFUSALS
+        if refused or any(word in str(error) for word in _REFUSED):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise DamagedCheckpoint(f"it cannot be read ({reason})") from error
+
+
+def _check_fit(saved: dict[str, tuple], wanted: dict[str, tuple], folder: Path) -> None:
+    """Raises a CheckpointMismatch that lists the arrays that differ."""
+    found = []
+    for path in sorted(saved.keys() | wanted.keys()):
+        if path not in saved:
+            found.append(f"{path} is not in it")
+        elif path not in wanted:
+            found.append(f"{path} is only in it")
+        elif saved[path] != wanted[path]:
+            (dtype, shape), (our_dtype, our_shape) = saved[path], wanted[path]
+            there, here = (
+                (shape, our_shape) if shape != our_shape else (dtype, our_dtype)
+            )
+            found.append(f"{path} is {there} there and {here} here")
+    if found:
+        more = f"; and {len(found) - 10} more" if found[10:] else ""
+        raise CheckpointMismatch(
+            f"the checkpoint of step {folder.name} in {folder.parent} does not fit this"
+            f" model and optimizer: {'; '.join(found[:10])}{more}. Use the config that"
+            " it was made with, or another --config.name."
+        )
+
+
+def _set_aside(folder: Path, step: int) -> Path:
+    """Moves a damaged checkpoint out of the way; returns where it lies."""
+    target = Path(folder).parent / DAMAGED_FOLDER
+    names = [str(step), *(f"{step}-{number}" for number in range(2, 1000))]
+    place = target / next(name for name in names if not (target / name).exists())
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"damaged checkpoint of step {step}")
+    if jax.process_index() == 0:
+        target.mkdir(exist_ok=True)
+        (Path(folder) / str(step)).rename(place)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"set aside step {step}")
+    return place
+
+
+def as_dict(state: TrainState) -> dict[str, Any]:
+    """Returns a state as a dict of its parts, which is how it is stored."""
+    return {name: getattr(state, name) for name in TrainState.__dataclass_fields__}
+
+
+def _kinds(tree: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {
+        path: (str(np.dtype(leaf.dtype)), tuple(leaf.shape))
+        for path, leaf in leaves_by_path(tree).items()
+    }
+
+
+def _with_nodes_of(target: Any, restored: Any) -> Any:
+    """Gives restored leaves the containers (tuples, NamedTuples) of ``target``."""
+    leaves = leaves_by_path(restored)
+    paths, treedef = jax.tree_util.tree_flatten_with_path(target)
+    return jax.tree.unflatten(treedef, [leaves[path_name(path)] for path, _ in paths])

@@ -1,0 +1,153 @@
+"""A run so small that it compiles at once: two modules, four rows, numbered batches."""
+
+import os
+import signal
+import time
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from agvm_jax.optim.modules import label_tree
+from agvm_jax.optim.noise import noise_init
+from agvm_jax.structures import Batch
+from agvm_jax.training import mesh as mesh_lib
+from agvm_jax.training.batching import plan_batches
+from agvm_jax.training.loop import Experiment
+from agvm_jax.training.metrics import read_metrics
+from agvm_jax.training.recipes import build_optimizer
+from agvm_jax.training.state import create_state
+from agvm_jax.training.step import TrainStep
+from configs import base
+
+ROWS = 4
+
+
+def loss(params, model_state, batch, key):
+    del key
+    features = batch.boxes[:, 0]
+    error = jnp.tanh(features @ params["backbone"]) @ params["head"] - 1.0
+    value = jnp.mean(error**2)
+    return value, (model_state, {"square": value})
+
+
+def make_batch(number, bad=()):
+    """Batch ``number``; of a ``bad`` one the first row is not a number."""
+    rng = np.random.default_rng(number)
+    boxes = rng.normal(size=(ROWS, 1, 4)).astype(np.float32)
+    if number in bad:
+        boxes[0] = np.nan
+    batch = Batch(
+        image=np.zeros((ROWS, 1, 1, 3), np.uint8),
+        image_size=np.ones((ROWS, 2), np.int32),
+        image_id=ROWS * number + np.arange(ROWS),
+        boxes=boxes,
+        classes=np.zeros((ROWS, 1), np.int32),
+        valid=np.ones((ROWS, 1), bool),
+        crowd=np.zeros((ROWS, 1), bool),
+    )
+    index, count = jax.process_index(), jax.process_count()
+    return jax.tree.map(lambda leaf: leaf[index::count], batch)
+
+
+class Stream:
+    """Numbered batches; some of them bad, and one sends a signal when it is read."""
+
+    def __init__(self, first, bad=(), signal_at=None, number=signal.SIGTERM, wait=0):
+        self.counters = {"unreadable_images": 0}
+        self.number, self._bad, self._signal_at = first, bad, signal_at
+        self._signal, self._wait = number, wait
+
+    def __next__(self):
+        if self.number == self._signal_at:
+            os.kill(os.getpid(), self._signal)
+        time.sleep(self._wait)
+        self.number += 1
+        return make_batch(self.number - 1, self._bad)
+
+    def close(self):
+        pass
+
+
+def make_experiment(
+    folder,
+    steps=6,
+    micro_batches=1,
+    settings=None,
+    ap=None,
+    source=None,
+    seed=0,
+    skip=0,
+    **stream,
+):
+    """Returns the experiment.
+
+    Args:
+      folder: the run folder; it is made.
+      settings: keys of the config.
+      ap: step -> AP; by default it rises.
+      stream: see `Stream`.
+    """
+    folder.mkdir(exist_ok=True)
+    config = base.get_config()
+    config.optim.lr_rule = "none"
+    config.optim.warmup_steps = 0
+    config.train.log_every_steps = 1
+    config.train.tensorboard = False
+    config.train.progress = False
+    config.train.max_skipped_steps = 2
+    config.update_from_flattened_dict(settings or {})
+    batch_size = ROWS * micro_batches
+    recipe = build_optimizer(
+        config.optim,
+        config.agvm,
+        batch_size=batch_size,
+        total_steps=steps,
+        steps_per_epoch=2,
+    )
+    mesh = mesh_lib.data_mesh(jax.devices()[:2])
+    plan = plan_batches(batch_size, 2, ROWS // 2, estimator="halves")
+    params = {"backbone": jnp.full((4, 3), 0.1), "head": jnp.full(3, 0.1)}
+
+    def initial_state():
+        state = create_state(
+            params, {}, recipe.tx.init(params), noise_init(params), seed
+        )
+        return mesh_lib.put_replicated(mesh, state)
+
+    return Experiment(
+        folder=folder,
+        mesh=mesh,
+        plan=plan,
+        total_steps=steps,
+        steps_per_epoch=2,
+        initial_state=initial_state,
+        source=source,
+        seed=seed,
+        step=TrainStep(loss, recipe, plan, mesh, label_tree(params)),
+        schedule=recipe.schedule,
+        train_batches=lambda first: Stream(first + skip * micro_batches, **stream),
+        eval_batches=list,
+        predict=lambda state, batch: None,
+        evaluate=lambda state: {
+            "AP": ap[int(state.step)] if ap else float(state.step) / 10
+        },
+        evaluator=SimpleNamespace(),
+        write_weights=lambda state: np.savez(folder / "weights.npz", **state.params),
+        settings=config.train,
+    )
+
+
+def comparable(folder):
+    """The lines of metrics.jsonl without what a clock says."""
+    return [
+        {k: v for k, v in line.items() if k not in ("time", "images_per_second")}
+        for line in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+def losses(folder):
+    """The loss of each step that metrics.jsonl has."""
+    lines = read_metrics(folder / "metrics.jsonl")
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
