@@ -1,11 +1,28 @@
 """What is kept of the scalars of every step."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 CURVE_POINTS = 128  # rows of a curve; a longer run is averaged over windows
+
+
+# Of a rate of 1, see `program.carry_rate`.
+LEFT_OUT = ("update_variance/",)
+
+
+def gather(kept: Sequence[Mapping[str, float]]) -> dict[str, np.ndarray]:
+    """Return one array a scalar; nan where a step did not give it."""
+    names = [
+        name
+        for name in dict.fromkeys(name for metrics in kept for name in metrics)
+        if not name.startswith(LEFT_OUT)
+    ]
+    return {
+        name: np.array([metrics.get(name, np.nan) for metrics in kept])
+        for name in names
+    }
 
 
 def summary(curve: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -32,14 +49,19 @@ def summary(curve: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def windows(curve: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the curve averaged over windows, at most `CURVE_POINTS` of them."""
+    """Return the curve averaged over windows, at most `CURVE_POINTS` of them.
+
+    Steps that did not give a scalar are left out of its average.
+    """
     total = len(curve["loss"])
     edges = np.unique(np.linspace(0, total, CURVE_POINTS + 1).astype(int))
-    sizes = np.diff(edges)
-    averaged = {
-        key: np.add.reduceat(values, edges[:-1]) / sizes
-        for key, values in curve.items()
-    }
+    averaged = {}
+    for key, values in curve.items():
+        # A loss that is not finite has to stay visible.
+        known = np.isfinite(values) | (key == "loss")
+        sums = np.add.reduceat(np.where(known, values, 0.0), edges[:-1])
+        counts = np.add.reduceat(known, edges[:-1].astype(int), dtype=float)
+        averaged[key] = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
     return {"step": edges[1:], **averaged}
 
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 _RUN = "python train.py --config configs/{config}.py --config.data.root=COCO_2017"
 PLAIN = ("agvm.enabled=False",)
-NORMS = ("agvm.estimator=replicas",)
+NORMS = ("agvm.estimator=norms",)
 
 
 def _command(config: str, batch: int, *settings: str) -> str:

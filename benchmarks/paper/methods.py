@@ -73,7 +73,7 @@ _ADAMW = {"optim.name": "adamw", "optim.weight_decay": 0.05}
 _LAMB = {"optim.name": "lamb", "optim.weight_decay": 0.01, "optim.eps": 1e-6}
 _OFF = {"agvm.enabled": False}
 _HALVES = {"agvm.enabled": True, "agvm.estimator": "halves"}
-_NORMS = {"agvm.enabled": True, "agvm.estimator": "replicas"}
+_NORMS = {"agvm.enabled": True, "agvm.estimator": "norms"}
 
 
 def muon(schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -9,7 +9,7 @@ from scipy import stats
 from benchmarks.paper import steps
 from benchmarks.paper.__main__ import main
 from benchmarks.paper.cells import Cell, Runs
-from benchmarks.paper.curves import trouble
+from benchmarks.paper.curves import gather, trouble, windows
 from benchmarks.paper.grids import Sweep
 from benchmarks.paper.methods import METHODS
 from benchmarks.paper.report import CSV, trouble_table, write_report
@@ -146,6 +146,16 @@ def test_the_command_lists_refuses_and_names_the_large_runs(tmp_path, capsys):
     assert main(["--table", "7", "--scale", "paper"]) == 0
     out = capsys.readouterr().out
     assert "configs/mask_rcnn.py" in out and "agvm.anchor=box_head" in out
+
+
+def test_windows_leave_out_steps_that_did_not_measure_but_no_bad_loss():
+    steps = [{"loss": 1.0 + k, "finite": 1.0} for k in range(256)]
+    steps[3]["phi/head"] = 0.5
+    steps[255]["loss"] = float("nan")
+    curve = windows(gather(steps))
+    assert len(curve["step"]) == 128 and curve["loss"][0] == 1.5
+    assert np.isnan(curve["loss"][-1]) and np.isfinite(curve["loss"][:-1]).all()
+    assert curve["phi/head"][1] == 0.5 and np.isnan(curve["phi/head"][0])
 
 
 def test_a_spike_and_a_dead_module_are_seen_in_a_curve():
