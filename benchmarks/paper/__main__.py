@@ -31,10 +31,38 @@ def main(arguments: list[str]) -> int:
     """Do what the command line asks; return the exit code, 2 for an input error."""
     args = parse(arguments)
     try:
-        return run(args, arguments)
+        if args.scale == "paper":
+            print_commands(args.table)
+            return 0
+        if args.report:
+            for path in write_report(args.runs / TINY.name, args.docs):
+                print(path)
+            return 0
+        methods = dict(METHODS)
+        if args.optimizer:
+            sys.path.insert(0, os.getcwd())
+            method = own_method(args.optimizer)
+            methods[method.name] = method
+            table = own_table(method)
+        else:
+            table = find_table(args.table)
+        runs = Runs(args.runs / TINY.name, read_csv(args.docs / CSV))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if args.list:
+        print_cells(table, runs)
+    elif args.parallel > 1:
+        # Of two that are given, the last one counts.
+        return work.start_workers(args.parallel, [*arguments, "--parallel=1"])
+    else:
+        work.one_core(args.runs / "programs")
+        images = args.runs / "images"
+        done = work.work(table.wanted, runs, TINY, methods, images, args.limit)
+        print(f"{done} cells trained; nothing else is free for this process")
+        if args.optimizer:
+            print(table.text(runs))
+    return 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -56,39 +84,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="write docs, train none")
     parser.add_argument("--docs", type=Path, default=DOCS, help="where reports go")
     return parser.parse_args(arguments)
-
-
-def run(args: argparse.Namespace, arguments: list[str]) -> int:
-    if args.scale == "paper":
-        return print_commands(args.table)
-    folder = args.runs / TINY.name
-    if args.report:
-        for path in write_report(folder, args.docs):
-            print(path)
-        return 0
-    methods = dict(METHODS)
-    if args.optimizer:
-        sys.path.insert(0, os.getcwd())
-        method = own_method(args.optimizer)
-        methods[method.name] = method
-        table = own_table(method)
-    else:
-        table = find_table(args.table)
-    runs = Runs(folder, read_csv(args.docs / CSV))
-    if args.list:
-        print_cells(table, runs)
-        return 0
-    if args.parallel > 1:
-        position = arguments.index("--parallel")
-        rest = arguments[:position] + arguments[position + 2 :]
-        return work.start_workers(args.parallel, rest)
-    work.one_core(args.runs / "programs")
-    images = args.runs / "images"
-    done = work.work(table.wanted, runs, TINY, methods, images, args.limit)
-    print(f"{done} cells trained; nothing else is free for this process")
-    if args.optimizer:
-        print(table.text(runs))
-    return 0
 
 
 def find_table(name: str) -> Table:
@@ -115,12 +110,16 @@ def print_cells(table: Table, runs: Runs) -> None:
     print(f"{len(cells) - left} of {len(cells)} cells known so far are done")
 
 
-def print_commands(name: str) -> int:
+def print_commands(name: str) -> None:
+    """Print the commands of a table of the paper.
+
+    Raises:
+      ValueError: there are none.
+    """
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
         raise ValueError(REFUSED.get(name, f"--table {name}: at this scale {known}."))
     print("\n".join(COMMANDS[name]))
-    return 0
 
 
 if __name__ == "__main__":

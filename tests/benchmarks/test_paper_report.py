@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.paper import steps
-from benchmarks.paper.__main__ import main
+from benchmarks.paper import steps, work
+from benchmarks.paper.__main__ import main, parse
 from benchmarks.paper.cells import Cell, Runs
 from benchmarks.paper.curves import gather, trouble, windows
 from benchmarks.paper.grids import Sweep
@@ -115,7 +115,9 @@ def test_the_report_finds_the_gain_that_was_put_in_and_the_one_that_was_not(
 def test_run_folders_add_to_the_csv(tmp_path, results):
     write_csv(tmp_path / CSV, results)
     cell = Sweep(METHODS["sgd"], 512).cell(0)
-    Runs(tmp_path / "runs").write(cell, made_up(0.07))
+    runs = Runs(tmp_path / "runs")
+    runs.write(cell, made_up(0.07))
+    runs.write(cell.with_(method="own_mine_make_tx"), made_up(0.5))  # stays private
     write_report(tmp_path / "runs", tmp_path)
     assert read_csv(tmp_path / CSV)[cell]["AP"] == 0.07
     assert len(read_csv(tmp_path / CSV)) == len(results) + 1
@@ -146,6 +148,27 @@ def test_the_command_lists_refuses_and_names_the_large_runs(tmp_path, capsys):
     assert main(["--table", "7", "--scale", "paper"]) == 0
     out = capsys.readouterr().out
     assert "configs/mask_rcnn.py" in out and "agvm.anchor=box_head" in out
+
+
+def test_an_own_optimizer_is_listed_beside_adamw(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_sgd.py").write_text("import optax\nmake_tx = optax.sgd\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folders = ["--runs", str(tmp_path), "--docs", str(tmp_path)]
+    assert main(["--optimizer", "my_sgd:make_tx", "--list", *folders]) == 0
+    out = capsys.readouterr().out
+    assert "own_my_sgd_make_tx/batch512/rate0.004/seed0" in out and "adamw/" in out
+    assert main(["--optimizer", "my_sgd:nothing", "--list", *folders]) == 2
+    assert "MODULE:FUNCTION" in capsys.readouterr().err
+
+
+def test_several_processes_get_the_same_command(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr(
+        work, "start_workers", lambda count, rest: started.append((count, rest)) or 0
+    )
+    assert main(["--parallel=3", "--runs", str(tmp_path)]) == 0
+    count, rest = started[0]
+    assert count == 3 and parse(rest).parallel == 1
 
 
 def test_windows_leave_out_steps_that_did_not_measure_but_no_bad_loss():
