@@ -103,7 +103,9 @@ class BatchNorm(nnx.Module):
         if self.mode == "frozen" or not train:
             scale = scale * lax.rsqrt(self.var[...] + self.eps)
             bias = bias - self.mean[...] * scale
-            return x * scale.astype(x.dtype) + bias.astype(x.dtype)
+            # In float32 and rounded once, as in training: coefficients that were
+            # rounded first would move a channel by the same amount everywhere.
+            return (x.astype(jnp.float32) * scale + bias).astype(x.dtype)
         sync_axis = self.axis_name if self.mode == "synced" else None
         y, mean, var = batch_norm(x, scale, bias, self.eps, sync_axis)
         count = x.size // x.shape[-1]
