@@ -154,9 +154,7 @@ class RetinaNet(nnx.Module):
         for level_logits, level_deltas, level_anchors in zip(
             logits, deltas, anchors, strict=True
         ):
-            best, place, label = top_k_pairs(
-                level_logits.astype(jnp.float32), self.pre_nms_top_k
-            )
+            best, place, label = top_k_pairs(level_logits, self.pre_nms_top_k)
             boxes.append(decode(level_deltas[place], level_anchors[place]))
             best_logits.append(best)
             classes.append(label)
