@@ -22,6 +22,7 @@ from benchmarks.paper.images import open_pool
 from benchmarks.paper.methods import Method
 from benchmarks.paper.scales import Scale
 
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 LIBRARIES = ("jax", "flax", "optax", "hotcoco", "numpy")
 
 
@@ -128,12 +129,17 @@ def start_workers(count: int, arguments: list[str]) -> int:
 
 
 def one_core(programs: Path) -> None:
-    """Make JAX compute on one core and keep its programs; before JAX wakes."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    flags = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    os.environ.setdefault("XLA_FLAGS", flags)
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(programs))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    """Make JAX compute on one core and keep compiled programs in a folder.
+
+    Before the first computation.
+    """
+    import jax
+
+    os.environ.setdefault("XLA_FLAGS", ONE_THREAD)  # read when the first array is made
+    # Environment variables would come too late here: jax is imported.
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_compilation_cache_dir", str(programs.absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     from agvm_jax.training.host_memory import keep_freed_memory
 
     keep_freed_memory()
