@@ -2,16 +2,15 @@
 
     python train.py --config configs/faster_rcnn_adamw.py --config.data.root=COCO_FOLDER
 
-The folder is that of configs/faster_rcnn.py. As it stands: batch 512 with AGVM. Other
-rows: --config.batch_size=32 (256, 1024, 1536), the rate follows by the square root;
---config.agvm.enabled=False for the baseline.
+Folder and weights are those of configs/faster_rcnn.py. As it stands: batch 512 with
+AGVM. Other rows: --config.batch_size=32 (256, 1024, 1536), the rate follows by the
+square root; --config.agvm.enabled=False for the baseline.
 
 Paper: 12 epochs by its iteration counts, the rate dropping after 9. Its AdamW rates for
 Faster R-CNN are not in the main text: 1e-4 at batch 32 is ours, in line with its two
 rates for RetinaNet (0.001 at 4096, 0.0015 at 10240). So are the second drop, after 11,
-and the weight decay.
-
-The paper starts from ImageNet weights: --config.train.init_from says where they are.
+and the weight decay. The released code has no configuration with AdamW: nothing is
+clipped here, and AGVM starts when the warm-up ends.
 """
 
 from configs import faster_rcnn
@@ -27,4 +26,7 @@ def get_config():
     config.optim.lr_rule = "sqrt"
     config.optim.weight_decay = 0.05
     config.optim.decay_at = (9 / 12, 11 / 12)
+    config.optim.clip_norm = 0.0
+    config.optim.clip_window = (0, -1)
+    config.agvm.start_step = -1
     return config

@@ -2,7 +2,8 @@
 
     python train.py --config configs/faster_rcnn_swin.py --config.data.root=COCO_FOLDER
 
-The folder is that of configs/faster_rcnn.py. As it stands: batch 512 with AGVM. Other
+The folder is that of configs/faster_rcnn.py; add --config.train.init_from=swin_t for
+ImageNet weights, which the paper starts from. As it stands: batch 512 with AGVM. Other
 rows: --config.batch_size=32 (256, 1024), the rate follows by the square root;
 --config.agvm.enabled=False for the baseline; --config.model.detector=mask_rcnn
 --config.data.mask_size=56 for masks.
@@ -12,8 +13,6 @@ Swin-T are not in the main text: those of configs/faster_rcnn_adamw.py stand her
 second drop after 12 is ours; weight decay, what is spared from it (norms and relative
 position biases) and drop path are those of the 1x schedule of the Swin authors' own
 detectors.
-
-The paper starts from ImageNet weights: --config.train.init_from says where they are.
 """
 
 from configs import faster_rcnn_adamw
