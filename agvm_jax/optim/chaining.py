@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import optax
 
 from agvm_jax.optim.equations import AverageKind, ScalarOrSchedule
@@ -13,7 +12,12 @@ from agvm_jax.optim.modules import Modules
 from agvm_jax.optim.preconditioning import Precondition
 from agvm_jax.optim.replicas import AxisName
 from agvm_jax.optim.variance import Estimator, Split
-from agvm_jax.optim.wrappers import check_averaged, check_scaled, first_follower
+from agvm_jax.optim.wrappers import (
+    check_averaged,
+    check_scaled,
+    first_follower,
+    holds,
+)
 
 PyTree = Any
 
@@ -117,7 +121,7 @@ class Chained:
         modulator = self._modulator
         if self.place is None or modulator is None or modulator.scale_gradients:
             return self.place
-        return max(self.place, first_follower(self.transforms, state) - 1)
+        return first_follower(self.transforms, state) - 1
 
     def _check(self, states: Sequence[PyTree]) -> None:
         modulator = self._modulator
@@ -196,7 +200,7 @@ def _check_nothing_hidden(
     chain itself a second one would square it.
     """
     for i, state in enumerate(states):
-        if (place is None and i >= last) or not _has_agvm(state):
+        if (place is None and i >= last) or not holds(state, AgvmState):
             continue
         if place is not None:
             raise ValueError(
@@ -208,8 +212,3 @@ def _check_nothing_hidden(
             "could divide its scale out: put agvm itself into the chain and the "
             "wrapper around the whole, wrapper(chain(agvm(...), ...))"
         )
-
-
-def _has_agvm(state: PyTree) -> bool:
-    leaves = jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, AgvmState))
-    return any(isinstance(leaf, AgvmState) for leaf in leaves)

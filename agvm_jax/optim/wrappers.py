@@ -158,7 +158,7 @@ def check_averaged(states: Sequence[PyTree], place: int | None, axis_name: Any) 
                 "the replicas would drift apart. Put agvm first; or average first and "
                 "pass phi="
             )
-        if i > place and _find(state, contrib.DifferentiallyPrivateAggregateState):
+        if i > place and holds(state, contrib.DifferentiallyPrivateAggregateState):
             raise ValueError(
                 "agvm(axis_name=...) would average gradients of different examples "
                 "before they are clipped. Write chain("
@@ -174,22 +174,19 @@ def _is_follower(tx: optax.GradientTransformation, state: PyTree) -> bool:
 
 
 def _keeper_in(state: PyTree) -> Remedy | None:
-    found = _find(state, tuple(KEEPERS))
-    return KEEPERS[type(found)] if found is not None else None
+    return next((r for kind, r in KEEPERS.items() if holds(state, kind)), None)
 
 
 def _last_word_in(tx: optax.GradientTransformation, state: PyTree) -> Remedy | None:
-    found = _find(state, tuple(LAST_WORD))
-    if found is not None:
-        return LAST_WORD[type(found)]
-    hidden = any(_code(fn) is _nonnegative_code() for fn in _functions(tx.update))
-    return NONNEGATIVE if hidden else None
+    if any(_code(fn) is _nonnegative_code() for fn in _functions(tx.update)):
+        return NONNEGATIVE
+    return next((r for kind, r in LAST_WORD.items() if holds(state, kind)), None)
 
 
-def _find(state: PyTree, types: type | tuple[type, ...]) -> Any | None:
-    """Return the first node of these types, however deep; None if there is none."""
-    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, types))
-    return next((node for node in nodes if isinstance(node, types)), None)
+def holds(state: PyTree, kind: type) -> bool:
+    """Whether a state of this type is in here, however deep."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind))
+    return any(isinstance(node, kind) for node in nodes)
 
 
 def _is_moment(leaf: Any) -> bool:
