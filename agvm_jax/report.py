@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from agvm_jax import drawing, plots
-from agvm_jax.evaluation import report as evaluation_report
+from agvm_jax.evaluation.reports import detection as evaluation_report
 from agvm_jax.optim.noise import useful_batch_sentence
 from agvm_jax.training.metrics import read_metrics
+from agvm_jax.visualization import drawing, plots
 
 
 def write_pictures(

@@ -17,16 +17,17 @@ ALLOWED = {
     "agvm_jax/training": ("agvm_jax.optim",),
     "agvm_jax/data": (
         "agvm_jax.structures",
-        "agvm_jax.drawing",
-        "agvm_jax.canvas",
+        "agvm_jax.mask_pasting",
         "agvm_jax.panoptic_png",
+        "agvm_jax.visualization",
     ),
     "agvm_jax/evaluation": (
         "agvm_jax.structures",
-        "agvm_jax.drawing",
-        "agvm_jax.charts",
+        "agvm_jax.mask_pasting",
         "agvm_jax.panoptic_png",
+        "agvm_jax.visualization",
     ),
+    "agvm_jax/visualization": ("agvm_jax.structures", "agvm_jax.mask_pasting"),
     "models": ("agvm_jax.structures",),
 }
 # Folder -> libraries that it must do without.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from agvm_jax.evaluation.coco_numbers import percent
+from agvm_jax.evaluation.metrics.coco_numbers import percent
 from agvm_jax.evaluation.seen_images import check_new, missing_lines
 from agvm_jax.structures import Batch, Predictions
 

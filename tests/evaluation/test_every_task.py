@@ -12,8 +12,8 @@ from agvm_jax.data.segments import load_segments
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.instance import InstanceEvaluator
+from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.panoptic import PanopticEvaluator
-from agvm_jax.evaluation.panoptic_merge import MergeRule
 from agvm_jax.evaluation.semantic import SemanticEvaluator
 from agvm_jax.structures import Predictions
 from configs import base

@@ -12,9 +12,9 @@ from pycocotools import mask as pycocotools_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from agvm_jax.evaluation import report
 from agvm_jax.evaluation.instance import InstanceEvaluator
-from agvm_jax.evaluation.masks import encode_mask, paste_mask
+from agvm_jax.evaluation.reports import detection as report
+from agvm_jax.mask_pasting import encode_mask, paste_mask
 from agvm_jax.structures import Batch, Predictions
 
 SIDE = 14  # of a predicted mask

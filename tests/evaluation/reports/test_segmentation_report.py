@@ -8,8 +8,8 @@ from hotcoco.panoptic import PanopticEval
 from panoptic_sets import evaluator_of, make_set
 from PIL import Image
 
-from agvm_jax.evaluation import segmentation_report
-from agvm_jax.evaluation.segmentation_report import write_segmentation_report
+from agvm_jax.evaluation.reports import segmentation as segmentation_report
+from agvm_jax.evaluation.reports.segmentation import write_segmentation_report
 from agvm_jax.evaluation.semantic import SemanticEvaluator
 from agvm_jax.panoptic_png import write_panoptic_png
 from agvm_jax.structures import Batch, Predictions

@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from agvm_jax.canvas import (
+from agvm_jax.mask_pasting import paste_mask
+from agvm_jax.structures import Batch, Predictions
+from agvm_jax.visualization.canvas import (
     class_color,
     dashed_rectangle,
     dotted_rectangle,
@@ -19,8 +21,6 @@ from agvm_jax.canvas import (
     place_label,
     shorten,
 )
-from agvm_jax.evaluation.masks import paste_mask
-from agvm_jax.structures import Batch, Predictions
 
 Stroke = Callable[[ImageDraw.ImageDraw, Sequence[int]], None]
 

@@ -12,7 +12,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from agvm_jax.charts import BLACK, COLORS, GREY, add_grid, dress, new_figure, save
+from agvm_jax.visualization.charts import (
+    BLACK,
+    COLORS,
+    GREY,
+    add_grid,
+    dress,
+    new_figure,
+    save,
+)
 
 # A module has the same colour in every figure.
 MODULE_COLORS = {

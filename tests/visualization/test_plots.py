@@ -7,8 +7,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from agvm_jax.charts import new_figure
-from agvm_jax.plots import (
+from agvm_jax.visualization.charts import new_figure
+from agvm_jax.visualization.plots import (
     PANELS,
     SHORT,
     Series,

@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 from random_sets import evaluator_of, make_batches, make_set
 
-from agvm_jax.evaluation import figures, report
-from agvm_jax.evaluation.best_and_worst import best_and_worst
-from agvm_jax.evaluation.diagnosis import KINDS, diagnose
-from agvm_jax.evaluation.report import write_report
+from agvm_jax.evaluation.metrics.diagnosis import KINDS, diagnose
+from agvm_jax.evaluation.reports import detection as report
+from agvm_jax.evaluation.reports import figures
+from agvm_jax.evaluation.reports.best_and_worst import best_and_worst
+from agvm_jax.evaluation.reports.detection import write_report
 
 ALWAYS = [
     "results.json", "table.txt", "detections.json",

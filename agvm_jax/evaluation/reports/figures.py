@@ -6,9 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from agvm_jax.charts import BLACK, COLORS, GREY, add_grid, dress, new_figure, save
 from agvm_jax.evaluation.detection import DetectionEvaluator
-from agvm_jax.evaluation.diagnosis import KINDS, Diagnosis
+from agvm_jax.evaluation.metrics.diagnosis import KINDS, Diagnosis
+from agvm_jax.visualization.charts import (
+    BLACK,
+    COLORS,
+    GREY,
+    add_grid,
+    dress,
+    new_figure,
+    save,
+)
 
 NUMBERED = 16  # classes up to which cells show their numbers
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agvm_jax.canvas import class_color
-from agvm_jax.drawing import (
+from agvm_jax.structures import Batch, Predictions
+from agvm_jax.visualization.canvas import class_color
+from agvm_jax.visualization.drawing import (
     MOST_LABELS,
     draw_batch,
     draw_detections,
@@ -13,7 +14,6 @@ from agvm_jax.drawing import (
     draw_objects,
     save_contact_sheet,
 )
-from agvm_jax.structures import Batch, Predictions
 
 GREY = 90
 
