@@ -20,7 +20,6 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from agvm_jax import report
 from agvm_jax.data.dataset import Dataset, open_dataset
 from agvm_jax.data.decode import decode_image
 from agvm_jax.data.errors import DataError, UnreadableImage
@@ -29,14 +28,16 @@ from agvm_jax.data.settings import check_settings
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.instance import InstanceEvaluator
+from agvm_jax.evaluation.reports.pictures import write_pictures
+from agvm_jax.evaluation.reports.run import write_report
 from agvm_jax.optim.modules import label_tree, module_names
-from agvm_jax.optim.noise import noise_init
+from agvm_jax.optim.noise import noise_init, useful_batch_sentence
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
 from agvm_jax.training.exit_code import ExitCode
 from agvm_jax.training.host_memory import keep_freed_memory
 from agvm_jax.training.loop import Experiment, Outcome, train_and_evaluate
-from agvm_jax.training.metrics import open_log
+from agvm_jax.training.metrics import open_log, typical_noise_scales
 from agvm_jax.training.recipes import build_optimizer
 from agvm_jax.training.restoring import (
     CheckpointMismatch,
@@ -344,7 +345,7 @@ def finish(
         except UnreadableImage:
             return np.zeros((*size, 3), np.uint8)
 
-    report.write_pictures(
+    write_pictures(
         experiment.folder,
         outcome.step,
         (
@@ -354,12 +355,13 @@ def finish(
         dataset.class_names,
         config.eval.draw_images,
     )
-    report.write_report(
+    scales = typical_noise_scales(experiment.folder)
+    write_report(
         experiment.folder,
         step=outcome.step,
         evaluator=experiment.evaluator,
         load_image=load_image,
-        batch_size=config.batch_size,
+        notes=[useful_batch_sentence(scales, config.batch_size)] if scales else [],
         log=log,
     )
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.metrics.diagnosis import Diagnosis, diagnose
-from agvm_jax.evaluation.reports.best_and_worst import best_and_worst
 from agvm_jax.evaluation.reports.figures import (
     plot_confusion,
     plot_mistakes,
     plot_precision_recall,
 )
+from agvm_jax.evaluation.reports.pictures import best_and_worst
 from agvm_jax.visualization.drawing import draw_detections, save_contact_sheet
 
 

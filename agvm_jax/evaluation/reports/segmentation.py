@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from agvm_jax.evaluation.panoptic import PanopticEvaluator
-from agvm_jax.evaluation.reports.best_and_worst import best_and_worst
 from agvm_jax.evaluation.reports.figures import plot_confusion
+from agvm_jax.evaluation.reports.pictures import best_and_worst
 from agvm_jax.evaluation.semantic import SemanticEvaluator
 from agvm_jax.visualization.drawing import draw_labels, save_contact_sheet
 

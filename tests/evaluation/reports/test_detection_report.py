@@ -11,7 +11,6 @@ from random_sets import evaluator_of, make_batches, make_set
 from agvm_jax.evaluation.metrics.diagnosis import KINDS, diagnose
 from agvm_jax.evaluation.reports import detection as report
 from agvm_jax.evaluation.reports import figures
-from agvm_jax.evaluation.reports.best_and_worst import best_and_worst
 from agvm_jax.evaluation.reports.detection import write_report
 
 ALWAYS = [
@@ -119,13 +118,6 @@ def test_of_images_the_true_boxes_the_crowds_and_the_tallies_are_drawn(
         if hits + wrong + lost
     }
     assert set(titled) == expected and len(titled) == len(drawn)
-
-
-def test_an_image_is_not_shown_as_both_best_and_worst():
-    assert best_and_worst([], 3) == {"best": [], "worst": []}
-    assert best_and_worst([5], 3) == {"best": [5], "worst": []}
-    assert best_and_worst([5, 9, 7, 1, 3], 9) == {"best": [5, 9, 7], "worst": [3, 1]}
-    assert best_and_worst([5, 9, 7, 1, 3], 2) == {"best": [5, 9], "worst": [3, 1]}
 
 
 @pytest.fixture
