@@ -29,7 +29,7 @@ from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.instance import InstanceEvaluator
 from agvm_jax.evaluation.reports.pictures import write_pictures
-from agvm_jax.evaluation.reports.run import write_report
+from agvm_jax.evaluation.reports.run import write_run_report
 from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init, useful_batch_sentence
 from agvm_jax.training import mesh as mesh_lib
@@ -356,7 +356,7 @@ def finish(
         config.eval.draw_images,
     )
     scales = typical_noise_scales(experiment.folder)
-    write_report(
+    write_run_report(
         experiment.folder,
         step=outcome.step,
         evaluator=experiment.evaluator,

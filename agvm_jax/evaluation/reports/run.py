@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from agvm_jax.evaluation.reports.detection import (
-    write_report as write_detection_report,
-)
+from agvm_jax.evaluation.reports.detection import write_detection_report
 from agvm_jax.visualization import plots
 
 
-def write_report(
+def write_run_report(
     folder: Path,
     *,
     step: int,
