@@ -17,8 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # keep start-up quiet
 
 import jax
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from agvm_jax.data.dataset import Dataset, open_dataset
 from agvm_jax.data.decode import decode_image
@@ -34,6 +33,9 @@ from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init, useful_batch_sentence
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
+from agvm_jax.training.command_line import complain, join, leave, parse
+from agvm_jax.training.device_memory import OutOfDeviceMemory
+from agvm_jax.training.examples import predicted_examples
 from agvm_jax.training.exit_code import ExitCode
 from agvm_jax.training.host_memory import keep_freed_memory
 from agvm_jax.training.loop import Experiment, Outcome, train_and_evaluate
@@ -58,30 +60,21 @@ from models.weight_files import write_weights
 # Who judges a detector's predictions; those with masks learn from masks.
 EVALUATORS = {"mask_rcnn": InstanceEvaluator}
 
-FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", lock_config=True)
-flags.DEFINE_bool("traceback", False, "Show the traceback of an input error.")
-flags.DEFINE_bool(
-    "distributed",
-    False,
-    "Call jax.distributed.initialize(): one process a host, found from the cluster's"
-    " environment (TPU pods, Slurm, Open MPI).",
-)
+INPUT_ERRORS = DataError, CheckpointMismatch, NoGoodCheckpoint, OutOfDeviceMemory
 
 
 def main(arguments: list[str]) -> int:
     """Reads the command line, trains, reports. Returns the exit code."""
     try:
         config = parse(arguments)
-        if FLAGS.distributed:
-            jax.distributed.initialize()
+        join()
         dataset = open_dataset(config.data)
         experiment = build(config, dataset)
-    except (ValueError, flags.Error) as error:
+    except ValueError as error:
         return complain(error)
     try:
         outcome = train_and_evaluate(experiment)
-    except (DataError, CheckpointMismatch, NoGoodCheckpoint) as error:
+    except INPUT_ERRORS as error:
         return complain(error)
     except TrainingStopped as error:
         print(f"training stopped: {error}", file=sys.stderr)
@@ -91,32 +84,8 @@ def main(arguments: list[str]) -> int:
         return ExitCode.CRASHED
     if outcome.status == "interrupted":
         return leave(ExitCode.INTERRUPTED)
-    if jax.process_index() == 0:
-        finish(config, dataset, experiment, outcome)
+    finish(config, dataset, experiment, outcome)
     return leave(ExitCode.FINISHED)
-
-
-def parse(arguments: list[str]) -> ConfigDict:
-    """Returns the final config.
-
-    Raises:
-      ValueError: an unknown key or an unusable value; the message names it.
-    """
-    try:
-        FLAGS(arguments)
-        if FLAGS.config is None:
-            raise ValueError(
-                "there is no config: python train.py --config configs/quickstart.py"
-            )
-    except (AttributeError, KeyError, TypeError) as error:
-        # ml_collections tells of a mistyped key with an AttributeError and a hint.
-        raise ValueError(str(error).strip("'\"")) from error
-    except OSError as error:
-        raise ValueError(f"the config file cannot be read: {error}") from error
-    config = FLAGS.config.copy_and_resolve_references()
-    if len(config.image_size) == 1:
-        config.image_size = (config.image_size[0], config.image_size[0])
-    return config
 
 
 def build(config: ConfigDict, dataset: Dataset) -> Experiment:
@@ -324,7 +293,10 @@ def introduce(**facts: str) -> None:
 def finish(
     config: ConfigDict, dataset: Dataset, experiment: Experiment, outcome: Outcome
 ) -> None:
-    """Writes the report of a finished run."""
+    """Writes the report of a finished run. All processes call it; the first writes."""
+    examples = predicted_examples(experiment, outcome.state, config.eval.draw_images)
+    if jax.process_index() != 0:
+        return
     log = open_log(experiment.folder, active=True)
     if outcome.status == "was finished":
         log.info(
@@ -348,10 +320,7 @@ def finish(
     write_pictures(
         experiment.folder,
         outcome.step,
-        (
-            (batch, experiment.predict(outcome.state, batch))
-            for batch in experiment.eval_batches()
-        ),
+        examples,
         dataset.class_names,
         config.eval.draw_images,
     )
@@ -364,21 +333,6 @@ def finish(
         notes=[useful_batch_sentence(scales, config.batch_size)] if scales else [],
         log=log,
     )
-
-
-def complain(error: Exception) -> int:
-    """Says in one sentence what was wrong with the input."""
-    if FLAGS.is_parsed() and FLAGS.traceback:
-        raise error
-    print(f"error: {error}", file=sys.stderr)
-    return ExitCode.INPUT
-
-
-def leave(code: ExitCode) -> int:
-    """Ends all processes together; the first to go alone would take others along."""
-    if FLAGS.distributed:
-        jax.distributed.shutdown()
-    return code
 
 
 if __name__ == "__main__":

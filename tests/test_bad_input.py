@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from unittest import mock
 
 import cv2
@@ -214,6 +215,20 @@ def test_weights_that_are_cut_short(complaint, tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"PK\x03\x04")
     err = complaint(f"--config.train.init_from={tmp_path / 'weights.pth'}")
     assert "weights.pth is cut short" in err
+
+
+@pytest.mark.parametrize("key", ["workdir", "data.cache_dir", "train.weights_dir"])
+def test_a_place_that_is_no_folder_of_this_machine(complaint, key):
+    """It became a folder called "gs:", and the run was lost with the machine."""
+    err = complaint(f"--config.{key}=gs://bucket/run")
+    assert f"{key}=gs://bucket/run" in err and "gs:// are not supported" in err
+    assert not Path("gs:").exists()
+
+
+def test_a_run_to_start_from_that_is_not_there(complaint, tmp_path):
+    err = complaint(f"--config.train.start_from={tmp_path / 'nowhere'}:3")
+    assert "nowhere" in err and "there is no checkpoint" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_folder_of_another_config_is_left_alone(complaint, tmp_path):

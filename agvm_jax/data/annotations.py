@@ -156,6 +156,7 @@ class Annotations:
             clipped_boxes=int((keep & (overhang > _ROUNDING)).sum()),
             zero_area_boxes=int((~keep & empty).sum()),
             outside_boxes=int((~keep & ~empty).sum()),
+            tiny_boxes=int((keep & (self.boxes[:, 2:] < 1).all(axis=1)).sum()),
             most_boxes=int(each_image.max(initial=0)),
             masks=int((keep & masked).sum()),
             label_maps=len(self) if self.stuff_names else 0,

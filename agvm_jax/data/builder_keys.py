@@ -64,10 +64,12 @@ def lacks_validation(
       keys: those of config.data that name its files and folders.
     """
     names = [getattr(data_config, key) for key in keys]
-    usual = [VAL_DEFAULTS[key] for key in keys]
     if not any(names):  # emptied on purpose
         return True
-    return names == usual and not any((root / name).exists() for name in names)
+    if names != [VAL_DEFAULTS[key] for key in keys]:
+        return False
+    # A split of another name is one too, and has to be named.
+    return not any((root / name).exists() for name in (*names, "valid", "validation"))
 
 
 def hold_out(make_whole: Callable[[], Origin], data_config: Any) -> MakeOrigin:

@@ -18,6 +18,9 @@ from agvm_jax.data.exif import Annotated
 from agvm_jax.data.label_folder import read_names
 from agvm_jax.data.semantic_files import SemanticFiles
 
+# What Roboflow calls the annotations of each split, beside its images.
+ROBOFLOW = "_annotations.coco.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class _Split:
@@ -47,30 +50,40 @@ def coco(data_config: Any) -> MakeOrigin:
 
 
 def coco_folder(data_config: Any) -> MakeOrigin:
-    """Any COCO-format folder; the keys of the config say what is called what."""
+    """Any COCO-format folder; the keys of the config say what is called what.
+
+    Where there is no file of that name, train/ and valid/ of Roboflow are looked for.
+    """
     remedy = (
         "put it there, or set --config.data.root=PATH and the keys train_annotations,\n"
         "val_annotations, train_images and val_images of config.data"
     )
-    config = data_config
-    layout = {
-        "train": _Split(
-            config.train_annotations,
-            config.train_images,
-            config.train_panoptic,
-            config.train_labels,
-        )
+    config, root = data_config, root_of(data_config, remedy)
+    exported = {
+        split: _Split(f"{folder}/{ROBOFLOW}", folder)
+        for split, folder in (("train", "train"), ("val", "valid"))
+        if (root / folder / ROBOFLOW).is_file()
     }
-    root = root_of(data_config, remedy)
-    if not lacks_validation(data_config, root, ("val_annotations", "val_images")):
-        layout["val"] = _Split(
-            config.val_annotations,
-            config.val_images,
-            config.val_panoptic,
-            config.val_labels,
-        )
+    if "train" in exported and not (root / config.train_annotations).is_file():
+        layout = exported
+    else:
+        layout = {
+            "train": _Split(
+                config.train_annotations,
+                config.train_images,
+                config.train_panoptic,
+                config.train_labels,
+            )
+        }
+        if not lacks_validation(config, root, ("val_annotations", "val_images")):
+            layout["val"] = _Split(
+                config.val_annotations,
+                config.val_images,
+                config.val_panoptic,
+                config.val_labels,
+            )
     usual = Annotated.LIKE_OTHERS
-    return _coco_layout("coco_folder", data_config, layout, usual, remedy)
+    return _coco_layout("coco_folder", config, layout, usual, remedy)
 
 
 def lvis(data_config: Any) -> MakeOrigin:

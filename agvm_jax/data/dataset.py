@@ -23,6 +23,7 @@ class Dataset:
       category_ids: K original ids, for results that other tools read.
       stuff_names, stuff_ids: the same of S classes that have segments but no boxes.
       train, val: see `records.Source`.
+      max_boxes: objects an image keeps in a batch: config.data.max_boxes.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Dataset:
     stuff_ids: tuple[int, ...]
     train: Source
     val: Source
+    max_boxes: int
 
     def label_names(self, semantic: str) -> tuple[str, ...]:
         """Names of Batch.semantic's labels, for a value of config.data.semantic."""
@@ -51,6 +53,12 @@ class Dataset:
             if source.note:
                 lines.append(f"    {source.note}")
             lines += [f"    {line}" for line in rest]
+        most = self.train.report.most_boxes
+        if most > self.max_boxes:
+            lines.append(
+                f"  training keeps {self.max_boxes} objects an image, of more a random"
+                f" choice: data.max_boxes={most} keeps all"
+            )
         return lines
 
 
@@ -94,6 +102,7 @@ def open_dataset(data_config: Any) -> Dataset:
         stuff_ids=train.card.stuff_ids,
         train=train,
         val=val,
+        max_boxes=data_config.max_boxes,
     )
 
 

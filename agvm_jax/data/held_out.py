@@ -38,10 +38,13 @@ class HeldOut:
 
     @property
     def note(self) -> str:
-        """How the parts came about."""
+        """How the parts came about; said once, of those held out."""
+        if self.split == "train":
+            return self.whole.note
         text = (
             f"no validation split is there: {100 * self.share:g} % of the images are"
-            f" held out (data.val_share={self.share:g}, data.val_seed={self.seed})"
+            f" held out for it (data.val_share={self.share:g},"
+            f" data.val_seed={self.seed})"
         )
         return f"{self.whole.note}; {text}" if self.whole.note else text
 

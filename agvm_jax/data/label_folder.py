@@ -120,7 +120,7 @@ def read_names(config_names: tuple[str, ...], root: pathlib.Path) -> tuple[str, 
         return tuple(config_names)
     lines = root / "classes.txt"
     if lines.is_file():
-        names = _read(lines).decode("utf-8", "replace").splitlines()
+        names = _read(lines).decode("utf-8-sig", "replace").splitlines()
         return tuple(name.strip() for name in names if name.strip())
     table = root / "objectInfo150.txt"
     if table.is_file():  # Idx, Ratio, Train, Val, Name, separated by tabs

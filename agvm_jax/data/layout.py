@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+from agvm_jax.data.coco_builders import ROBOFLOW
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.yolo_layout import is_yolo
 
@@ -20,6 +21,8 @@ def detect_layout(root: pathlib.Path, data_config: Any) -> str:
     """
     config = data_config
     annotations = root / config.train_annotations
+    if not annotations.is_file():
+        annotations = root / "train" / ROBOFLOW
     labels = root / config.train_images, root / config.train_labels
     found = [
         name
@@ -54,7 +57,8 @@ def detect_layout(root: pathlib.Path, data_config: Any) -> str:
     raise DataError(
         f"{root} is of no layout that is known. For training it would hold"
         " annotations/instances_train2017.json (coco),"
-        f" {config.train_annotations} and {config.train_images}/ (coco_folder),"
+        f" {config.train_annotations} and {config.train_images}/, or"
+        f" train/{ROBOFLOW} (coco_folder),"
         " annotations/lvis_v1_train.json (lvis), images/training/ and"
         " annotations/training/ (ade20k),"
         f" {config.train_images}/ and {config.train_labels}/ (label_folder), or"

@@ -48,9 +48,8 @@ def bitmap(segmentation: Segmentation, window: Sequence[int]) -> np.ndarray:
       window: x1 y1 x2 y2, whole pixels.
 
     Returns:
-      (y2 - y1, x2 - x1) bool: pixels of which half or more are covered. Of polygons
-      so thin that there is none, the pixels that are covered most: an object does not
-      vanish because it is small.
+      (y2 - y1, x2 - x1) bool: pixels of which half or more are covered; see
+      `_covered` for polygons so thin that there is none.
     """
     x1, y1, x2, y2 = (int(side) for side in window)
     if segmentation is None:
@@ -72,7 +71,18 @@ def bitmap(segmentation: Segmentation, window: Sequence[int]) -> np.ndarray:
     means = cv2.resize(
         canvas * np.uint8(200), (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA
     )
-    return means >= np.clip(means.max(), 1, 100)
+    return _covered(means, 100)
+
+
+def _covered(shares: np.ndarray, half: float) -> np.ndarray:
+    """Where shares reach a half, but for rounding.
+
+    An object so thin that none does would vanish: of it those stay that have half as
+    much as the largest. Where nothing is covered, nothing stays.
+    """
+    largest = shares.max(initial=0)
+    least = half if largest >= half else largest / 2
+    return (shares >= least * (1 - 1e-9)) & (shares > half * 1e-6)
 
 
 def run_lengths_to_mask(segmentation: dict[str, Any]) -> np.ndarray:
@@ -143,10 +153,11 @@ def unpack(packed: bytes, boxes: np.ndarray) -> list[np.ndarray]:
 def crop_mask(bitmap: np.ndarray, region: Sequence[float], side: int) -> np.ndarray:
     """Resample a part of a bitmap to (side, side).
 
-    A cell of the result is 1 where the mask covers half of it or more. The shares are
-    exact, for any region and however much smaller the result is: the sum over a
-    picture's upper left part is bilinear within each pixel, so interpolating the summed
-    picture gives the sum up to any point.
+    A cell of the result is 1 where the mask covers half of it or more, and of a mask
+    that nowhere does, where it covers most (`_covered`). The shares are exact, for any
+    region and however much smaller the result is: the sum over a picture's upper left
+    part is bilinear within each pixel, so interpolating the summed picture gives the
+    sum up to any point.
 
     Args:
       bitmap: (h, w) uint8 of 0 and 1, or bool.
@@ -163,7 +174,7 @@ def crop_mask(bitmap: np.ndarray, region: Sequence[float], side: int) -> np.ndar
     grid = _interpolate(rows.T, np.linspace(x1, x2, side + 1).clip(0, width)).T
     shares = np.diff(np.diff(grid, axis=0), axis=1)
     half = 0.5 * (x2 - x1) * (y2 - y1) / side**2
-    return (shares >= half * (1 - 1e-9)).astype(np.uint8)
+    return _covered(shares, half).astype(np.uint8)
 
 
 def _interpolate(summed: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ class Report:
       clipped_boxes: boxes that reached over the picture's edge.
       zero_area_boxes: boxes dropped because they had no area as they were given.
       outside_boxes: boxes dropped because nothing of them lies in the picture.
+      tiny_boxes: kept boxes that are smaller than a pixel, both ways.
       most_boxes: the largest number of kept boxes in one picture.
       masks: kept boxes that have a mask.
       label_maps: pictures whose every pixel is labelled, void included.
@@ -33,6 +34,7 @@ class Report:
     clipped_boxes: int
     zero_area_boxes: int
     outside_boxes: int
+    tiny_boxes: int
     most_boxes: int
     masks: int
     label_maps: int
@@ -58,9 +60,20 @@ class Report:
                 self.images_without_boxes if self.boxes else 0,
                 "images without boxes (kept as negatives)",
             ),
-            (self.clipped_boxes, "boxes clipped to their image"),
+            (
+                self.clipped_boxes,
+                "boxes clipped to their image"
+                + " (are they x1 y1 x2 y2, not x y width height?)"
+                * (2 * (self.clipped_boxes + self.outside_boxes) > self.boxes),
+            ),
             (self.zero_area_boxes, "boxes without area dropped"),
             (self.outside_boxes, "boxes wholly outside their image dropped"),
+            (
+                self.tiny_boxes,
+                "boxes smaller than a pixel"
+                + " (are they shares of the image, not pixels?)"
+                * (2 * self.tiny_boxes > self.boxes),
+            ),
             (
                 self.dropped_polygons,
                 "polygons that enclose nothing (fewer than three points, say) dropped",

@@ -18,7 +18,7 @@ class Dropped(NamedTuple):
     """How many objects of an image are not in its row."""
 
     over_cap: int = 0  # because of max_boxes
-    without_mask: int = 0  # because masks are learnt and theirs leaves the box empty
+    without_mask: int = 0  # because masks are learnt and of theirs nothing is seen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,17 +139,24 @@ def fill_row(
     placement = drawn.placement
     boxes, keep = placement.boxes(example["boxes"])
     keep &= drawn.keeps(example["boxes"], example["crowd"])
-    bitmaps, bare = [], 0
-    if config.mask_size:
-        bitmaps = unpack(example["masks"], example["boxes"])
-        masked = np.array([bitmap.any() for bitmap in bitmaps], bool)
-        bare = int((keep & ~masked).sum())
-        keep &= masked
     chosen = np.flatnonzero(keep)
     dropped = max(0, len(chosen) - config.max_boxes)
     if dropped and rng is not None:
         chosen = np.sort(rng.permutation(chosen)[: config.max_boxes])
     chosen = chosen[: config.max_boxes]
+    masks, bare = None, 0
+    if config.mask_size:
+        bitmaps = unpack(example["masks"], example["boxes"])
+        masks = placement.masks(
+            [bitmaps[i] for i in chosen],
+            example["boxes"][chosen],
+            boxes[chosen],
+            config.mask_size,
+        )
+        # It may have none, or a crop may leave a corner of its box without a pixel.
+        seen = masks.any(axis=(1, 2))
+        bare = int((~seen).sum())
+        chosen, masks = chosen[seen], masks[seen]
     row = empty_row(frame, config, image)
     row["image_size"][:] = placement.window
     row["image_id"] = np.array(example["image_id"], np.int64)
@@ -157,13 +164,8 @@ def fill_row(
     row["classes"][: len(chosen)] = example["classes"][chosen]
     row["crowd"][: len(chosen)] = example["crowd"][chosen]
     row["valid"][: len(chosen)] = True
-    if config.mask_size:
-        row["masks"][: len(chosen)] = placement.masks(
-            [bitmaps[i] for i in chosen],
-            example["boxes"][chosen],
-            boxes[chosen],
-            config.mask_size,
-        )
+    if masks is not None:
+        row["masks"][: len(chosen)] = masks
     if config.semantic != "none":
         segments = load_segments(example)
         labels = segments.labels(example["things"], config.semantic == "stuff")

@@ -109,7 +109,7 @@ class YoloOrigin:
         whether it is a polygon."""
         if not path.is_file():
             return []
-        lines = read_file(path).decode("utf-8", "replace").splitlines()
+        lines = read_file(path).decode("utf-8-sig", "replace").splitlines()
         height, width = size
         objects = []
         for number, line in enumerate(lines, 1):

@@ -51,7 +51,7 @@ class YoloFiles:
 
     def _listed(self, path: pathlib.Path) -> Iterator[pathlib.Path]:
         """The images that a .txt file names, one a line."""
-        text = read_file(path).decode("utf-8", "replace")
+        text = read_file(path).decode("utf-8-sig", "replace")
         names = [line.strip() for line in text.split("\n") if line.strip()]
         places = [(name, self._place(name, path.parent)) for name in names]
         absent = [name for name, place in places if place is None]

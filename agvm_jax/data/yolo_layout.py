@@ -170,7 +170,7 @@ def _class_names(
                 f"There is neither data.yaml nor classes.txt in {root}: put one there"
                 " that names the classes."
             )
-        found: Any = read_file(lines).decode("utf-8", "replace").split("\n")
+        found: Any = read_file(lines).decode("utf-8-sig", "replace").split("\n")
         found = [line.strip() for line in found if line.strip()]
     else:
         found = content.get("names")

@@ -1,4 +1,4 @@
-"""The large-batch rivals that AGVM is compared with, as their authors define them.
+"""The large-batch baselines that AGVM is compared with, as their authors define them.
 
 Optax has LARS, LAMB and SAM; what is added here is what a fair comparison needs and
 Optax leaves to the user: the exclusion of biases and norms from decay and trust ratio,

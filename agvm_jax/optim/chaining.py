@@ -1,6 +1,7 @@
 """Puts AGVM around an optimizer: ``chain`` as a drop-in, ``modulate`` as a wrapper."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from agvm_jax.optim.modules import Modules
 from agvm_jax.optim.preconditioning import Precondition
 from agvm_jax.optim.replicas import AxisName
 from agvm_jax.optim.variance import Estimator, Split
+from agvm_jax.optim.wrappers import check_averaged, check_scaled, first_follower
 
 PyTree = Any
 
@@ -23,13 +25,16 @@ def chain(
 
     ``agvm`` measures and averages where it stands; what follows it is the optimizer;
     and its modulation is applied to what comes out last, so that no optimizer can
-    divide it out. Without an ``agvm`` this is ``optax.chain``. The state has one entry
-    for each transform, as that of ``optax.chain``; a ``chain`` or ``modulate`` among
-    the transforms counts as those that it is made of.
+    divide it out. What must have the last word still has it: the scale stands right
+    before ``keep_params_nonnegative``, a line search, ``snapshot``, ``monitor`` or
+    ``apply_every`` at the end. Without an ``agvm`` this is ``optax.chain``. The state
+    has one entry for each transform, as that of ``optax.chain``; a ``chain`` or
+    ``modulate`` among the transforms counts as those that it is made of.
 
     Raises:
       ValueError: no transform, two ``agvm``; at ``init`` an ``agvm`` hidden inside
-        another transform, where it cannot be moved.
+        another transform, where it cannot be moved, or a transform that AGVM has to
+        stay inside of, such as ``schedule_free`` (docs/optimizers.md lists them).
 
     >>> from jax import numpy as jnp
     >>> params = {"backbone": jnp.ones(2), "head": jnp.ones(2)}
@@ -49,8 +54,7 @@ def chain(
             f"chain() got agvm {len(places)} times, at places {places}: one measures "
             "and scales all modules, a second would scale them twice"
         )
-    inner = tuple(optax.with_extra_args_support(tx) for tx in flat)
-    chained = Chained(inner, places[0] if places else None)
+    chained = Chained(tuple(flat), places[0] if places else None)
     return optax.GradientTransformationExtraArgs(chained.init, chained.update)
 
 
@@ -58,18 +62,25 @@ def chain(
 class Chained:
     """The transforms of a ``chain``, and where ``agvm`` stands among them."""
 
-    transforms: tuple[optax.GradientTransformationExtraArgs, ...]
+    transforms: tuple[optax.GradientTransformation, ...]
     place: int | None
 
     def init(self, params: PyTree) -> tuple:
-        state = tuple(tx.init(params) for tx in self.transforms)
-        _check_nothing_hidden(state, self.place)
-        return state
+        # Those around agvm first: what is wrong with them is said before agvm looks
+        # for its modules, among lookahead's two copies of the parameters for example.
+        states = [
+            None if i == self.place else tx.init(params)
+            for i, tx in enumerate(self.transforms)
+        ]
+        self._check(states)
+        if self.place is not None:
+            states[self.place] = self.transforms[self.place].init(params)
+        return tuple(states)
 
     def update(
         self,
         updates: PyTree,
-        state: tuple,
+        state: PyTree,
         params: PyTree | None = None,
         **extra_args: Any,
     ) -> tuple[PyTree, tuple]:
@@ -78,26 +89,44 @@ class Chained:
                 f"chain() of {len(self.transforms)} transforms got a state of "
                 f"{len(state)}: pass the state that its own init made"
             )
-        new_state = list(state)
         modulator = self._modulator
+        # phi is agvm's alone: a line search refuses arguments that it does not know.
+        phi = None if modulator is None else extra_args.pop("phi", None)
+        scaled_after = self._scaled_after(state)
+        new_state, observed = list(state), None
         for i, tx in enumerate(self.transforms):
-            if i != self.place:
-                updates, new_state[i] = tx.update(
+            if modulator is not None and i == self.place:
+                updates, observed = modulator.observe(
+                    updates, state[i], params, phi, state[i + 1 :]
+                )
+                new_state[i] = observed
+            else:
+                updates, new_state[i] = optax.with_extra_args_support(tx).update(
                     updates, state[i], params, **extra_args
                 )
-                continue
-            updates, new_state[i] = modulator.observe(
-                updates, state[i], params, extra_args.get("phi"), state[i + 1 :]
-            )
-            if modulator.scale_gradients:
-                updates = modulator.scale(updates, new_state[i])
-        if modulator and not modulator.scale_gradients:
-            updates = modulator.scale(updates, new_state[self.place])
+            if modulator is not None and observed is not None and i == scaled_after:
+                updates = modulator.scale(updates, observed)
         return updates, tuple(new_state)
 
     @property
     def _modulator(self) -> Modulator | None:
         return None if self.place is None else modulator_of(self.transforms[self.place])
+
+    def _scaled_after(self, state: Sequence[PyTree]) -> int | None:
+        """Return the transform whose updates are scaled."""
+        modulator = self._modulator
+        if self.place is None or modulator is None or modulator.scale_gradients:
+            return self.place
+        return max(self.place, first_follower(self.transforms, state) - 1)
+
+    def _check(self, states: Sequence[PyTree]) -> None:
+        modulator = self._modulator
+        _check_nothing_hidden(
+            states, self.place, first_follower(self.transforms, states) - 1
+        )
+        if modulator:
+            check_scaled(self.transforms, states, self.place, modulator.scale_gradients)
+            check_averaged(states, self.place, modulator.axis_name)
 
 
 def modulate(
@@ -122,7 +151,8 @@ def modulate(
 
     Around ``optax.sgd`` with momentum and decayed weights it is Algorithm 1, around
     ``optax.adamw`` Algorithm 2: momentum and weight decay are scaled with the rest.
-    Arguments as in ``agvm``.
+    What keeps iterates goes around: ``schedule_free(modulate(optax.sgd(1.0)), 1.0)``.
+    Arguments as in ``agvm``, errors as in ``chain``.
 
     >>> from jax import numpy as jnp
     >>> tx = modulate(optax.adamw(1e-3))
@@ -157,15 +187,16 @@ def _parts_of(
     return owner.transforms if isinstance(owner, Chained) else (tx,)
 
 
-def _check_nothing_hidden(states: tuple, place: int | None) -> None:
+def _check_nothing_hidden(
+    states: Sequence[PyTree], place: int | None, last: int
+) -> None:
     """Raise if a transform hides an agvm where chain cannot move its scale.
 
     Anywhere but last, what follows could divide the scale out. Beside an agvm of the
     chain itself a second one would square it.
     """
     for i, state in enumerate(states):
-        last = i == len(states) - 1
-        if i == place or (last and place is None) or not _has_agvm(state):
+        if (place is None and i >= last) or not _has_agvm(state):
             continue
         if place is not None:
             raise ValueError(

@@ -47,8 +47,10 @@ class AgvmOptions:
                 f"average={self.average!r} is unknown: use 'paper' (eq. 5) or "
                 "'growing' (for short runs)"
             )
-        # inject_hyperparams hands in traced values; those cannot be looked at.
-        if is_known(self.tau) and not (self.tau >= 1 and self.tau == int(self.tau)):
+        # inject_hyperparams hands in traced values; those cannot be looked at. Known
+        # arrays become numbers first: what is computed of them inside of a lax.cond,
+        # as optax.conditionally_mask has one, would be traced.
+        if is_known(self.tau) and not 1 <= float(self.tau) == int(self.tau):
             raise ValueError(
                 f"tau={self.tau}: steps between measurements, a whole number from 1 on"
             )
@@ -57,11 +59,11 @@ class AgvmOptions:
                 f"alpha={self.alpha}: the smoothing lies in [0, 1) as a float32; 0 "
                 "keeps only the last measurement, 1 would never take one in"
             )
-        if is_known(self.start_step) and self.start_step < 0:
+        if is_known(self.start_step) and float(self.start_step) < 0:
             raise ValueError(f"start_step={self.start_step}: a step, at least 0")
         for name in ("eps", "precondition_eps"):
             value = getattr(self, name)
-            if is_known(value) and not 0 <= value < math.inf:
+            if is_known(value) and not 0 <= float(value) < math.inf:
                 raise ValueError(f"{name}={value}: a finite number, at least 0")
         if self.clip is not None:
             low, high = self.clip
@@ -78,7 +80,8 @@ class AgvmOptions:
         """
         tau = self.tau(jnp.asarray(step)) if callable(self.tau) else self.tau
         if is_known(tau) and is_known(step) and is_known(self.start_step):
-            return bool(step >= self.start_step and step % max(int(tau), 1) == 0)
+            step = int(step)
+            return step >= int(self.start_step) and step % max(int(tau), 1) == 0
         tau = jnp.maximum(jnp.asarray(tau).astype(jnp.int32), 1)
         return (step >= self.start_step) & (step % tau == 0)
 

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 
 from agvm_jax.optim.noise import noise_scale
+from agvm_jax.training import device_memory, storage
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training import metrics as metrics_lib
-from agvm_jax.training import storage
 from agvm_jax.training.batching import BatchPlan
 from agvm_jax.training.checkpoint import Checkpoints
 from agvm_jax.training.feed import Feed, StepAbandoned
@@ -101,18 +101,22 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
         or gradient that was not finite; the last good checkpoint stays.
       CheckpointMismatch: the checkpoint is of another model or optimizer.
       NoGoodCheckpoint: there are checkpoints, and all are damaged.
+      OutOfDeviceMemory: the model, a step or the evaluation does not fit.
       StorageError: the last state could not be stored.
     """
     storage.hush_libraries()
     log = metrics_lib.open_log(experiment.folder, jax.process_index() == 0)
-    begin = first_state(experiment, log)
+    with device_memory.said_of(device_memory.STATE):
+        begin = first_state(experiment, log)
     if begin.step >= experiment.total_steps:
-        results = experiment.evaluate(begin.state)
+        with device_memory.said_of(device_memory.EVALUATION):
+            results = experiment.evaluate(begin.state)
         _write_weights(experiment, begin.state, log)
         return Outcome(begin.state, begin.step, results, "was finished")
     sitting = _Sitting(experiment, begin, log)
     try:
-        status = sitting.run()
+        with device_memory.said_of(device_memory.training(experiment.plan)):
+            status = sitting.run()
     except TrainingStopped as error:
         advice = how_to_go_on(experiment.folder, error.step)
         raise TrainingStopped(f"{error} {advice}", error.step) from None
@@ -255,7 +259,8 @@ class _Sitting:
 
     def _evaluate(self) -> None:
         self._wait_for_the_device()
-        with self._clock.paused():
+        said = device_memory.said_of(device_memory.EVALUATION)
+        with self._clock.paused(), said:
             self.results = self._experiment.evaluate(self.state)
         self._metric[self.step] = self.results[METRIC]
         line = {f"eval/{name}": value for name, value in self.results.items()}
@@ -300,12 +305,13 @@ def _every(epochs: float, experiment: Experiment) -> int:
 def _write_weights(
     experiment: Experiment, state: TrainState, log: logging.Logger
 ) -> None:
-    # A step that failed may have taken the state's buffers with it.
     lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
     if lost or jax.process_index() != 0:
         return
     try:
         experiment.write_weights(state)
+    except jax.errors.JaxRuntimeError:
+        pass  # the step that failed took the state with it
     except OSError as error:
         words = storage.in_words(error, experiment.folder)
         log.error("the weights could not be written: %s", words)

@@ -5,6 +5,7 @@ says something else belongs to another run and is never touched.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,31 @@ HELD_KEYS = (
     "train.start_from",
     "train.skip_steps",
 )
+
+
+# Keys that name a folder which a run writes into.
+PLACES = ("workdir", "data.cache_dir", "train.weights_dir")
+
+
+def check_places(config: Any) -> None:
+    """Checks that a run writes into folders of this machine.
+
+    Args:
+      config: the final config.
+
+    Raises:
+      ValueError: a key names a place of another kind, such as gs://BUCKET. `Path` would
+        make a folder called "gs:" of it.
+    """
+    for key in PLACES:
+        place = config
+        for part in key.split("."):
+            place = getattr(place, part)
+        if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", str(place)):
+            raise ValueError(
+                f"{key}={place}: places that begin with {scheme[0]} are not supported;"
+                " name a folder of this machine, or one that is mounted here."
+            )
 
 
 def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:

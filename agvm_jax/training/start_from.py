@@ -25,6 +25,7 @@ import numpy as np
 from agvm_jax.training.integrity import DamagedCheckpoint
 from agvm_jax.training.restoring import (
     CheckpointMismatch,
+    NoGoodCheckpoint,
     Restored,
     restore,
     saved_steps,
@@ -102,7 +103,7 @@ def restore_source(
 
     Raises:
       CheckpointMismatch: its arrays are not those of this model and optimizer.
-      ValueError: it is damaged; nothing of the other run is moved.
+      NoGoodCheckpoint: it is damaged; nothing of the other run is moved.
     """
     try:
         restored = restore(source.checkpoints, source.step, like, log)
@@ -114,7 +115,7 @@ def restore_source(
         ) from error
     except DamagedCheckpoint as error:
         others = {*saved_steps(source.checkpoints)} - {source.step}
-        raise ValueError(
+        raise NoGoodCheckpoint(
             f"train.start_from={source}: that checkpoint is damaged: {error}. Steps of"
             f" others there: {', '.join(map(str, sorted(others))) or 'none'}."
         ) from error

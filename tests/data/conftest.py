@@ -76,7 +76,8 @@ def server(monkeypatch):
     one.daemon_threads = True
     one.files, one.asked, one.cut, one.wait = dict(FILES), [], set(), set()
     one.released = threading.Event()
-    thread = threading.Thread(target=one.serve_forever)
+    # Looks often whether it is to stop, so that the end of a test need not wait.
+    thread = threading.Thread(target=one.serve_forever, args=(0.01,))
     thread.start()
     yield one
     one.released.set()

@@ -94,6 +94,13 @@ def test_an_undecodable_picture_of_unknown_size_is_reported(write_coco, two_imag
     dataset = open_dataset(config)
     assert dataset.train.report.unreadable_images == 1
     assert len(dataset.train[0]["boxes"]) == 0
+    batches = eval_batches(
+        dataset.train, image_size=16, batch_size=2, data_config=config
+    )
+    assert [b.image_id.tolist() for b in batches] == [[-1, 3]]
+    assert batches.counters["unreadable_images"] == 1
+    truth = dataset.train.ground_truth()["annotations"]
+    assert [a["image_id"] for a in truth] == [3]
 
 
 def test_absent_pictures_are_listed_up_to_ten(write_coco, two_images):
@@ -163,6 +170,16 @@ def test_a_config_that_names_nothing_says_what_to_put_where(
     data_config.update(changes)
     with pytest.raises(DataError, match=words):
         open_dataset(data_config)
+
+
+def test_more_objects_than_a_batch_keeps_are_announced(write_coco, two_images):
+    config = write_coco(two_images)
+    assert len(open_dataset(config).report) == 5
+    config.max_boxes = 1
+    assert open_dataset(config).report[-1] == (
+        "  training keeps 1 objects an image, of more a random choice: data.max_boxes=2"
+        " keeps all"
+    )
 
 
 def test_missing_files_of_a_folder_are_named(write_coco, two_images):

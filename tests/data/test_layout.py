@@ -43,6 +43,15 @@ def make_coco_folder(root, write_coco, two_images):
     shutil.copytree(write_coco(two_images).root, root, dirs_exist_ok=True)
 
 
+def make_roboflow(root, write_coco, two_images):
+    made = pathlib.Path(write_coco(two_images).root)
+    for split, folder in (("train", "train"), ("val", "valid")):
+        shutil.copytree(made / split, root / folder)
+        shutil.copy(
+            made / f"instances_{split}.json", root / folder / "_annotations.coco.json"
+        )
+
+
 def make_ade20k(root, *_):
     for split in ("training", "validation"):
         put(root, f"images/{split}", "a.jpg", noise_png(20, 30))
@@ -83,6 +92,19 @@ def test_a_layout_is_detected_and_shares_what_was_prepared_by_its_name(
     assert found.name == name and found.report[0].startswith(f"{name}: ")
     data_config.name = name
     assert open_dataset(data_config).train.folder == found.train.folder
+
+
+def test_a_folder_that_roboflow_exported_is_read(
+    folder, data_config, write_coco, two_images
+):
+    make_roboflow(folder, write_coco, two_images)
+    data_config.name, data_config.root = "auto", str(folder)
+    dataset = open_dataset(data_config)
+    assert dataset.name == "coco_folder"
+    assert (len(dataset.train), len(dataset.val)) == (2, 2)
+    assert "no validation split" not in "\n".join(dataset.report)
+    shutil.rmtree(folder / "valid")
+    assert (len(open_dataset(data_config).train)) == 1
 
 
 def test_label_pngs_beside_coco_annotations_are_no_layout_of_their_own(

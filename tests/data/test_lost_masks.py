@@ -7,11 +7,15 @@ import pytest
 from coco_files import annotation, with_masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from listed_sources import example
 
 from agvm_jax.data import masks
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.errors import DataError
 from agvm_jax.data.pipeline import eval_batches
+from agvm_jax.data.placement import Placement
+from agvm_jax.data.rows import make_row
+from agvm_jax.data.transforms import Drawn
 from agvm_jax.evaluation.instance import InstanceEvaluator
 
 LOST = {
@@ -76,6 +80,27 @@ def test_a_mask_thinner_than_a_pixel_does_not_vanish():
     found = masks.bitmap([dot], (3, 3, 6, 6))
     assert np.argwhere(found).tolist() == [[1, 1]]
     assert not masks.bitmap([dot], (5, 5, 9, 9)).any()
+
+
+def test_a_thin_object_stays_where_a_cell_is_larger_than_it():
+    """A line across 64 pixels, seen in 8 x 8 cells: each shows where it goes."""
+    line = np.eye(64, dtype=bool)
+    assert masks.crop_mask(line, (0, 0, 64, 64), 8).tolist() == np.eye(8).tolist()
+    assert not masks.crop_mask(line, (40, 0, 64, 24), 8).any()
+
+
+def test_an_object_of_which_a_crop_shows_no_pixel_is_no_target(data_config):
+    """Its box reaches into the crop, and nothing there belongs to it."""
+    data_config.mask_size = 8
+    one = example(0, boxes=2, size=(40, 40))
+    one["boxes"] = np.array([[0, 0, 40, 40], [20, 20, 36, 36]], np.float32)
+    corner = np.zeros((40, 40), bool)
+    corner[:6, :6] = True
+    one["masks"] = masks.pack([corner, np.ones((16, 16), bool)])
+    place = Placement((40, 40), (40, 40), (10, 10), (30, 30), flip=False)
+    row, dropped = make_row(one, Drawn(place), (40, 40), data_config)
+    assert dropped == (0, 1)
+    assert row["valid"].sum() == 1 and row["classes"][0] == 1 and row["masks"][0].all()
 
 
 @settings(max_examples=100, deadline=None)

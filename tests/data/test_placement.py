@@ -207,6 +207,17 @@ def test_flip_and_scale_do_not_change_what_the_other_draws():
     )
 
 
+def test_a_window_may_lie_anywhere_in_the_picture():
+    rng = np.random.default_rng(0)
+    places = [
+        random_placement(rng, (6, 6), (3, 4), 0.0, (2.0, 2.0)) for _ in range(200)
+    ]
+    # 6 x 6 fills 3 x 4 as 3 x 3; twice as large it is 6 x 6.
+    assert {place.corner for place in places} == {
+        (y, x) for y in range(4) for x in range(3)
+    }
+
+
 def test_the_flip_probability_is_kept():
     rng = np.random.default_rng(0)
     flips = [

@@ -163,6 +163,14 @@ def test_any_label_file_gives_objects_or_one_data_error(content, tmp_path):
     assert len(annotations.objects(0)["boxes"]) == report.boxes
 
 
+def test_a_mark_that_windows_puts_before_a_text_is_no_part_of_it(write_yolo, tmp_path):
+    config = write_yolo({"a": "\ufeff0 0.5 0.5 0.2 0.4"}, names=None)
+    (tmp_path / "yolo" / "classes.txt").write_text("\ufeffape\r\nzebra")
+    dataset = open_dataset(config)
+    assert dataset.class_names == ("ape", "zebra")
+    assert dataset.train[0]["classes"].tolist() == [0]
+
+
 def test_names_may_have_spaces_and_letters_of_any_language(write_yolo):
     dataset = open_dataset(write_yolo({"zwölf 犬": "1 0.5 0.5 0.2 0.4\n"}))
     assert dataset.train[0]["file_name"] == "zwölf 犬.png"

@@ -105,6 +105,12 @@ def test_labels_lie_beside_images_that_are_in_no_folder_of_that_name(root, open_
     assert open_yolo("names: [ape]\ntrain: train\nval: val") == (["a.png"], ["b.png"])
 
 
+def test_of_several_folders_of_that_name_the_last_one_counts(root, open_yolo):
+    put(root, "images/train/images/a.png", "images/val/images/b.png")
+    yaml = "names: [ape]\ntrain: images/train/images\nval: images/val/images"
+    assert open_yolo(yaml) == (["a.png"], ["b.png"])
+
+
 def test_folders_above_the_set_do_not_count(tmp_path, data_config):
     root = tmp_path / "images" / "set"
     put(root, "train/a.png", "val/b.png")

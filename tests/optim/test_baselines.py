@@ -1,4 +1,4 @@
-"""The rivals against Optax and against their authors' formulas in NumPy."""
+"""The baselines against Optax and against their authors' formulas in NumPy."""
 
 import chex
 import jax

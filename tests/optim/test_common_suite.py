@@ -1,4 +1,4 @@
-"""One bar for AGVM and every rival: the acceptance tests of optax.contrib."""
+"""One bar for AGVM and every baseline: the acceptance tests of optax.contrib."""
 
 import functools
 import inspect

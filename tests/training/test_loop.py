@@ -1,8 +1,11 @@
 """The loop on a toy: bad steps, signals between micro-batches, what is kept."""
 
 import dataclasses
+import gc
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from toy_run import ROWS, Stream, comparable, losses, make_experiment
 
@@ -125,3 +128,22 @@ def test_that_everything_is_saved_is_said_after_it_is(tmp_path):
     run(tmp_path, stop_at=3)
     log = (tmp_path / "log.txt").read_text()
     assert log.index("the checkpoint of step 3 is on disk") < log.index("everything is")
+
+
+def test_a_run_that_goes_on_holds_its_state_once(tmp_path, monkeypatch):
+    """What was saved is restored into shapes, not over a state that was made before."""
+    run(tmp_path, stop_at=2)
+    live = []
+    read = ocp.StandardCheckpointer.restore
+
+    def restore(*arguments):
+        live.append(len(jax.live_arrays()))
+        return read(*arguments)
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", restore)
+    experiment = make_experiment(tmp_path)
+    state = jax.tree.leaves(jax.eval_shape(experiment.initial_state))
+    gc.collect()
+    before = len(jax.live_arrays())
+    assert train_and_evaluate(experiment).status == "finished"
+    assert live[0] - before < len(state) / 2

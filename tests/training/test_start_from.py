@@ -15,7 +15,11 @@ import train
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.loop import train_and_evaluate
-from agvm_jax.training.restoring import CheckpointMismatch, saved_steps
+from agvm_jax.training.restoring import (
+    CheckpointMismatch,
+    NoGoodCheckpoint,
+    saved_steps,
+)
 from agvm_jax.training.start_from import Source, find_source, restore_source
 from agvm_jax.training.state import random_key
 from agvm_jax.training.stop_signal import StopSignal
@@ -103,7 +107,7 @@ def test_a_damaged_source_is_left_where_it_is(former, tmp_path):
     other = tmp_path / "former"
     run(other, steps=4)
     (other / "checkpoints" / "4" / "integrity" / "record.json").write_text("{}")
-    with pytest.raises(ValueError, match="damaged.*Steps of others there: 2"):
+    with pytest.raises(NoGoodCheckpoint, match="damaged.*Steps of others there: 2"):
         run(tmp_path / "new", steps=8, source=find_source(str(other), 8))
     assert saved_steps(other / "checkpoints") == [2, 4]
 

@@ -1,0 +1,65 @@
+"""The command line of train.py: its flags, the config they make, and its last words."""
+
+import sys
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from agvm_jax.training.exit_code import ExitCode
+from agvm_jax.training.run_folder import check_places
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file("config", lock_config=True)
+flags.DEFINE_bool("traceback", False, "Show the traceback of an input error.")
+flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Call jax.distributed.initialize(): one process a host, found from the cluster's"
+    " environment (TPU pods, Slurm, Open MPI).",
+)
+
+
+def parse(arguments: list[str]) -> ConfigDict:
+    """Returns the final config.
+
+    Raises:
+      ValueError: an unknown key or an unusable value; the message names it.
+    """
+    try:
+        FLAGS(arguments)
+        if FLAGS.config is None:
+            raise ValueError(
+                "there is no config: python train.py --config configs/quickstart.py"
+            )
+    except (AttributeError, KeyError, TypeError, flags.Error) as error:
+        # ml_collections tells of a mistyped key with an AttributeError and a hint.
+        raise ValueError(str(error).strip("'\"")) from error
+    except OSError as error:
+        raise ValueError(f"the config file cannot be read: {error}") from error
+    config = FLAGS.config.copy_and_resolve_references()
+    if len(config.image_size) == 1:
+        config.image_size = (config.image_size[0], config.image_size[0])
+    check_places(config)
+    return config
+
+
+def join() -> None:
+    """Joins the other processes of a cluster, with --distributed."""
+    if FLAGS.distributed:
+        jax.distributed.initialize()
+
+
+def leave(code: ExitCode) -> int:
+    """Ends all processes together; the first to go alone would take others along."""
+    if FLAGS.distributed:
+        jax.distributed.shutdown()
+    return code
+
+
+def complain(error: Exception) -> int:
+    """Says in one sentence what was wrong with the input."""
+    if FLAGS.is_parsed() and FLAGS.traceback:
+        raise error
+    print(f"error: {error}", file=sys.stderr)
+    return ExitCode.INPUT
