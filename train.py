@@ -26,6 +26,7 @@ from agvm_jax.data.pipeline import eval_batches, train_batches
 from agvm_jax.data.settings import check_settings
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.evaluator import evaluate
+from agvm_jax.evaluation.input_size import evaluation_size
 from agvm_jax.evaluation.instance import InstanceEvaluator
 from agvm_jax.evaluation.reports.pictures import write_pictures
 from agvm_jax.evaluation.reports.run import write_run_report
@@ -128,6 +129,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             " 28."
         )
     check_settings(config.data, config.image_size, plan.images_per_pass)
+    evaluated = evaluation_size(config)
+    check_settings(evaluated.data_config, evaluated.image_size, plan.images_per_pass)
     model_config = config.model.copy_and_resolve_references()
     if model_config.dtype == "auto":
         # CPUs only emulate bfloat16, several times slower than float32.
@@ -175,6 +178,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             **({"weights": weights.report} if weights else {}),
             **({"starts from": str(source)} if source else {}),
             **({"frozen": name_parts(freeze_at)} if freeze_at else {}),
+            "evaluation": f"at {evaluated}",
             "steps": f"{total_steps}, {steps_per_epoch} an epoch; {plan}",
             "optimizer": "\n".join(recipe.reasons),
             "run folder": str(folder),
@@ -216,9 +220,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     def validation():
         return eval_batches(
             dataset.val,
-            image_size=config.image_size,
             batch_size=config.eval.batch_size * mesh.size,
-            data_config=config.data,
+            **evaluated._asdict(),
             **processes,
         )
 
