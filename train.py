@@ -38,8 +38,9 @@ from agvm_jax.training.command_line import complain, join, leave, parse
 from agvm_jax.training.device_memory import OutOfDeviceMemory
 from agvm_jax.training.examples import predicted_examples
 from agvm_jax.training.exit_code import ExitCode
+from agvm_jax.training.experiment import Experiment, Outcome
 from agvm_jax.training.host_memory import keep_freed_memory
-from agvm_jax.training.loop import Experiment, Outcome, train_and_evaluate
+from agvm_jax.training.loop import train_and_evaluate
 from agvm_jax.training.metrics import open_log, typical_noise_scales
 from agvm_jax.training.recipes import build_optimizer
 from agvm_jax.training.restoring import (

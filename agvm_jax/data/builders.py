@@ -110,7 +110,7 @@ def _yolo(data_config: Any) -> MakeOrigin:
 
     def make(split: str) -> YoloOrigin:
         files = found.train if split == "train" else found.val
-        return YoloOrigin(split, files, found.names, annotated)
+        return YoloOrigin(split, files, found.names, annotated, found.keypoints)
 
     if found.val is None:
         return hold_out(lambda: make("train"), data_config)

@@ -37,7 +37,10 @@ class SemanticFiles:
         return self.names, self.void, listing(self.folder)
 
     def require(self, annotations: Annotations) -> None:
-        """Raise DataError unless every image has a PNG and every object a mask."""
+        """Raise DataError unless every image has a PNG and every object a mask.
+
+        Objects that lost theirs are let pass: they have a segment without a pixel.
+        """
         absent = [n for n in annotations.file_names if not self._path(n).is_file()]
         if absent:
             raise DataError(
@@ -46,10 +49,11 @@ class SemanticFiles:
                 f"{', ...' * (len(absent) > 10)}; add them, or set"
                 " config.data.semantic to none."
             )
-        bare = sum(one is None for one in annotations.segmentations)
+        report = annotations.report()
+        bare = report.boxes - report.masks - report.lost_masks
         if bare:
             raise DataError(
-                f"{bare} of the {len(annotations.segmentations)} boxes have no"
+                f"{bare} of the {report.boxes} boxes have no"
                 f" segmentation, which the label PNGs in {self.folder} need to tell"
                 " things apart; add them, or set config.data.semantic to none."
             )

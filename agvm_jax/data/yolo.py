@@ -31,6 +31,7 @@ class YoloOrigin:
     files: YoloFiles
     class_names: tuple[str, ...]
     annotated: Annotated = Annotated.TURNED
+    keypoints: bool = False  # what follows the box in a line is not read
     name: str = "yolo"
 
     @property
@@ -46,7 +47,8 @@ class YoloOrigin:
             images.append((name, path.stat().st_size))
             texts.append(read_file(label) if label.is_file() else None)
         return digest(
-            FORMAT, self.split, self.class_names, self.annotated, images, texts
+            *(FORMAT, self.split, self.class_names, self.annotated, self.keypoints),
+            *(images, texts),
         )
 
     def annotations(self) -> Annotations:
@@ -116,6 +118,8 @@ class YoloOrigin:
             if not line.strip():
                 continue
             values = _numbers(line)
+            if values is not None and self.keypoints:
+                values = values[:5]
             if values is None or (len(values) != 5 and len(values) < 7):
                 raise DataError(
                     f"{path}, line {number}: {line[:60]!r} is neither 'class x y width"

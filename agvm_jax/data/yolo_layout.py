@@ -24,11 +24,13 @@ class YoloSet:
       names: of the classes.
       train: its images.
       val: those of the validation split; None: there is none.
+      keypoints: whether lines go on with keypoints after the box (`kpt_shape`).
     """
 
     names: tuple[str, ...]
     train: YoloFiles
     val: YoloFiles | None
+    keypoints: bool = False
 
 
 def find_yolo(root: pathlib.Path) -> YoloSet:
@@ -54,7 +56,8 @@ def find_yolo(root: pathlib.Path) -> YoloSet:
             f" {' or '.join(images for images, _ in _usual_folders('train'))}."
         )
     val = _find_split(root, bases, content, "val", path)
-    return YoloSet(_class_names(root, path, content), train, val)
+    names = _class_names(root, path, content)
+    return YoloSet(names, train, val, keypoints="kpt_shape" in content)
 
 
 def is_yolo(root: pathlib.Path) -> bool:

@@ -47,7 +47,7 @@ class Checkpoints:
         self._folder = Path(folder).absolute()
         self._log = log
         self._saving: int | None = None  # the step that is on its way to the disk
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self._folder,
             item_handlers={
                 STATE: ocp.StandardCheckpointHandler(),
@@ -77,6 +77,7 @@ class Checkpoints:
         self.settle()
         if step in self._manager.all_steps():
             return
+        self._remove_partial_ones()
         arrays = as_dict(state)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         lack = storage.too_little_space(self._folder, size)
@@ -124,11 +125,15 @@ class Checkpoints:
         self.settle()
         self._manager.close()
 
+    def _remove_partial_ones(self) -> None:
+        """Gives back the space of saves that failed; none is under way."""
+        if jax.process_index() == 0:
+            for partial in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(partial, ignore_errors=True)
+
     def _failed(self, step: int, why: str) -> None:
         """Tells that a step was not saved, and leaves nothing of it behind."""
-        if jax.process_index() == 0:
-            for partial in self._folder.glob(f"{step}.*"):
-                shutil.rmtree(partial, ignore_errors=True)
+        self._remove_partial_ones()
         self._manager.reload()
         steps = self.saved()
         self._log.error(
@@ -138,6 +143,18 @@ class Checkpoints:
             why,
             f"that of step {steps[-1]}" if steps else "none yet",
         )
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's, but for its own look-out for signals.
+
+    It asks JAX at steps that the run has left behind, from a thread, and so could make
+    the processes agree on a step that one of them has passed. The loop asks by itself.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        del step
+        return False
 
 
 class _LastAndBest(ocp.checkpoint_managers.PreservationPolicy):

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from agvm_jax.training.loop import Experiment
+from agvm_jax.training.experiment import Experiment
 from agvm_jax.training.mesh import first_process_says
 from agvm_jax.training.state import TrainState
 

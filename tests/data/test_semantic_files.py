@@ -116,6 +116,16 @@ def test_boxes_without_masks_cannot_be_told_apart(write, objects):
         open_dataset(write(objects))
 
 
+def test_an_object_that_lost_its_mask_has_no_pixel_and_does_no_harm(write, objects):
+    objects[1]["segmentation"] = [[6, 6, 11, 11]]
+    objects.append(annotation(4, 7, 4, [3, 3, 0, 4]))  # dropped: it has no area
+    dataset = open_dataset(write(objects))
+    found = load_segments(dataset.train[0])
+    assert found.classes.tolist() == [2, 3, 1, 0, 0] and not (found.numbers == 4).any()
+    truth = PanopticTruth(dataset.train).content["annotations"][0]
+    assert [s["id"] for s in truth["segments_info"]] == [1, 2, 3, 5]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

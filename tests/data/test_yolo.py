@@ -163,6 +163,14 @@ def test_any_label_file_gives_objects_or_one_data_error(content, tmp_path):
     assert len(annotations.objects(0)["boxes"]) == report.boxes
 
 
+def test_keypoints_are_no_polygon(write_yolo):
+    """Two of them after the box, x and y each, would pass for one."""
+    names = "names: [ape, zebra]\nkpt_shape: [2, 2]\n"
+    config = write_yolo({"a": "1 0.5 0.5 0.2 0.4 0.1 0.1 0.9 0.9"}, names=names)
+    example = open_dataset(config).train[0]
+    np.testing.assert_allclose(example["boxes"], [[12, 6, 18, 14]], rtol=1e-6)
+
+
 def test_a_mark_that_windows_puts_before_a_text_is_no_part_of_it(write_yolo, tmp_path):
     config = write_yolo({"a": "\ufeff0 0.5 0.5 0.2 0.4"}, names=None)
     (tmp_path / "yolo" / "classes.txt").write_text("\ufeffape\r\nzebra")

@@ -56,6 +56,15 @@ def test_other_weights_to_start_from_make_another_run(tmp_path):
     assert "progress" not in str(error.value)
 
 
+def test_a_key_that_is_newer_than_the_folder_may_be_off(tmp_path):
+    folder = open_run_folder(tmp_path / "run", CONFIG)
+    newer = {**CONFIG, "train": {"progress": True, "skip_steps": 0}}
+    open_run_folder(folder, newer)
+    newer["train"]["skip_steps"] = 2
+    with pytest.raises(ValueError, match="train.skip_steps is 0 there and 2 here"):
+        open_run_folder(folder, newer)
+
+
 def test_lines_after_the_restored_step_and_a_torn_line_are_removed(tmp_path):
     writer = MetricsWriter(tmp_path, tensorboard=False)
     for step in (1, 2, 3):

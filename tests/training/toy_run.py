@@ -14,7 +14,7 @@ from agvm_jax.optim.noise import noise_init
 from agvm_jax.structures import Batch
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
-from agvm_jax.training.loop import Experiment
+from agvm_jax.training.experiment import Experiment
 from agvm_jax.training.metrics import read_metrics
 from agvm_jax.training.recipes import build_optimizer
 from agvm_jax.training.state import create_state
