@@ -96,7 +96,7 @@ def evaluated(folder: Path, metric: str, last_step: int) -> dict[int, float]:
 
     Args:
       folder: the run folder.
-      metric: its name, "AP".
+      metric: its name, as the evaluation gives it.
       last_step: later ones are left out.
     """
     name = f"eval/{metric}"

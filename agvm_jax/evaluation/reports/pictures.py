@@ -7,8 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from agvm_jax.evaluation.metrics.pixel_counts import enlarge_labels
 from agvm_jax.structures import Batch, Predictions
-from agvm_jax.visualization.drawing import draw_detections, save_contact_sheet
+from agvm_jax.visualization.drawing import (
+    draw_detections,
+    draw_labels,
+    save_contact_sheet,
+)
 
 
 def best_and_worst(ranking: Sequence[int], most: int) -> dict[str, list[int]]:
@@ -30,8 +35,9 @@ def write_pictures(
     examples: Iterable[tuple[Any, Any]],
     class_names: tuple[str, ...],
     count: int,
+    label_names: tuple[str, ...] = (),
 ) -> list[Path]:
-    """Draws detections over validation images, ground truth dashed.
+    """Draws what was found over validation images, true boxes dashed.
 
     Args:
       folder: the run folder; pictures go to ``eval/<step>/``.
@@ -39,6 +45,7 @@ def write_pictures(
       examples: (Batch, Predictions) pairs.
       class_names: names of classes 0..K-1.
       count: how many images at most; for 0 nothing is drawn, nor asked of `examples`.
+      label_names: names of the labels of pixels, where there are any.
 
     Returns:
       One PNG an image, and last a sheet with all of them.
@@ -50,7 +57,7 @@ def write_pictures(
     pictures, titles = [], []
     for batch, predictions in examples:
         batch, predictions = jax.device_get((batch, predictions))
-        pictures += draw_batch(batch, predictions, class_names)
+        pictures += draw_batch(batch, predictions, class_names, label_names)
         ids = np.asarray(batch.image_id)
         titles += [f"image {number}" for number in ids[ids >= 0]]
         if len(pictures) >= count:
@@ -71,6 +78,7 @@ def draw_batch(
     batch: Batch,
     predictions: Predictions,
     class_names: Sequence[str],
+    label_names: Sequence[str] = (),
     *,
     score_threshold: float = 0.3,
     min_side: int = 480,
@@ -79,23 +87,38 @@ def draw_batch(
 
     Args:
       batch: host arrays. Boxes that are valid are drawn as ground truth, or as crowds.
-      predictions: host arrays of the same rows.
-      class_names, score_threshold, min_side: as in `draw_detections`.
+      predictions: host arrays of the same rows. Labels lie below boxes; either may be
+        absent.
+      class_names: names of the boxes' classes.
+      label_names: names of the labels of pixels, where there are any.
+      score_threshold, min_side: as in `drawing.draw_detections`.
     """
-    pictures = []
+    images = []
     for row in np.flatnonzero(np.asarray(batch.image_id) >= 0):
         height, width = np.asarray(batch.image_size)[row]
+        image = np.asarray(batch.image)[row]
+        padded = image.shape[:2]
+        image = np.ascontiguousarray(image[:height, :width])
+        if predictions.semantic is not None:
+            labels = np.asarray(predictions.semantic)[row]
+            labels = enlarge_labels(labels, (height, width), padded, (height, width))
+            image = draw_labels(image, labels, label_names, min_side=min_side)
+        if predictions.boxes is None:
+            images.append(image)
+            continue
+        scale = np.array(image.shape[1::-1] * 2) / (width, height, width, height)
+        true_boxes = np.asarray(batch.boxes)[row] * scale
         truth, crowd = np.asarray(batch.valid)[row], np.asarray(batch.crowd)[row]
         found = np.asarray(predictions.valid)[row]
-        pictures.append(
+        images.append(
             draw_detections(
-                np.ascontiguousarray(np.asarray(batch.image)[row, :height, :width]),
-                np.asarray(predictions.boxes)[row][found],
+                image,
+                np.asarray(predictions.boxes)[row][found] * scale,
                 np.asarray(predictions.classes)[row][found],
                 np.asarray(predictions.scores)[row][found],
                 class_names,
-                np.asarray(batch.boxes)[row][truth & ~crowd],
-                crowds=np.asarray(batch.boxes)[row][truth & crowd],
+                true_boxes[truth & ~crowd],
+                crowds=true_boxes[truth & crowd],
                 masks=None
                 if predictions.masks is None
                 else np.asarray(predictions.masks)[row][found],
@@ -103,4 +126,4 @@ def draw_batch(
                 min_side=min_side,
             )
         )
-    return pictures
+    return images

@@ -87,3 +87,29 @@ def test_a_batch_is_drawn_without_padding_and_with_its_crowds_as_crowds():
     assert (drawn[9, 9:20] == GREY).all()  # not valid
     assert tuple(drawn[350, 60]) == class_color(2)
     assert not (drawn == class_color(1)).all(axis=-1).any()  # below the threshold
+
+
+def test_labels_lie_below_boxes_and_either_may_be_absent():
+    image = np.zeros((1, 64, 64, 3), np.uint8)
+    image[0, :32, :48] = GREY
+    nothing = np.zeros((1, 1), bool)
+    batch = Batch(
+        image, np.array([[32, 48]]), np.array([7]), np.zeros((1, 1, 4)),
+        np.zeros((1, 1), int), nothing, nothing,
+    )  # fmt: skip
+    semantic = np.full((1, 16, 16), 1)  # a label stands for 4 x 4 pixels
+    semantic[0, :, :6] = -1  # the left half of the image
+    labels = Predictions(None, None, None, None, semantic=semantic)
+    (drawn,) = draw_batch(batch, labels, "abc", ("sky", "road"))
+    assert drawn.shape == (320, 480, 3)
+    assert (drawn[:, :239] == GREY).all()
+    road = np.round(0.5 * GREY + 0.5 * np.array(class_color(1)))
+    np.testing.assert_array_equal(drawn[300, 460], road)
+    box = Predictions(
+        np.array([[[4, 8, 20, 24]]]), np.ones((1, 1)), np.full((1, 1), 2), ~nothing,
+        semantic=semantic,
+    )  # fmt: skip
+    (both,) = draw_batch(batch, box, "abc", ("sky", "road"))
+    assert both.shape == drawn.shape
+    assert tuple(both[150, 40]) == class_color(2)  # 4 and 8 pixels, ten times as large
+    np.testing.assert_array_equal(both[300, 460], road)
