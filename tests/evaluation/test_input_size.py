@@ -5,7 +5,10 @@ import pytest
 
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.pipeline import eval_batches
+from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.input_size import evaluation_size
+from agvm_jax.evaluation.tasks import TASKS, Settings
+from agvm_jax.structures import Predictions
 from configs import base
 
 
@@ -45,6 +48,25 @@ def test_batches_have_the_size_of_the_protocol(config, tmp_path):
     (batch,) = eval_batches(source, batch_size=1, **evaluation_size(config)._asdict())
     assert batch.image.shape == (1, 128, 128, 3)
     np.testing.assert_array_equal(batch.image_size, [[70, 105]])  # 48 becomes 105
+
+
+def test_perfect_boxes_are_perfect_at_any_size(config, tmp_path):
+    config.data.update(cache_dir=str(tmp_path), num_threads=1)
+    config.data.shapes.update(train_images=1, val_images=3, image_size=(32, 48))
+    dataset = open_dataset(config.data)
+    for size, short in (((), 0), ((128, 128), 80), ((40, 200), 33)):
+        config.eval.update(image_size=size, short_side=short)
+        batches = eval_batches(
+            dataset.val, batch_size=3, **evaluation_size(config)._asdict()
+        )
+        numbers = evaluate(
+            lambda batch: Predictions(
+                batch.boxes, batch.valid.astype(float), batch.classes, batch.valid
+            ),
+            batches,
+            TASKS["detection"].evaluator(dataset, Settings()),
+        )
+        assert numbers["AP"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
