@@ -43,7 +43,9 @@ def doubling(x, lateral):
 
 def corrections_plainly(kernel, *maps_and_rows):
     *maps, rows = maps_and_rows
-    deltas = [conv2d(x, kernel).reshape(x.shape[0], -1, 4) for x in maps]
+    deltas = [
+        conv2d(x, kernel, 1, jnp.float32).reshape(x.shape[0], -1, 4) for x in maps
+    ]
     joined = jnp.concatenate(deltas, axis=1)
     return jnp.take_along_axis(joined, rows[..., None], axis=1)
 
@@ -51,19 +53,21 @@ def corrections_plainly(kernel, *maps_and_rows):
 def corrections(kernel, *maps_and_rows):
     *maps, rows = maps_and_rows
     width = kernel.shape[-1]
-    deltas = [conv2d(x, kernel).reshape(x.shape[0], -1, width) for x in maps]
+    deltas = [
+        conv2d(x, kernel, 1, jnp.float32).reshape(x.shape[0], -1, width) for x in maps
+    ]
     return jax.vmap(deltas_of)(jnp.concatenate(deltas, axis=1), rows)
 
 
 def class_losses_plainly(kernel, x, labels):
-    logits = conv2d(x, kernel).reshape(x.shape[0], -1, CLASSES)
+    logits = conv2d(x, kernel, 1, jnp.float32).reshape(x.shape[0], -1, CLASSES)
     present = labels[..., None] == jnp.arange(CLASSES)
     focal = sigmoid_focal_loss(logits, present, FOCAL_ALPHA, FOCAL_GAMMA)
     return jnp.where((labels != IGNORE)[..., None], focal, 0.0).sum((1, 2))
 
 
 def class_losses(kernel, x, labels):
-    logits = conv2d(x, kernel).reshape(x.shape[0], -1, CLASSES)
+    logits = conv2d(x, kernel, 1, jnp.float32).reshape(x.shape[0], -1, CLASSES)
     return _class_losses(logits, labels, kernel.shape[-1] // CLASSES)
 
 

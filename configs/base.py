@@ -91,7 +91,9 @@ def get_config() -> ConfigDict:
     model.norm = "synced"  # frozen | local | synced BatchNorm in the ResNets
     model.drop_path = 0.2  # Swin: chance that the last block's branches are left out
     model.fpn_channels = 256
-    model.p6_from = "c5"  # what RetinaNet's P6 is computed from: c5 | p5
+    # What RetinaNet's P6 is computed from: c5 | p5 (torchvision's published
+    # retinanet_resnet50_fpn).
+    model.p6_from = "c5"
     model.head_convs = 4  # convolutions in each RetinaNet tower
     # Compute; parameters stay float32. float32 | bfloat16 | auto: bfloat16 on
     # accelerators, float32 on CPUs, which only emulate it.

@@ -196,9 +196,7 @@ def build_detector(
       config: the section `model` of `configs/base.py`.
       num_classes: K; class ids are 0..K-1.
       image_size: (height, width) of the padded input. Any size will do: a side of n
-        pixels gives maps of ceil(n / 2^level). With sides that are multiples of
-        2^level the anchors stand exactly on the cells; otherwise their stride is
-        rounded down, as in torchvision.
+        pixels gives maps of ceil(n / 2^level).
       axis_name: the mesh axis of the replicas, for synced BatchNorm; None outside of
         any mesh.
       freeze_at: parts of the backbone, counted from the image, that stay as they are

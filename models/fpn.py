@@ -80,6 +80,12 @@ class FPN(nnx.Module):
         last = 6 if self.extra == "max_pool" else 7
         return tuple(f"p{level}" for level in range(self.first_level, last + 1))
 
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels of the image that a cell of each level stands for, each way."""
+        first = self.first_level
+        return tuple(2**level for level in range(first, first + len(self.levels)))
+
     def __call__(self, features: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """Map {"c2".."c5"} to {level: (B, ceil(H / 2^i), ceil(W / 2^i), out)}."""
         pyramid = {}

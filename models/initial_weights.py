@@ -14,6 +14,7 @@ import numpy as np
 
 from .backbone_rules import rules_for
 from .coco_classes import IDS, select_coco_classes
+from .file_settings import differences
 from .pretrained import (
     MASK_RCNN_RULES,
     NOTHING,
@@ -22,6 +23,7 @@ from .pretrained import (
     Tree,
     fill,
     leaf_shapes,
+    our_shapes,
     place,
 )
 from .weight_files import find_weights, read_weights
@@ -95,7 +97,8 @@ def load_initial_weights(
     try:
         placed, unused = place(tensors, wanted, rules, kept)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}{_remedy(what)}") from error
+        remedy = _remedy(what, our_shapes(tensors, rules), wanted)
+        raise ValueError(f"{path}: {error}{remedy}") from error
     if path.name in _WITHOUT_EPSILON:
         placed = _make_up_for_epsilon(placed)
     report = f"{path.name}: {len(placed)} of {len(wanted)} arrays{chosen}"
@@ -141,7 +144,19 @@ def _number_of_classes(wanted: Mapping[str, tuple[int, ...]]) -> int | None:
     return None
 
 
-def _remedy(what: str) -> str:
+def _remedy(
+    what: str,
+    of_file: Mapping[str, tuple[int, ...]],
+    of_model: Mapping[str, tuple[int, ...]],
+) -> str:
+    """Return what to set so that the file fits, where its shapes tell."""
+    if what == "backbone":
+        of_file, of_model = (
+            {p: shape for p, shape in shapes.items() if p.startswith("backbone/")}
+            for shapes in (of_file, of_model)
+        )
+    if flags := differences(of_file, of_model):
+        return f"\nThe file was made with other settings: use {' '.join(flags)}"
     if what != "all":
         return ""
     return (

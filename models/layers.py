@@ -24,7 +24,8 @@ kaiming_uniform = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
 class Conv(nnx.Module):
     """A square convolution over NHWC with 'same' padding of `kernel_size // 2`.
 
-    `kernel` is (k, k, in, out), k odd.
+    `kernel` is (k, k, in, out), k odd. With `out_dtype` float32 what comes out is not
+    rounded to `dtype`; boxes and scores are read from such layers. See `conv2d`.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Conv(nnx.Module):
         kernel_init=kaiming_normal,
         bias_init=nnx.initializers.zeros,
         dtype=jnp.float32,
+        out_dtype=None,
         rngs: nnx.Rngs,
     ):
         shape = (kernel_size, kernel_size, in_channels, out_channels)
@@ -49,14 +51,14 @@ class Conv(nnx.Module):
         self.kernel_size = kernel_size
         self.stride = stride
         self.dtype = dtype
+        self.out_dtype = dtype if out_dtype is None else out_dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map (B, H, W, in) to (B, ceil(H / stride), ceil(W / stride), out)."""
-        y = conv2d(
-            x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.stride
-        )
+        kernel = self.kernel[...].astype(self.dtype)
+        y = conv2d(x.astype(self.dtype), kernel, self.stride, self.out_dtype)
         if self.use_bias:
-            y = y + self.bias[...].astype(self.dtype)
+            y = y + self.bias[...].astype(self.out_dtype)
         return y
 
 
@@ -103,7 +105,9 @@ class BatchNorm(nnx.Module):
         if self.mode == "frozen" or not train:
             scale = scale * lax.rsqrt(self.var[...] + self.eps)
             bias = bias - self.mean[...] * scale
-            return x * scale.astype(x.dtype) + bias.astype(x.dtype)
+            # In float32 and rounded once, as in training: coefficients that were
+            # rounded first would move a channel by the same amount everywhere.
+            return (x.astype(jnp.float32) * scale + bias).astype(x.dtype)
         sync_axis = self.axis_name if self.mode == "synced" else None
         y, mean, var = batch_norm(x, scale, bias, self.eps, sync_axis)
         count = x.size // x.shape[-1]

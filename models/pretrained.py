@@ -206,6 +206,20 @@ def place(
     return placed, unused
 
 
+def our_shapes(
+    tensors: Mapping[str, Any], rules: Rules | None
+) -> dict[str, tuple[int, ...]]:
+    """Return path -> shape in our layout of those tensors that have a path."""
+    if rules is None:
+        return {path: np.shape(tensor) for path, tensor in tensors.items()}
+    shapes = {}
+    for name, tensor in tensors.items():
+        path = our_path(name, np.ndim(tensor), rules)
+        if path is not None:
+            shapes[path] = _our_layout(name, path, np.asarray(tensor)).shape
+    return shapes
+
+
 def _our_layout(name: str, path: str | None, array: np.ndarray) -> np.ndarray:
     array = _LAYOUTS.get(path, np.asarray)(array)
     if array.ndim == 4:

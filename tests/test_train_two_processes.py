@@ -19,7 +19,7 @@ from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.pipeline import train_batches
 from configs import tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 IMAGES, STEPS = 12, 100
 

@@ -45,14 +45,14 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
         _write_weights(experiment, begin.state, log)
         return Outcome(begin.state, begin.step, results, "was finished")
     sitting = _Sitting(experiment, begin, log)
+    said = device_memory.said_of(device_memory.training(experiment.plan))
     try:
-        with device_memory.said_of(device_memory.training(experiment.plan)):
+        with contextlib.closing(sitting), said:
             status = sitting.run()
     except TrainingStopped as error:
+        # Now that the last save is on disk.
         advice = how_to_go_on(experiment.folder, error.step)
         raise TrainingStopped(f"{error} {advice}", error.step) from None
-    finally:
-        sitting.close()
     return Outcome(sitting.state, sitting.step, sitting.results, status)
 
 

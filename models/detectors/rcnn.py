@@ -1,7 +1,8 @@
 """Faster R-CNN: proposals first, then the class and the exact box of each.
 
 Ren et al. 2015, on a feature pyramid (Lin et al. 2017); in every detail that changes a
-number, torchvision's `fasterrcnn_resnet50_fpn`.
+number, torchvision's `fasterrcnn_resnet50_fpn`, but that anchors stand on their cells
+at any size of image, see `ops.anchors`.
 """
 
 from collections.abc import Sequence
@@ -151,7 +152,7 @@ class FasterRCNN(nnx.Module):
         logits, deltas = self.rpn(features)
         cells = [cell_anchors(sizes, self.anchor_ratios) for sizes in self.anchor_sizes]
         grids = [feature.shape[1:3] for feature in features]
-        return logits, deltas, pyramid_anchors(cells, grids, batch.image.shape[1:3])
+        return logits, deltas, pyramid_anchors(cells, grids, self.fpn.strides)
 
     def proposals(
         self,
@@ -181,12 +182,11 @@ class FasterRCNN(nnx.Module):
 
         Boxes that are not in `valid` (B, R) give zeros and cost nothing.
         """
-        first = self.fpn.first_level
         return roi_align(
             features[:-1],
             boxes,
             valid,
-            strides=[2 ** (first + index) for index in range(len(features) - 1)],
+            strides=self.fpn.strides[:-1],
             output_size=size,
             sampling_ratio=SAMPLING_RATIO,
         )

@@ -1,7 +1,8 @@
 """RetinaNet: backbone, feature pyramid and one head over all anchors.
 
 Lin et al. 2017 ("Focal Loss for Dense Object Detection"); in every detail that changes
-a number, torchvision's `retinanet_resnet50_fpn`.
+a number, torchvision's `retinanet_resnet50_fpn`, but that anchors stand on their cells
+at any size of image, see `ops.anchors`.
 """
 
 from collections.abc import Sequence
@@ -111,7 +112,7 @@ class RetinaNet(nnx.Module):
         logits, deltas = self.head(features)
         cells = [cell_anchors(sizes, self.anchor_ratios) for sizes in self.anchor_sizes]
         grids = [feature.shape[1:3] for feature in features]
-        return logits, deltas, pyramid_anchors(cells, grids, images.shape[1:3])
+        return logits, deltas, pyramid_anchors(cells, grids, self.fpn.strides)
 
     def loss(
         self, batch: Batch, key: jax.Array
@@ -153,9 +154,7 @@ class RetinaNet(nnx.Module):
         for level_logits, level_deltas, level_anchors in zip(
             logits, deltas, anchors, strict=True
         ):
-            best, place, label = top_k_pairs(
-                level_logits.astype(jnp.float32), self.pre_nms_top_k
-            )
+            best, place, label = top_k_pairs(level_logits, self.pre_nms_top_k)
             boxes.append(decode(level_deltas[place], level_anchors[place]))
             best_logits.append(best)
             classes.append(label)

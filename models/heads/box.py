@@ -14,6 +14,7 @@ from flax import nnx
 from agvm_jax.structures import Batch
 
 from ..ops.boxes import clip, decode, encode
+from ..ops.conv import conv2d
 from ..ops.losses import smooth_l1
 from ..ops.matching import BACKGROUND, inside_crowd, match
 from ..ops.nms import nms
@@ -81,12 +82,25 @@ class BoxHead(nnx.Module):
         self.roi_size = roi_size
 
     def __call__(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Map (B, R, P, P, C) to logits (B, R, K + 1) and deltas (B, R, K, 4)."""
+        """Map (B, R, P, P, C) to logits (B, R, K + 1) and deltas (B, R, K, 4).
+
+        Both are float32.
+        """
         x = pooled.reshape(*pooled.shape[:2], -1)
         x = jax.nn.relu(self.fc6(x))
         x = jax.nn.relu(self.fc7(x))
-        deltas = self.box_deltas(x)
-        return self.class_logits(x), deltas.reshape(*x.shape[:2], self.num_classes, 4)
+        deltas = self._last(self.box_deltas, x)
+        deltas = deltas.reshape(*x.shape[:2], self.num_classes, 4)
+        return self._last(self.class_logits, x), deltas
+
+    def _last(self, layer: nnx.Linear, x: jax.Array) -> jax.Array:
+        """Apply a layer to (B, R, width) and do not round what it gives.
+
+        A fully connected layer is a convolution of 1x1.
+        """
+        kernel = layer.kernel[...].astype(x.dtype)[None, None]
+        y = conv2d(x[:, :, None], kernel, out_dtype=jnp.float32)[:, :, 0]
+        return y + layer.bias[...]
 
 
 class RoiSample(NamedTuple):

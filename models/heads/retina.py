@@ -62,7 +62,7 @@ class RetinaHead(nnx.Module):
                 f"place and head_convs={head_convs}: at least 1, 1 and 0 are needed"
             )
 
-        def make_conv(out_channels, bias=0.0):
+        def make_conv(out_channels, bias=0.0, out_dtype=None):
             return Conv(
                 in_channels,
                 out_channels,
@@ -71,14 +71,15 @@ class RetinaHead(nnx.Module):
                 kernel_init=nnx.initializers.normal(0.01),
                 bias_init=nnx.initializers.constant(bias),
                 dtype=dtype,
+                out_dtype=out_dtype,
                 rngs=rngs,
             )
 
         prior = -math.log((1.0 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
         self.class_tower = nnx.List([make_conv(in_channels) for _ in range(head_convs)])
-        self.class_logits = make_conv(num_anchors * num_classes, bias=prior)
+        self.class_logits = make_conv(num_anchors * num_classes, prior, jnp.float32)
         self.box_tower = nnx.List([make_conv(in_channels) for _ in range(head_convs)])
-        self.box_deltas = make_conv(num_anchors * 4)
+        self.box_deltas = make_conv(num_anchors * 4, out_dtype=jnp.float32)
         self.num_classes = num_classes
         self.num_anchors = num_anchors
 
@@ -92,7 +93,7 @@ class RetinaHead(nnx.Module):
 
         Returns:
           logits, one (B, H * W * A, K) array a level, and deltas, one
-          (B, H * W * A, 4) array a level, in the order of `ops.anchors`.
+          (B, H * W * A, 4) array a level, in the order of `ops.anchors`; both float32.
         """
 
         def run(tower, last, x, width):

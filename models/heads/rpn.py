@@ -53,7 +53,7 @@ class RPNHead(nnx.Module):
                 f"an RPN with {num_anchors} anchors a place: at least 1 is needed"
             )
 
-        def make_conv(out_channels, size):
+        def make_conv(out_channels, size, out_dtype=None):
             return Conv(
                 in_channels,
                 out_channels,
@@ -61,12 +61,13 @@ class RPNHead(nnx.Module):
                 use_bias=True,
                 kernel_init=nnx.initializers.normal(0.01),
                 dtype=dtype,
+                out_dtype=out_dtype,
                 rngs=rngs,
             )
 
         self.conv = make_conv(in_channels, 3)
-        self.objectness = make_conv(num_anchors, 1)
-        self.box_deltas = make_conv(num_anchors * 4, 1)
+        self.objectness = make_conv(num_anchors, 1, jnp.float32)
+        self.box_deltas = make_conv(num_anchors * 4, 1, jnp.float32)
         self.num_anchors = num_anchors
         self.width = num_anchors * 4
 
@@ -80,7 +81,7 @@ class RPNHead(nnx.Module):
 
         Returns:
           logits, one (B, H * W * A) array a level in the order of `ops.anchors`, and
-          deltas, one (B, H * W, 4 A) array a level, see `deltas_of`.
+          deltas, one (B, H * W, 4 A) array a level, see `deltas_of`; both float32.
         """
         logits, deltas = [], []
         for feature in features:
@@ -147,7 +148,7 @@ def propose(
             zip(logits, deltas, anchors, strict=True)
         ):
             count = min(pre_nms_top_k, level_logits.shape[0])
-            best, rows = top_k(level_logits.astype(jnp.float32), count)
+            best, rows = top_k(level_logits, count)
             boxes.append(decode(deltas_of(level_deltas, rows), level_anchors[rows]))
             scores.append(best)
             levels.append(jnp.full((count,), level, jnp.int32))
@@ -225,8 +226,8 @@ def rpn_loss(
     )
     chosen &= (batch.image_id >= 0)[:, None]  # (B, S)
 
+    # (B, S)
     scores = jnp.take_along_axis(jnp.concatenate(logits, axis=1), rows, axis=1)
-    scores = scores.astype(jnp.float32)  # (B, S)
     surprise = jax.nn.softplus(jnp.where(is_object, -scores, scores))
     corrections = jax.vmap(deltas_of)(jnp.concatenate(deltas, axis=1), rows)
     distance = smooth_l1(corrections, targets, BOX_BETA).sum(-1)  # (B, S)

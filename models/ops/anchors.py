@@ -3,7 +3,10 @@
 Ratios are height / width. An anchor's place in the flat order is (row, column, ratio,
 size), slowest first; so the heads' outputs, reshaped from (B, H, W, A * C) to
 (B, H * W * A, C), line up with it. Sizes and rounding are torchvision's, so that its
-weights can be used.
+weights can be used; places are detectron2's, one stride from cell to cell whatever the
+size of the image. (torchvision takes the image's size over the map's, rounded down, as
+the stride: with 800 rows P7's last anchors then stand at 684 and what they are computed
+from at 768. On sides that all strides divide both are the same.)
 """
 
 from collections.abc import Sequence
@@ -54,25 +57,22 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
     return np.round(np.stack([-widths, -heights, widths, heights], axis=1) / 2)
 
 
-def grid_anchors(
-    cells: np.ndarray, grid: tuple[int, int], image_size: tuple[int, int]
-) -> jax.Array:
+def grid_anchors(cells: np.ndarray, grid: tuple[int, int], stride: int) -> jax.Array:
     """Return the anchors of one feature map.
 
-    The stride is the image's size over the map's, rounded down; the first anchor is
-    centred on the image's corner.
+    Those of cell (i, j) are centred on pixel (i * stride, j * stride), the middle of
+    what the cell is computed from; the first is the image's corner.
 
     Args:
       cells: (A, 4), see `cell_anchors`.
       grid: height and width of the feature map.
-      image_size: height and width of the padded input.
+      stride: pixels from one cell to the next.
 
     Returns:
       (grid height * grid width * A, 4) float32.
     """
-    stride_y, stride_x = image_size[0] // grid[0], image_size[1] // grid[1]
-    y = jnp.arange(grid[0], dtype=jnp.float32) * stride_y
-    x = jnp.arange(grid[1], dtype=jnp.float32) * stride_x
+    y = jnp.arange(grid[0], dtype=jnp.float32) * stride
+    x = jnp.arange(grid[1], dtype=jnp.float32) * stride
     y, x = jnp.meshgrid(y, x, indexing="ij")
     shifts = jnp.stack([x, y, x, y], axis=-1)[:, :, None, :]  # (H, W, 1, 4)
     return (shifts + jnp.asarray(cells)[None, None]).reshape(-1, 4)
@@ -81,14 +81,14 @@ def grid_anchors(
 def pyramid_anchors(
     cells: Sequence[np.ndarray],
     grids: Sequence[tuple[int, int]],
-    image_size: tuple[int, int],
+    strides: Sequence[int],
 ) -> list[jax.Array]:
     """Return the anchors of each level of a pyramid, finest first.
 
     Args:
       cells: one (A, 4) array a level.
       grids: height and width of each level's feature map.
-      image_size: height and width of the padded input.
+      strides: pixels that a cell of each level stands for.
 
     Returns:
       One (H * W * A, 4) float32 array a level.
@@ -102,6 +102,6 @@ def pyramid_anchors(
             "give one size a level"
         )
     return [
-        grid_anchors(cell, grid, image_size)
-        for cell, grid in zip(cells, grids, strict=True)
+        grid_anchors(cell, grid, stride)
+        for cell, grid, stride in zip(cells, grids, strides, strict=True)
     ]

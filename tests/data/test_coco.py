@@ -97,6 +97,25 @@ def test_boxes_in_another_notation_are_asked_about(two_images, tmp_path):
         assert words in "\n".join(read(two_images, tmp_path).report().lines())
 
 
+def test_a_part_keeps_everything_of_its_own_images(two_images, tmp_path):
+    first, _, third = two_images["annotations"]
+    first["segmentation"] = [[1, 2, 11, 2, 11, 7], [3, 3, 4, 4]]
+    third["segmentation"] = [[2, 2, 6, 6]]
+    whole = read(two_images, tmp_path)
+    for index, (dropped, lost) in enumerate(((1, 0), (1, 1))):
+        part = whole.select(np.array([index]))
+        report = part.report()
+        assert (report.dropped_polygons, report.lost_masks) == (dropped, lost)
+        for key, value in part.objects(0).items():
+            np.testing.assert_array_equal(value, whole.objects(index)[key])
+        for one, other in zip(part.bitmaps(0), whole.bitmaps(index), strict=True):
+            np.testing.assert_array_equal(one, other)
+        (image,) = part.ground_truth()["images"]
+        assert image == two_images["images"][index]
+    both = whole.select(np.array([1, 0])).ground_truth()
+    assert both["annotations"] == whole.ground_truth()["annotations"]
+
+
 def test_missing_area_iscrowd_and_ids_are_filled_in(two_images, tmp_path):
     for entry in two_images["annotations"]:
         entry.pop("iscrowd", None)

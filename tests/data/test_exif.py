@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import shutil
 import struct
 import zlib
 
@@ -206,6 +207,18 @@ def test_in_a_folder_where_no_size_tells_a_key_does(key, make, write_coco):
     config.exif_turns = key
     batch, _ = only_batch(config)
     assert bright_box(batch) == list(BOX)
+
+
+def test_a_set_that_is_divided_is_read_in_one_way(write_coco):
+    """Though the only image whose size tells is in one of the parts."""
+    files = [(stored(scene(), 6), (32, 48)), *[(stored(scene(), 3), (32, 48))] * 3]
+    config = write_coco_scenes(write_coco, files)
+    shutil.rmtree(pathlib.Path(config.root) / "val")
+    (pathlib.Path(config.root) / "instances_val.json").unlink()
+    config.val_share = 0.5
+    dataset = open_dataset(config)
+    for source in (dataset.train, dataset.val):
+        assert (source.report.turned_images, source.report.unturned_images) == (2, 0)
 
 
 def test_sizes_that_a_folder_leaves_out_are_of_the_picture_that_is_used(write_coco):

@@ -82,6 +82,12 @@ def test_a_part_of_a_file_keeps_its_images_own_lists(tmp_path):
     assert [a["image_id"] for a in part["annotations"]] == [2, 3]
 
 
+def test_an_unrelated_file_beside_the_images_changes_nothing(lvis):
+    before = open_dataset(lvis).train.folder
+    (pathlib.Path(lvis.root) / "notes.txt").write_text("x")
+    assert open_dataset(lvis).train.folder == before
+
+
 def test_other_files_have_no_such_keys(two_images, tmp_path):
     path = tmp_path / "coco.json"
     path.write_text(json.dumps(two_images))

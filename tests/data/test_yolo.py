@@ -163,6 +163,14 @@ def test_any_label_file_gives_objects_or_one_data_error(content, tmp_path):
     assert len(annotations.objects(0)["boxes"]) == report.boxes
 
 
+def test_a_polygon_on_one_line_is_a_box_without_a_mask(write_yolo):
+    config = write_yolo({"a": "0 0.1 0.1 0.5 0.5 0.9 0.9\n1 0.1 0.1 0.5 0.1 0.5 0.5\n"})
+    config.mask_size = 8
+    report = open_dataset(config).train.report
+    assert (report.boxes, report.masks, report.lost_masks) == (2, 1, 1)
+    assert report.dropped_polygons == 1
+
+
 def test_keypoints_are_no_polygon(write_yolo):
     """Two of them after the box, x and y each, would pass for one."""
     names = "names: [ape, zebra]\nkpt_shape: [2, 2]\n"

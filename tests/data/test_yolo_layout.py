@@ -136,6 +136,10 @@ def test_the_root_may_be_a_yaml_file_of_any_name(root, open_yolo):
     for name in ("yolo", "auto"):
         assert open_yolo(None, name, yaml) == (["a.png"], ["b.png"])
         assert open_yolo(None, name) == (["a.png"], ["b.png"])  # the only one there
+    (root.parent / "configs").mkdir()
+    yaml = yaml.rename(root.parent / "configs" / "coco8.yaml")
+    yaml.write_text(yaml.read_text() + "\npath: set")  # in a folder beside it
+    assert open_yolo(None, "yolo", yaml) == (["a.png"], ["b.png"])
     with pytest.raises(DataError, match="no file .*gone.yaml"):
         open_yolo(None, path=root / "gone.yaml")
 

@@ -76,6 +76,7 @@ def test_other_sizes_are_refused(size):
 def test_retinanets_levels_are_p3_to_p7(extra):
     pyramid, levels = make_pyramid(extra=extra)
     assert tuple(levels) == pyramid.levels == ("p3", "p4", "p5", "p6", "p7")
+    assert pyramid.strides == (8, 16, 32, 64, 128)
     shapes = [level.shape for level in levels.values()]
     grids = [(9, 6), (5, 3), (3, 2), (2, 1), (1, 1)]
     assert shapes == [(1, *grid, 4) for grid in grids]
@@ -88,6 +89,7 @@ def test_retinanets_levels_are_p3_to_p7(extra):
 def test_rcnns_levels_are_p2_to_p6_and_p6_is_every_second_pixel():
     pyramid, levels = make_pyramid(first_level=2, extra="max_pool")
     assert tuple(levels) == ("p2", "p3", "p4", "p5", "p6")
+    assert pyramid.strides == (4, 8, 16, 32, 64)
     np.testing.assert_array_equal(levels["p6"], levels["p5"][:, ::2, ::2])
     assert levels["p2"].shape == (1, 17, 12, 4)
     assert not hasattr(pyramid, "p7")

@@ -247,6 +247,41 @@ def test_weights_of_another_depth_or_kind_do_not_fit(load, resnet):
         load(resnet18(WIDTH), "backbone", shapes_of(deeper))
 
 
+def with_p6_from_p5(tensors):
+    """As in `retinanet_resnet50_fpn`: P6's inputs are the pyramid's channels."""
+    kernel = np.zeros((CHANNELS, CHANNELS, 3, 3), np.float32)
+    return tensors | {"backbone.fpn.extra_blocks.p6.weight": kernel}
+
+
+def test_a_p6_from_p5_is_answered_with_the_setting_and_taken_with_it(load, resnet):
+    tensors = with_p6_from_p5(whole_detector())
+    for what in ("all", "all_but_heads"):
+        with pytest.raises(ValueError, match=r"\(1 differences\)") as error:
+            load(tensors, what, shapes_of(resnet))
+        assert str(error.value).endswith("use --config.model.p6_from=p5")
+    load(tensors, "backbone", shapes_of(resnet))  # does not need it
+    weights = load(tensors, "all", shapes_of(make_detector(p6_from="p5")))
+    assert weights.report == "weights.npz: 124 of 124 arrays"
+
+
+def test_a_file_of_another_network_is_answered_with_its_settings(load, resnet):
+    tensors = with_p6_from_p5(retinanet_resnet18(1 / 8, CHANNELS, 2, CLASSES))
+    with pytest.raises(ValueError) as error:
+        load(tensors, "all", shapes_of(resnet))
+    assert str(error.value).endswith(
+        "use --config.model.width=0.125 --config.model.p6_from=p5"
+        " --config.model.head_convs=2"
+    )
+    with pytest.raises(ValueError) as error:
+        load(tensors, "backbone", shapes_of(resnet))
+    assert str(error.value).endswith("use --config.model.width=0.125")
+    with pytest.raises(ValueError) as error:
+        load(tensors, "backbone", shapes_of(make_detector("resnet34")))
+    assert str(error.value).endswith(
+        "use --config.model.backbone=resnet18 --config.model.width=0.125"
+    )
+
+
 def test_a_backbone_alone_is_no_detector(load, resnet):
     for what in ("all", "all_but_heads"):
         with pytest.raises(ValueError, match="init_what=backbone"):

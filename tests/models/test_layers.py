@@ -107,6 +107,27 @@ def test_frozen_normalisation_is_a_constant_map_without_parameters():
     np.testing.assert_allclose(norm(x, train=True), x, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("mode", "train"), [("synced", True), ("synced", False), ("frozen", True)]
+)
+def test_bfloat16_is_rounded_once(mode, train):
+    """Every element is the nearest number to the exact value, in every mode."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(make_input(), jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+    scale, bias = rng.uniform(0.5, 1.5, 6), rng.normal(0.0, 1.0, 6)
+    norm = BatchNorm(6, mode=mode)
+    norm.mean[...], norm.var[...] = jnp.float32(mean), jnp.float32(var)
+    norm.scale[...], norm.bias[...] = jnp.float32(scale), jnp.float32(bias)
+    exact = (exact - mean) / np.sqrt(var + EPS) * scale + bias
+    y = norm(x, train=train)
+    assert y.dtype == jnp.bfloat16
+    error = np.abs(np.asarray(y, np.float64) - exact)
+    # Half a step of an 8-bit significand, and float32's own error.
+    assert (error <= 2.0**-9 * 2 ** np.ceil(np.log2(np.abs(exact))) + 2e-6).all()
+
+
 def test_statistics_of_bfloat16_are_float32():
     norm = BatchNorm(6)
     y = norm(make_input().astype(jnp.bfloat16), train=True)

@@ -129,6 +129,9 @@ BEHIND_THE_SCALE = {
     "keep_params_nonnegative": optax.keep_params_nonnegative(),
     "monitor": optax.monitor({"rms": lambda updates, **_: optax.tree.norm(updates)}),
     "snapshot": optax.snapshot("seen", lambda updates, **_: updates),
+}
+
+SEARCHES = {
     "scale_by_backtracking_linesearch": optax.scale_by_backtracking_linesearch(
         4, store_grad=True
     ),
@@ -242,7 +245,7 @@ ROWS = [
     ("chain(agvm(scale_gradients=True), X)", IN_FRONT),
     ("X(modulate(optimizer))", AROUND),
     ("schedule_free(modulate(optimizer), rate)", SCHEDULE_FREE),
-    ("chain(agvm(), optimizer, X)", BEHIND_THE_SCALE),
+    ("chain(agvm(), optimizer, X)", BEHIND_THE_SCALE | SEARCHES),
     (
         "chain(agvm(), scale_by_lbfgs(), scale(-1.0), scale_by_zoom_linesearch(20))",
         ["lbfgs"],

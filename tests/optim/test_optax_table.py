@@ -12,16 +12,11 @@ import optax_cases as cases
 import pytest
 from optax import contrib
 from optax_cases import FIXED, PARAMS, PHI, RATE, doubled, modulated
+from optax_runs import loss, run, value_and_grad
 
 from agvm_jax.optim import agvm, chain, modulate
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "optimizers.md"
-NOISE = [
-    jax.tree.map(
-        lambda p: jnp.asarray(cases.RNG.normal(size=p.shape), jnp.float32) / 4, PARAMS
-    )
-    for _ in range(3)
-]
 # Two replicas, the head's gradients the same on both: the variance ratio is clipped.
 ON_REPLICAS = dict(axis_name="data", alpha=0.0, tau=10**6, clip=(0.5, 4.0))
 
@@ -30,65 +25,10 @@ ON_REPLICAS = dict(axis_name="data", alpha=0.0, tau=10**6, clip=(0.5, 4.0))
 # conditionally_mask may also be called outside of jit is seen here.
 LOOPS = set(
     "MultiSteps apply_if_finite conditionally_transform scale_by_lbfgs "
-    "scale_by_backtracking_linesearch scale_by_zoom_linesearch contrib.galore "
-    "contrib.hutchinson_estimator_diag_hessian contrib.mechanize contrib.muon "
-    "contrib.reduce_on_plateau contrib.scale_by_galore contrib.scale_by_muon "
-    "contrib.sophia".split()
+    "contrib.galore contrib.hutchinson_estimator_diag_hessian contrib.mechanize "
+    "contrib.muon contrib.reduce_on_plateau contrib.scale_by_galore "
+    "contrib.scale_by_muon contrib.sophia".split()
 )
-
-
-def loss(params):
-    curvature = {"backbone": 1.0, "head": 3.0}
-    return sum(
-        curvature[m] * 0.5 * jnp.sum((params[m]["kernel"] - 0.2) ** 2) for m in params
-    )
-
-
-value_and_grad = jax.jit(jax.value_and_grad(loss))
-
-
-def run(tx, own=None, per_example=False, compiled=False, **extra_args):
-    """Return the evaluated parameters after each step.
-
-    Args:
-      own: what this replica's gradients of the backbone have on top.
-    """
-    # MultiSteps itself hands phi on, its gradient_transformation() does not.
-    several = isinstance(tx, optax.MultiSteps)
-    update = (tx if several else optax.with_extra_args_support(tx)).update
-    if compiled:
-        update = jax.jit(update, static_argnames=("value_fn", "obj_fn"))
-    params, seen = PARAMS, []
-    with_slow = optax.LookaheadParams.init_synced(params)
-    state = tx.init(params)
-    slow = isinstance(state, optax.LookaheadState)
-    for noise in NOISE:
-        value, grads = value_and_grad(params)
-        grads = jax.tree.map(jnp.add, grads, noise)
-        if own is not None:
-            backbone = jax.tree.map(lambda g: g + own, grads["backbone"])
-            grads = {**grads, "backbone": backbone}
-        incoming = jax.tree.map(lambda g: jnp.stack([g, -g / 2]), grads)
-        updates, state = update(
-            incoming if per_example else grads,
-            state,
-            with_slow if slow else params,
-            value=value,
-            grad=grads,
-            value_fn=loss,
-            **extra_args,
-        )
-        if slow:
-            with_slow = optax.apply_updates(with_slow, updates)
-            params = with_slow.fast
-            seen.append(with_slow.slow)
-            continue
-        params = optax.apply_updates(params, updates)
-        averaged = isinstance(state, contrib.ScheduleFreeState)
-        seen.append(
-            contrib.schedule_free_eval_params(state, params) if averaged else params
-        )
-    return seen
 
 
 def on_replicas(tx, **kwargs):
@@ -103,7 +43,7 @@ def assert_close(first, second):
 
 
 def assert_anchor_as_without(steps, without, count=None):
-    """Bit for bit, and that the head does not move alike."""
+    """Bit for bit."""
     for step, plain in list(zip(steps, without, strict=True))[:count]:
         anchors = step["backbone"]["kernel"], plain["backbone"]["kernel"]
         assert np.asarray(anchors[0]).tobytes() == np.asarray(anchors[1]).tobytes()
@@ -118,7 +58,7 @@ def test_the_head_is_scaled_and_the_anchor_as_without_agvm(name):
     tx = {**cases.MODULES_APART, **cases.PARTS}[name]
     if name in cases.PARTS:
         tx = optax.chain(tx, optax.scale(-RATE))
-    more = dict(compiled=name in LOOPS)
+    more = dict(compiled=name in LOOPS, steps=2)
     if "sophia" in name or "hessian" in name:
         more["obj_fn"] = loss
     steps = run(modulated(tx), phi=PHI, **more)
@@ -172,14 +112,27 @@ def test_schedule_free_optimizers_are_taken_apart(name):
 @pytest.mark.parametrize("name", cases.BEHIND_THE_SCALE)
 def test_the_scale_stands_before_what_has_the_last_word(name):
     tx, sgd = cases.BEHIND_THE_SCALE[name], optax.sgd(0.5)
-    compiled = name in LOOPS
-    if "zoom" in name:  # lbfgs, taken apart
-        sgd = optax.chain(optax.scale_by_lbfgs(), optax.scale(-1.0))
-    steps = run(chain(agvm(**FIXED), sgd, tx), compiled=compiled, phi=PHI)
-    assert_close(steps, run(optax.chain(doubled(sgd), tx), compiled=compiled))
-    if name in ("keep_params_nonnegative", "scale_by_backtracking_linesearch"):
-        behind = run(doubled(optax.chain(sgd, tx)), compiled=compiled)
-        assert head_moved(steps, behind)
+    steps = run(chain(agvm(**FIXED), sgd, tx), phi=PHI)
+    assert_close(steps, run(optax.chain(doubled(sgd), tx)))
+    if name == "keep_params_nonnegative":
+        assert head_moved(steps, run(doubled(optax.chain(sgd, tx))))
+
+
+@pytest.mark.parametrize("name", cases.SEARCHES)
+def test_a_line_search_goes_along_the_scaled_direction_and_knows_where_it_is(name):
+    """Of lbfgs too, taken apart. One search is a large program: no second one here."""
+    direction = optax.chain(optax.scale_by_lbfgs(), optax.scale(-1.0))
+    tx = chain(agvm(**FIXED), direction, cases.SEARCHES[name])
+    value, grads = value_and_grad(PARAMS)
+    state = tx.init(PARAMS)
+    updates, state = jax.jit(tx.update, static_argnames="value_fn")(
+        grads, state, PARAMS, value=value, grad=grads, value_fn=loss, phi=PHI
+    )
+    way, _ = doubled(direction).update(grads, direction.init(PARAMS), PARAMS)
+    rate = state[-1].learning_rate
+    assert_close(updates, jax.tree.map(lambda leaf: rate * leaf, way))
+    there = value_and_grad(optax.apply_updates(PARAMS, updates))
+    assert_close((state[-1].value, state[-1].grad), there)
 
 
 @pytest.mark.parametrize("name", cases.EITHER_SIDE)
@@ -223,21 +176,30 @@ def test_the_refusal_says_what_to_write(name):
 # {what: (nesting, the transform inside)}: replicas' own gradients go in.
 ON_AN_AXIS = {
     **{
-        name: (wrapper, optax.sgd(RATE))
-        for name, wrapper in {**cases.EITHER_SIDE, **cases.AROUND}.items()
-        if name != "contrib.mechanize"
+        name: ({**cases.EITHER_SIDE, **cases.AROUND}[name], optax.sgd(RATE))
+        for name in (
+            "conditionally_mask",
+            "inject_hyperparams",
+            "masked",
+            "MultiSteps",
+            "partition",
+            "lookahead",
+            "contrib.schedule_free",
+        )
     },
     **{
         name: (lambda tx: tx, {**cases.ONE_RATE_FOR_ALL, **cases.INSIDE}[name])
         for name in (
-            "polyak_sgd",
-            "contrib.dadapt_adamw",
-            "contrib.momo",
-            "contrib.prodigy",
             "apply_if_finite",
             "conditionally_transform",
+            "contrib.momo",
+            "contrib.prodigy",
         )
     },
+    "contrib.dog": (
+        lambda tx: optax.chain(tx, cases.IN_FRONT["contrib.dog"]),
+        optax.identity(),
+    ),
 }
 
 
@@ -262,7 +224,7 @@ def test_it_works_with_gradients_of_replicas(name):
 )
 def test_what_looks_at_gradients_outside_of_agvm_makes_replicas_differ(tx):
     with pytest.raises(ValueError, match="out_axes"):
-        on_replicas(tx, compiled=True)
+        jax.eval_shape(lambda: on_replicas(tx, steps=2))
 
 
 def test_a_step_is_skipped_on_all_replicas_if_it_is_bad_on_one():

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from comparisons import assert_close, assert_same_detections
@@ -99,10 +98,6 @@ def outputs_on_the_way(module, batch) -> dict:
         "class_logits": logits,
         "box_deltas": deltas,
     }
-
-
-def gradient_norms(gradients):
-    return jax.tree.map(jnp.linalg.norm, gradients)
 
 
 def load_oracle(name, scene) -> dict:

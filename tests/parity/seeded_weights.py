@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 NUM_CLASSES = 7
-# So few that the finest level has more candidates, and two of the three pictures more
+# So few that the finest level has more candidates, and one of the three pictures more
 # detections, than are let through.
 PRE_NMS_TOP_K = 150
-MAX_DETECTIONS = 120
+MAX_DETECTIONS = 100
 # The same of Faster R-CNN. All anchors (10 thousand at most) and all proposals fit into
 # its samples, half or a quarter of which may be objects.
 RCNN_PRE_NMS_TOP_K = 200
@@ -26,13 +26,15 @@ ANCHORS_EVERY = 97  # one anchor in so many
 ROIS = 6  # the box head's outputs for so many proposals of each picture
 MASKS = 5  # the masks of so many detections of each picture
 CELLS_EVERY = 4  # one cell of a mask in so many, along each side
-CANVAS = (128, 160)
-PICTURES = ((128, 160), (96, 130), (128, 100))  # height, width
+# torchvision's anchors stand on the cells of a map only where the stride divides the
+# canvas (see `models.ops.anchors`): RetinaNet's coarsest is 128, that of the RPNs 64.
+CANVAS = (64, 256)
+PICTURES = ((64, 256), (50, 130), (64, 100))  # height, width
 # x1 y1 x2 y2 and class of each picture's objects. The second has one smaller than any
 # anchor, which only a low-quality match finds; the third has none.
 OBJECTS = (
-    ((10, 12, 60, 70, 1), (70.5, 20.25, 150, 100, 4), (40, 60, 95, 125, 1)),
-    ((5, 5, 9.5, 8, 6), (30, 20, 110, 90, 2)),
+    ((10, 12, 60, 63, 1), (70.5, 10.25, 150, 60, 4), (40, 20, 95, 62, 1)),
+    ((5, 5, 9.5, 8, 6), (30, 8, 110, 45, 2)),
     (),
 )
 
@@ -45,23 +47,33 @@ class Scene(NamedTuple):
     objects: tuple  # of each picture, as OBJECTS
 
 
+_WIDE = {"canvas": (128, 192), "pictures": ((128, 192), (96, 130), (128, 100))}
 _TALL = Scene(
-    canvas=(192, 96),
-    pictures=((192, 96), (150, 81)),
+    canvas=(192, 64),
+    pictures=((192, 64), (150, 49)),
     objects=(
-        ((8, 16, 72, 104, 3), (20, 100, 92, 180, 0), (30, 40, 54, 64, 5)),
-        ((10, 30, 74, 126, 6),),
+        ((4, 16, 52, 104, 3), (12, 100, 60, 180, 0), (30, 40, 54, 64, 5)),
+        ((6, 30, 46, 126, 6),),
     ),
 )
-FASTER_RCNN_SCENES = {"wide": Scene(CANVAS, PICTURES, OBJECTS), "tall": _TALL}
+FASTER_RCNN_SCENES = {
+    "wide": Scene(
+        **_WIDE,
+        objects=(
+            ((10, 12, 60, 70, 1), (70.5, 20.25, 150, 100, 4), (40, 60, 95, 125, 1)),
+            ((5, 5, 9.5, 8, 6), (30, 20, 110, 90, 2)),
+            (),
+        ),
+    ),
+    "tall": _TALL,
+}
 # With masks, the sides of objects are multiples of MASK_SIDE, so that a mask of so many
 # cells over its box is a bitmap, exactly.
 MASK_SIDE = 8
 MASK_RCNN_SCENES = {
     "wide": Scene(
-        CANVAS,
-        PICTURES,
-        (
+        **_WIDE,
+        objects=(
             ((10, 12, 58, 68, 1), (70, 20, 150, 100, 4), (40, 60, 96, 124, 1)),
             ((5, 5, 13, 13, 6), (30, 20, 110, 92, 2)),
             (),

@@ -13,14 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from comparisons import assert_close, assert_norms_agree, by_path, expected_norms
+from comparisons import assert_close, assert_norms_agree, expected_norms, norms_by_path
 from rcnn_cases import (
     COMPILER_OPTIONS,
     FORWARD_CHECKS,
     LOSSES,
     ROWS,
     build,
-    gradient_norms,
     load_oracle,
     make_batch,
     outputs_on_the_way,
@@ -120,7 +119,7 @@ def ours(scene, weights):
         detections, features = module.detections(batch)
         return outputs_on_the_way(module, batch) | {
             "found": found,
-            "norms": gradient_norms(gradients),
+            "gradients": gradients,
             "detections": detections,
             "mask_logits": module.mask_outputs(
                 features, detections.boxes, detections.classes
@@ -163,7 +162,7 @@ def test_our_mask_targets_are_theirs_but_for_half_a_pixel(ours, scene):
 
 def test_every_gradient_is_as_long_as_torchvisions(ours, oracle):
     expected = expected_norms(oracle, mask_rcnn_names(), MASK_RCNN_RULES)
-    assert_norms_agree(by_path(ours["norms"]), expected, median=2e-5)
+    assert_norms_agree(norms_by_path(ours["gradients"]), expected, median=2e-5)
 
 
 def test_masks_of_detections_are_torchvisions(ours, oracle):

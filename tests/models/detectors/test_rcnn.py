@@ -293,6 +293,8 @@ def test_proposals_are_those_of_sorting_and_loops(detector, weights):
         return outputs, boxes, valid
 
     (logits, deltas, anchors), boxes, valid = run(*weights, batch)
+    # P6 has two columns, 64 pixels apart: half of 96 is what torchvision would take.
+    np.testing.assert_array_equal(anchors[4][:, 0::2].mean(axis=1), [0, 0, 64, 64])
     dropped = 0
     for image in range(2):
         candidates = []

@@ -45,9 +45,15 @@ class OneLayer(nnx.Module):
         return {"c5": jax.nn.relu(self.conv(images))}
 
 
+class ThreeLevels(FPN):
+    """P5 to P7 of a C5 of stride 8."""
+
+    strides = (8, 16, 32)
+
+
 def construct(rngs, dtype=jnp.float32, **changes):
     backbone = OneLayer(dtype, rngs)
-    fpn = FPN(backbone.channels, 8, first_level=5, dtype=dtype, rngs=rngs)
+    fpn = ThreeLevels(backbone.channels, 8, first_level=5, dtype=dtype, rngs=rngs)
     head = RetinaHead(8, K, num_anchors=4, head_convs=1, dtype=dtype, rngs=rngs)
     constants = {"image_mean": (110.0,) * 3, "image_std": (60.0,) * 3}
     return RetinaNet(backbone, fpn, head, **(ANCHORS | LIMITS | constants | changes))

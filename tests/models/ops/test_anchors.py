@@ -43,26 +43,39 @@ def test_halves_round_to_even_as_in_torchvision():
 
 def test_anchors_run_by_row_then_column_then_shape():
     cells = cell_anchors((8,), (1.0, 4.0))
-    anchors = np.asarray(grid_anchors(cells, (2, 3), (32, 96)))
+    anchors = np.asarray(grid_anchors(cells, (2, 3), 16))
     expected = [
         [x - w, y - h, x + w, y + h]
         for y in (0, 16)
-        for x in (0, 32, 64)
+        for x in (0, 16, 32)
         for w, h in ((4, 4), (2, 8))
     ]
     assert anchors.tolist() == expected
 
 
-def test_the_stride_is_the_rounded_down_ratio_of_the_sizes():
-    cells = cell_anchors((4,), (1.0,))
-    anchors = np.asarray(grid_anchors(cells, (1, 2), (9, 11)))
-    assert anchors.tolist() == [[-2, -2, 2, 2], [3, -2, 7, 2]]
+def torchvision_centres(side, cells):
+    """Where torchvision puts anchors: its stride is side // cells."""
+    return side // cells * np.arange(cells)
+
+
+@pytest.mark.parametrize(("side", "drift"), [(768, 0), (800, 84), (1344, 60)])
+def test_anchors_stand_on_their_cells_where_torchvisions_drift(side, drift):
+    """P7 has a cell every 128 pixels, of an image of any size."""
+    count = -(-side // 128)
+    cells = [cell_anchors((512,), (1.0,))]
+    (anchors,) = pyramid_anchors(cells, [(count, count)], [128])
+    anchors = np.asarray(anchors).reshape(count, count, 4)
+    centres = (anchors[..., :2] + anchors[..., 2:]) / 2
+    places = 128 * np.arange(count)
+    np.testing.assert_array_equal(centres[..., 0], np.tile(places, (count, 1)))
+    np.testing.assert_array_equal(centres[..., 1], np.tile(places, (count, 1)).T)
+    assert places[-1] - torchvision_centres(side, count)[-1] == drift
 
 
 def test_a_pyramid_with_another_number_of_levels_is_refused():
     cells = [cell_anchors((8,), (1.0,))]
     with pytest.raises(ValueError, match="1 levels, but the pyramid has 2"):
-        pyramid_anchors(cells, [(2, 2), (1, 1)], (16, 16))
+        pyramid_anchors(cells, [(2, 2), (1, 1)], (8, 16))
 
 
 @pytest.mark.parametrize(

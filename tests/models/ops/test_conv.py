@@ -112,6 +112,36 @@ def test_other_platforms_keep_the_compilers_own_convolution():
         assert found == (platform != "cpu"), platform
 
 
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        (1, (2, 9, 8, 16)),
+        (3, (2, 9, 8, 16)),  # by patches
+        (3, (1, 33, 40, 16)),  # by the compiler
+    ],
+)
+def test_products_of_bfloat16_are_summed_and_given_in_float32(size, shape):
+    arrays = as_float32(*random_arrays(shape, (size, size, 16, 4)))
+    x, kernel = (array.astype(jnp.bfloat16) for array in arrays)
+    expected = slow_conv(*(np.asarray(array, float) for array in (x, kernel)))
+    (dy,) = as_float32(*random_arrays(expected.shape))
+
+    @jax.jit
+    def run(x, kernel, dy):
+        y, backward = jax.vjp(lambda *a: conv2d(*a, 1, jnp.float32), x, kernel)
+        rounded, expected_backward = jax.vjp(conv2d, x, kernel)
+        return y, backward(dy), rounded, expected_backward(dy.astype(jnp.bfloat16))
+
+    y, gradients, rounded, expected_gradients = run(x, kernel, dy)
+    assert y.dtype == jnp.float32
+    assert_close(y, expected)
+    # Only the result is another one: the gradients are bit for bit the same.
+    np.testing.assert_array_equal(y.astype(jnp.bfloat16), rounded)
+    for gradient, same in zip(gradients, expected_gradients, strict=True):
+        assert gradient.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(gradient, same)
+
+
 def test_bfloat16_stays_bfloat16():
     x, kernel = as_float32(*random_arrays((1, 32, 32, 64), (3, 3, 64, 64)))
     x, kernel = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
