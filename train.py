@@ -16,20 +16,19 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # keep start-up quiet
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from agvm_jax import report
 from agvm_jax.data.dataset import Dataset, open_dataset
-from agvm_jax.data.decode import decode_image
-from agvm_jax.data.errors import DataError, UnreadableImage
+from agvm_jax.data.errors import DataError
 from agvm_jax.data.pipeline import eval_batches, train_batches
 from agvm_jax.data.settings import check_settings
-from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.evaluator import evaluate
-from agvm_jax.evaluation.instance import InstanceEvaluator
+from agvm_jax.evaluation.input_size import evaluation_size
+from agvm_jax.evaluation.reports.pictures import write_pictures
+from agvm_jax.evaluation.reports.run import write_run_report
+from agvm_jax.evaluation.tasks import Settings, choose_task
 from agvm_jax.optim.modules import label_tree, module_names
-from agvm_jax.optim.noise import noise_init
+from agvm_jax.optim.noise import noise_init, useful_batch_sentence
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
 from agvm_jax.training.command_line import complain, join, leave, parse
@@ -39,7 +38,7 @@ from agvm_jax.training.exit_code import ExitCode
 from agvm_jax.training.experiment import Experiment, Outcome
 from agvm_jax.training.host_memory import keep_freed_memory
 from agvm_jax.training.loop import train_and_evaluate
-from agvm_jax.training.metrics import open_log
+from agvm_jax.training.metrics import open_log, typical_noise_scales
 from agvm_jax.training.recipes import build_optimizer
 from agvm_jax.training.restoring import (
     CheckpointMismatch,
@@ -57,8 +56,8 @@ from models.initial_weights import load_initial_weights
 from models.pretrained import flatten
 from models.weight_files import write_weights
 
-# Who judges a detector's predictions; those with masks learn from masks.
-EVALUATORS = {"mask_rcnn": InstanceEvaluator}
+# What detectors give, where it is more than boxes; from it follows what is measured.
+OUTPUTS = {"mask_rcnn": {"boxes", "masks"}}
 
 INPUT_ERRORS = DataError, CheckpointMismatch, NoGoodCheckpoint, OutOfDeviceMemory
 
@@ -120,14 +119,11 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         config.micro_batch_size,
         estimator=recipe.agvm.estimator if recipe.agvm else None,
     )
-    evaluator_type = EVALUATORS.get(config.model.detector, DetectionEvaluator)
-    if evaluator_type is InstanceEvaluator and not config.data.mask_size:
-        raise ValueError(
-            f"model.detector={config.model.detector} learns from masks and the config"
-            " has data.mask_size=0: use --config.data.mask_size=56, twice the head's"
-            " 28."
-        )
+    task = choose_task(OUTPUTS.get(config.model.detector, {"boxes"}))
+    task.check_data(config.data, config.model.detector)
     check_settings(config.data, config.image_size, plan.images_per_pass)
+    evaluated = evaluation_size(config)
+    check_settings(evaluated.data_config, evaluated.image_size, plan.images_per_pass)
     model_config = config.model.copy_and_resolve_references()
     if model_config.dtype == "auto":
         # CPUs only emulate bfloat16, several times slower than float32.
@@ -175,6 +171,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
             **({"weights": weights.report} if weights else {}),
             **({"starts from": str(source)} if source else {}),
             **({"frozen": name_parts(freeze_at)} if freeze_at else {}),
+            "evaluation": f"at {evaluated}",
             "steps": f"{total_steps}, {steps_per_epoch} an epoch; {plan}",
             "optimizer": "\n".join(recipe.reasons),
             "run folder": str(folder),
@@ -186,12 +183,12 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         "process_count": jax.process_count(),
     }
     predict_on_mesh = make_predict(detector.predict, mesh)
-    evaluator = evaluator_type(
-        dataset.val.ground_truth(),
-        dataset.category_ids,
-        dataset.class_names,
-        config.eval.max_detections,
+    judged = Settings(
+        semantic=config.data.semantic,
+        max_detections=config.eval.max_detections,
+        save_to=folder / "eval" / "found",
     )
+    evaluator = task.evaluator(dataset, judged)
 
     def initial_state():
         params, model_state = detector.init(jax.random.key(config.seed))
@@ -216,9 +213,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     def validation():
         return eval_batches(
             dataset.val,
-            image_size=config.image_size,
             batch_size=config.eval.batch_size * mesh.size,
-            data_config=config.data,
+            **evaluated._asdict(),
             **processes,
         )
 
@@ -248,6 +244,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         train_batches=stream,
         eval_batches=validation,
         predict=predict,
+        task=task,
         evaluate=evaluate_state,
         evaluator=evaluator,
         write_weights=write_npz,
@@ -304,32 +301,23 @@ def finish(
             " For another run: --config.seed=N or --config.name=NAME",
             outcome.step,
         )
-    index_of = {
-        image["id"]: index
-        for index, image in enumerate(dataset.val.ground_truth()["images"])
-    }
-
-    def load_image(image_id):
-        example = dataset.val[index_of[image_id]]
-        size = (example["height"], example["width"])
-        try:
-            return decode_image(example["image"], size, turn_code=example["turn"])
-        except UnreadableImage:
-            return np.zeros((*size, 3), np.uint8)
-
-    report.write_pictures(
+    semantic = config.data.semantic
+    write_pictures(
         experiment.folder,
         outcome.step,
         examples,
         dataset.class_names,
         config.eval.draw_images,
+        () if semantic == "none" else dataset.label_names(semantic),
     )
-    report.write_report(
+    scales = typical_noise_scales(experiment.folder)
+    write_run_report(
         experiment.folder,
         step=outcome.step,
+        task=experiment.task,
         evaluator=experiment.evaluator,
-        load_image=load_image,
-        batch_size=config.batch_size,
+        load_image=dataset.val.image,
+        notes=[useful_batch_sentence(scales, config.batch_size)] if scales else [],
         log=log,
     )
 

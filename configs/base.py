@@ -191,6 +191,11 @@ def get_config() -> ConfigDict:
 
     evaluation = config.eval = ConfigDict()
     evaluation.batch_size = 16  # images a device
+    # Size in evaluation, as published protocols have it: (1344, 1344) with sides of 800
+    # and 1333 is the usual one of COCO. (), 0: as in training.
+    evaluation.image_size = ()  # (height, width); one number means square
+    evaluation.short_side = 0  # pixels; of data.short_sides it takes the largest
+    evaluation.long_side = 0  # pixels it may have at most
     # Best detections an image and class at which recall is reported; AP uses the last.
     # (): 1, 10 and 100; where the annotations are LVIS' (neg_category_ids), the best
     # 300 of an image: then set model.max_detections = 300 too.

@@ -88,6 +88,10 @@ def metrics(folder):
     return [json.loads(line) for line in lines]
 
 
+def detections(folder):
+    return json.loads((folder / "eval" / str(STEPS) / "detections.json").read_text())
+
+
 def arrays(folder):
     """The arrays of the last checkpoint by path."""
     step = saved_steps(folder / "checkpoints")[-1]
@@ -162,8 +166,20 @@ def test_a_run_leaves_everything_that_is_promised(straight):
 def test_the_same_command_again_evaluates_and_says_so(straight, train):
     folder, _ = straight
     before = (folder / "metrics.jsonl").read_bytes()
-    code, out, err = train("straight", "--config.eval.max_detections=(1,10,300)")
+    found = detections(folder)
+    code, out, err = train(
+        "straight",
+        "--config.eval.max_detections=(1,10,300)",
+        "--config.eval.image_size=(96,128)",
+        "--config.eval.short_side=80",
+    )
     assert code == 0, err
+    # Trained at 64 x 64: boxes are others, and still in pixels of the original.
+    assert "at 96 x 128 px, shorter side 80\n" in out
+    again = detections(folder)
+    assert again != found
+    for x, y, width, height in (one["bbox"] for one in again):
+        assert -0.01 <= min(x, y) and max(x + width, y + height) < 64.01
     assert "this run was finished before, at step 24" in out and "AP50" in out
     assert "300 detections an image" in out  # as LVIS counts
     assert (folder / "metrics.jsonl").read_bytes() == before

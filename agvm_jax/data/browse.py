@@ -23,8 +23,8 @@ from agvm_jax.data.pipeline import train_batches
 from agvm_jax.data.records import Source
 from agvm_jax.data.resizing import Resizing
 from agvm_jax.data.transforms import Augmentation, still_placement
-from agvm_jax.drawing import draw_labels, draw_objects, save_contact_sheet
 from agvm_jax.structures import Batch
+from agvm_jax.visualization.drawing import draw_labels, draw_objects, save_contact_sheet
 
 _READ = 5000  # images whose objects the table counts at most
 _FILL = Resizing()

@@ -4,13 +4,22 @@ import functools
 import json
 import os
 import pathlib
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from agvm_jax.data.records import Source
 from agvm_jax.data.segments import load_segments
 from agvm_jax.panoptic_png import write_panoptic_png
+
+
+class Split(Protocol):
+    """What is read of a split: see `records.Source`, which has all of it."""
+
+    card: Any
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
 
 
 class PanopticTruth:
@@ -26,7 +35,7 @@ class PanopticTruth:
       source: the split.
     """
 
-    def __init__(self, source: Source):
+    def __init__(self, source: Split):
         self.source = source
 
     @functools.cached_property

@@ -1,6 +1,7 @@
 """A prepared split on disk: what its records and its card hold, and random access."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from typing import Any, Protocol
@@ -9,10 +10,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from agvm_jax.data.annotations import Annotations
-from agvm_jax.data.errors import DataError
+from agvm_jax.data.decode import decode_image
+from agvm_jax.data.errors import DataError, UnreadableImage
 from agvm_jax.data.exif import Turns
+from agvm_jax.data.panoptic_truth import PanopticTruth
 from agvm_jax.data.report import Report
-from agvm_jax.data.segments import Segments
+from agvm_jax.data.segments import Segments, load_segments
 
 FORMAT = 6  # raise it when the records change: old sets are then prepared anew
 SIZES = "sizes.npy"  # (I, 2) height and width of each image, zeros where unknown
@@ -148,6 +151,37 @@ class Source:
         annotations leave out its size.
         """
         return self._origin.annotations().ground_truth(self.learns_masks)
+
+    @functools.cached_property
+    def index_of(self) -> dict[int, int]:
+        """Image id -> where it stands in the split, in its order."""
+        images = self.ground_truth()["images"]
+        return {image["id"]: index for index, image in enumerate(images)}
+
+    def image(self, image_id: int) -> np.ndarray:
+        """(H, W, 3) uint8 RGB as annotated; black where it cannot be read."""
+        example = self[self.index_of[image_id]]
+        size = (example["height"], example["width"])
+        try:
+            return decode_image(example["image"], size, turn_code=example["turn"])
+        except UnreadableImage:
+            return np.zeros((*size, 3), np.uint8)
+
+    def labels(self, image_id: int, semantic: str) -> np.ndarray:
+        """(H, W) int32 labels of an original picture, -1 for void.
+
+        Args:
+          semantic: a value of config.data.semantic, "stuff" or "all".
+
+        Raises:
+          UnreadableImage: the record has no segments, or they are damaged.
+        """
+        segments = load_segments(self[self.index_of[image_id]])
+        return segments.labels(len(self.card.class_names), semantic == "stuff")
+
+    def panoptic_truth(self) -> PanopticTruth:
+        """The split's panoptic ground truth, in COCO's form."""
+        return PanopticTruth(self)
 
 
 def read_card(folder: pathlib.Path) -> Card | None:

@@ -11,13 +11,13 @@ from typing import Any
 import hotcoco
 import numpy as np
 
-from agvm_jax.evaluation.coco_numbers import (
+from agvm_jax.evaluation.metrics.coco_numbers import (
     class_numbers,
     format_numbers,
     percent,
     summary,
 )
-from agvm_jax.evaluation.ground_truth import read_ground_truth
+from agvm_jax.evaluation.metrics.ground_truth import read_ground_truth
 from agvm_jax.evaluation.seen_images import check_new, missing_lines
 from agvm_jax.structures import Batch, Predictions
 

@@ -6,14 +6,14 @@ from typing import Any
 import hotcoco
 import numpy as np
 
-from agvm_jax.evaluation.coco_numbers import (
+from agvm_jax.evaluation.detection import DetectionEvaluator
+from agvm_jax.evaluation.metrics.coco_numbers import (
     class_numbers,
     format_numbers,
     percent,
     summary,
 )
-from agvm_jax.evaluation.detection import DetectionEvaluator
-from agvm_jax.evaluation.masks import encode_mask, paste_mask
+from agvm_jax.mask_pasting import encode_mask, paste_mask
 from agvm_jax.structures import Batch, Predictions
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from agvm_jax.evaluation.coco_numbers import percent
-from agvm_jax.evaluation.panoptic_index import index_panoptic
-from agvm_jax.evaluation.panoptic_merge import MergeRule, merge_panoptic
-from agvm_jax.evaluation.panoptic_quality import Tally, match_segments, quality
+from agvm_jax.evaluation.metrics.coco_numbers import percent
+from agvm_jax.evaluation.metrics.panoptic_index import index_panoptic
+from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule, merge_panoptic
+from agvm_jax.evaluation.metrics.panoptic_quality import Tally, match_segments, quality
+from agvm_jax.evaluation.metrics.pixel_counts import enlarge_labels
 from agvm_jax.evaluation.seen_images import check_new, missing_lines
-from agvm_jax.evaluation.semantic import enlarge_labels
 from agvm_jax.panoptic_png import read_panoptic_png, write_panoptic_png
 from agvm_jax.structures import Batch, Predictions
 

@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from agvm_jax.evaluation.coco_numbers import percent
+from agvm_jax.evaluation.metrics.coco_numbers import percent
+from agvm_jax.evaluation.metrics.pixel_counts import (
+    count_pixels,
+    enlarge_labels,
+    mean_of_defined,
+    ratios,
+)
 from agvm_jax.evaluation.seen_images import check_new, missing_lines
 from agvm_jax.structures import Batch, Predictions
 
@@ -134,12 +140,12 @@ class SemanticEvaluator:
           ValueError: see `counts`.
         """
         counts = self.counts
-        iou, accuracy = _ratios(counts)
+        iou, accuracy = ratios(counts)
         total = counts.sum()
         right = np.trace(counts)
         return {
-            "mIoU": _mean(iou),
-            "mean_accuracy": _mean(accuracy),
+            "mIoU": mean_of_defined(iou),
+            "mean_accuracy": mean_of_defined(accuracy),
             "pixel_accuracy": float(right / total) if total else -1.0,
         }
 
@@ -147,7 +153,7 @@ class SemanticEvaluator:
         """Return (name, IoU, accuracy, number of true pixels) for each class."""
         counts = self.counts
         pixels = counts.sum(axis=1).tolist()
-        iou, accuracy = (np.nan_to_num(x, nan=-1.0).tolist() for x in _ratios(counts))
+        iou, accuracy = (np.nan_to_num(x, nan=-1.0).tolist() for x in ratios(counts))
         return list(zip(self.class_names, iou, accuracy, pixels, strict=True))
 
     def table(self) -> str:
@@ -205,64 +211,3 @@ class SemanticEvaluator:
         named = (labels >= 0) & (labels < classes)
         values = np.where(named, labels, np.iinfo(kind).max).astype(kind)
         Image.fromarray(values).save(self._folder / f"{image_id}.png", "PNG")
-
-
-def count_pixels(truth: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """Return (K, K + 1) counts: row the true class, column the label, last for others.
-
-    Pixels whose true class is not in 0..K-1 are left out.
-
-    Raises:
-      ValueError: the maps differ in size.
-    """
-    if truth.shape != labels.shape:
-        raise ValueError(
-            f"labels of size {labels.shape} against a truth of size {truth.shape}"
-        )
-    counted = (truth >= 0) & (truth < classes)
-    true = truth[counted].astype(np.int64)
-    called = labels[counted].astype(np.int64)
-    called[(called < 0) | (called >= classes)] = classes
-    cells = np.bincount(
-        true * (classes + 1) + called, minlength=classes * (classes + 1)
-    )
-    return cells.reshape(classes, classes + 1)
-
-
-def enlarge_labels(
-    labels: np.ndarray,
-    image_size: Sequence[int],
-    padded_size: Sequence[int],
-    original_size: Sequence[int],
-) -> np.ndarray:
-    """Return the labels of the original picture's pixels, nearest neighbour.
-
-    Args:
-      labels: (h, w) over the padded input, at any stride.
-      image_size: height and width of the picture inside the padded input.
-      padded_size: height and width of the padded input.
-      original_size: height and width of the original picture.
-    """
-    index = []
-    for cells, size, padded, original in zip(
-        labels.shape, image_size, padded_size, original_size, strict=True
-    ):
-        # A pixel's centre, from the original picture to the padded input to a cell.
-        position = (np.arange(original) + 0.5) * (size / original) * (cells / padded)
-        index.append(np.minimum(position.astype(np.int64), cells - 1))
-    return labels[np.ix_(*index)]
-
-
-def _mean(values: np.ndarray) -> float:
-    defined = values[~np.isnan(values)]
-    return float(np.mean(defined)) if defined.size else -1.0
-
-
-def _ratios(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(K, K + 1) counts -> IoU and accuracy of each class, (K,), NaN if undefined."""
-    right = np.diagonal(counts).astype(np.float64)
-    true = counts.sum(axis=1)
-    union = true + counts[:, :-1].sum(axis=0) - right
-    iou = np.divide(right, union, out=np.full_like(right, np.nan), where=union > 0)
-    accuracy = np.divide(right, true, out=np.full_like(right, np.nan), where=true > 0)
-    return iou, accuracy

@@ -32,7 +32,8 @@ class Experiment:
         pass with that number on, with ``close()`` and ``counters``.
       eval_batches: ``() -> iterable`` of this process's validation batches.
       predict: ``(state, host batch) -> Predictions`` of the same rows.
-      evaluate: ``(state) -> dict`` with "AP", "AP50", ...
+      task: what is measured; its ``metric`` names the number that ranks checkpoints.
+      evaluate: ``(state) -> dict`` of the evaluation's numbers by their names.
       evaluator: what `evaluate` fills; it can tell more after it.
       write_weights: ``(state)``, leaves the weights in the run folder; called by the
         first process when a sitting ends, for whatever reason.
@@ -52,6 +53,7 @@ class Experiment:
     train_batches: Callable[[int], Iterator[Any]]
     eval_batches: Callable[[], Any]
     predict: Callable[[TrainState, Any], Any]
+    task: Any
     evaluate: Callable[[TrainState], dict[str, float]]
     evaluator: Any
     write_weights: Callable[[TrainState], None]

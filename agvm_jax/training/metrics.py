@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import platform
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -95,7 +96,7 @@ def evaluated(folder: Path, metric: str, last_step: int) -> dict[int, float]:
 
     Args:
       folder: the run folder.
-      metric: its name, "AP".
+      metric: its name, as the evaluation gives it.
       last_step: later ones are left out.
     """
     name = f"eval/{metric}"
@@ -190,3 +191,27 @@ def _commit() -> str | None:
         return commit + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def typical_noise_scales(folder: Path) -> dict[str, float]:
+    """Returns the median over a run of the noise scale, per module and for "all".
+
+    The last value alone would speak of the end only, where the rate has decayed and
+    little but noise is left.
+
+    Args:
+      folder: the run folder.
+
+    Returns:
+      In images; inf where at least half of the time no signal stood out. {} when it
+      was never measured.
+    """
+    values: dict[str, list[float]] = {}
+    for line in read_metrics(Path(folder) / "metrics.jsonl"):
+        for name, value in line.items():
+            if name.startswith("noise_scale/"):
+                # A scale without bound is written as null.
+                values.setdefault(name.removeprefix("noise_scale/"), []).append(
+                    math.inf if value is None else value
+                )
+    return {name: statistics.median_low(found) for name, found in values.items()}

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """A bar with loss, AP so far, images a second and the time left.
+    """A bar with loss, the last evaluation, images a second and the time left.
 
     Args:
       total: steps in the run.

@@ -56,6 +56,20 @@ def test_categories_say_what_is_a_thing_and_labels_know_their_stuff(split):
     assert truth.label_categories("all") == (None, None, None, 4, 5, 6)
 
 
+def test_a_split_gives_image_labels_and_truth_by_an_images_id(split):
+    example = split[2]
+    image_id = example["image_id"]
+    assert split.index_of[image_id] == 2
+    picture = split.image(image_id)
+    assert picture.shape == (32, 40, 3) and picture.any()
+    segments = load_segments(example)
+    expected = np.concatenate([[-1], segments.classes])[segments.numbers]
+    np.testing.assert_array_equal(split.labels(image_id, "all"), expected)
+    expected = np.where(expected < 3, np.minimum(expected, 0), expected - 2)
+    np.testing.assert_array_equal(split.labels(image_id, "stuff"), expected)
+    assert split.panoptic_truth().content == PanopticTruth(split).content
+
+
 class Hiding:
     """A split of one picture with crowd, void, and a segment that nothing shows."""
 

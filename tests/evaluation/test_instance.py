@@ -12,9 +12,9 @@ from pycocotools import mask as pycocotools_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from agvm_jax.evaluation import report
 from agvm_jax.evaluation.instance import InstanceEvaluator
-from agvm_jax.evaluation.masks import encode_mask, paste_mask
+from agvm_jax.evaluation.reports import detection as report
+from agvm_jax.mask_pasting import encode_mask, paste_mask
 from agvm_jax.structures import Batch, Predictions
 
 SIDE = 14  # of a predicted mask
@@ -194,7 +194,7 @@ def test_best_and_worst_images_are_drawn_with_their_masks(tmp_path, monkeypatch)
     (region,) = evaluator.regions(np.array([0]))
     assert region.shape == (40, 40) and region[10:20, 10:30].all()
     assert region.sum() == 10 * 20
-    report.write_report(
+    report.write_detection_report(
         evaluator, tmp_path, lambda _: np.full((40, 40, 3), 99, np.uint8)
     )
     sheet = cv2.imread(str(tmp_path / "best.png"))

@@ -7,8 +7,8 @@ from lvis_sets import federate, slow_lvis
 from random_sets import evaluator_of, make_batches, make_set
 
 from agvm_jax.evaluation.detection import DetectionEvaluator
-from agvm_jax.evaluation.diagnosis import KINDS, diagnose
 from agvm_jax.evaluation.instance import InstanceEvaluator
+from agvm_jax.evaluation.metrics.diagnosis import KINDS, diagnose
 from agvm_jax.structures import Batch, Predictions
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"]

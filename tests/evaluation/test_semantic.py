@@ -4,11 +4,8 @@ import numpy as np
 import pytest
 from hotcoco.semantic import METRIC_NAMES, SemanticEval
 
-from agvm_jax.evaluation.semantic import (
-    SemanticEvaluator,
-    count_pixels,
-    enlarge_labels,
-)
+from agvm_jax.evaluation.metrics.pixel_counts import count_pixels
+from agvm_jax.evaluation.semantic import SemanticEvaluator
 from agvm_jax.structures import Batch, Predictions
 
 NAMES = ("road", "sky", "tree")
@@ -98,21 +95,6 @@ def test_counts_and_numbers_are_those_of_an_oracle_and_of_hotcoco(seed):
         theirs.update(np.where(t < 0, 255, t).astype(np.uint8), f.astype(np.uint8))
     expected = [theirs.stats[METRIC_NAMES.index(n)] for n in ("mIoU", "mAcc", "aAcc")]
     assert list(evaluator.compute().values()) == pytest.approx(expected, abs=1e-12)
-
-
-def test_labels_are_enlarged_to_the_original_picture_without_the_padding():
-    rng = np.random.default_rng(0)
-    original = rng.integers(0, 3, (8, 12))
-    # The input is 16 x 16 with the picture in its top left 4 x 6; labels at stride 2.
-    padded = np.full((8, 8), 2)
-    padded[:2, :3] = original[2::4, 2::4]
-    big = enlarge_labels(padded, (4, 6), (16, 16), (8, 12))
-    np.testing.assert_array_equal(big, np.kron(original[2::4, 2::4], np.ones((4, 4))))
-    # Centres of three pixels over two cells: 1/3, 1 and 5/3.
-    three = enlarge_labels(np.array([[7, 9]]), (1, 2), (1, 2), (1, 3))
-    np.testing.assert_array_equal(three, [[7, 9, 9]])
-    same = enlarge_labels(original, (8, 12), (8, 12), (8, 12))
-    np.testing.assert_array_equal(same, original)
 
 
 def test_original_labels_are_compared_where_they_can_be_loaded():

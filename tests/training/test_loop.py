@@ -80,7 +80,7 @@ def test_a_finished_run_is_only_evaluated(tmp_path):
     train_and_evaluate(make_experiment(tmp_path, steps=2))
     before = (tmp_path / "metrics.jsonl").read_bytes()
     outcome = train_and_evaluate(make_experiment(tmp_path, steps=2))
-    assert outcome.status == "was finished" and outcome.results == {"AP": 0.2}
+    assert outcome.status == "was finished" and outcome.results == {"score": 0.2}
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
@@ -101,7 +101,8 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, stop_at):
         "train.keep_checkpoints": 1,
         "train.tensorboard": True,
     }
-    options = dict(settings=settings, steps=8, ap={2: 0.3, 4: 0.9, 6: 0.2, 8: 0.1})
+    scores = {2: 0.3, 4: 0.9, 6: 0.2, 8: 0.1}
+    options = dict(settings=settings, steps=8, scores=scores)
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     run(straight, **options)
     outcome = run(broken, stop_at=stop_at, **options)

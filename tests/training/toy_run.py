@@ -75,7 +75,7 @@ def make_experiment(
     steps=6,
     micro_batches=1,
     settings=None,
-    ap=None,
+    scores=None,
     source=None,
     seed=0,
     skip=0,
@@ -86,7 +86,7 @@ def make_experiment(
     Args:
       folder: the run folder; it is made.
       settings: keys of the config.
-      ap: step -> AP; by default it rises.
+      scores: step -> what is measured; by default it rises.
       stream: see `Stream`.
     """
     folder.mkdir(exist_ok=True)
@@ -130,8 +130,9 @@ def make_experiment(
         train_batches=lambda first: Stream(first + skip * micro_batches, **stream),
         eval_batches=list,
         predict=lambda state, batch: None,
+        task=SimpleNamespace(metric="score"),
         evaluate=lambda state: {
-            "AP": ap[int(state.step)] if ap else float(state.step) / 10
+            "score": scores[int(state.step)] if scores else float(state.step) / 10
         },
         evaluator=SimpleNamespace(),
         write_weights=lambda state: np.savez(folder / "weights.npz", **state.params),

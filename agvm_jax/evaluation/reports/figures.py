@@ -3,12 +3,20 @@
 import os
 from collections.abc import Sequence
 
+import hotcoco
 import numpy as np
 from matplotlib.figure import Figure
 
-from agvm_jax.charts import BLACK, COLORS, GREY, add_grid, dress, new_figure, save
-from agvm_jax.evaluation.detection import DetectionEvaluator
-from agvm_jax.evaluation.diagnosis import KINDS, Diagnosis
+from agvm_jax.evaluation.metrics.diagnosis import KINDS, Diagnosis
+from agvm_jax.visualization.charts import (
+    BLACK,
+    COLORS,
+    GREY,
+    add_grid,
+    dress,
+    new_figure,
+    save,
+)
 
 NUMBERED = 16  # classes up to which cells show their numbers
 
@@ -58,13 +66,21 @@ def plot_confusion(
 
 
 def plot_precision_recall(
-    evaluator: DetectionEvaluator, path: str | os.PathLike[str]
+    result: hotcoco.COCOeval,
+    class_names: Sequence[str],
+    columns: Sequence[int],
+    path: str | os.PathLike[str],
 ) -> None:
     """Draw precision over recall: by overlap on the left, by class on the right.
 
     The curves are those whose mean AP is: interpolated at 101 recalls, all sizes.
+
+    Args:
+      result: of an evaluator.
+      class_names: K names.
+      columns: (K,) where each class stands in the arrays of `result`.
+      path: where the PNG goes.
     """
-    result = evaluator.result()
     precision = result.eval["precision"][:, :, :, 0, -1]  # (T, R, K)
     precision = np.where(precision < 0, np.nan, precision)
     recall = np.asarray(result.params.rec_thrs)
@@ -84,7 +100,7 @@ def plot_precision_recall(
     at50 = precision[int(np.argmin(np.abs(thresholds - 0.5)))]
     named = int(defined.sum()) <= len(COLORS)
     shown = 0
-    for name, column in zip(evaluator.class_names, evaluator.columns, strict=True):
+    for name, column in zip(class_names, columns, strict=True):
         if defined[column]:
             curve = at50[:, column]
             style = {"color": COLORS[0], "alpha": 0.25, "linewidth": 0.8}

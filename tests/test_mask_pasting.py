@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as pycocotools_mask
 
-from agvm_jax.evaluation.masks import encode_mask, paste_mask
+from agvm_jax.mask_pasting import encode_mask, paste_mask
 
 
 def slow_paste(mask, box, height, width):

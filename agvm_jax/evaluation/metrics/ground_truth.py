@@ -8,8 +8,12 @@ from typing import Any
 import hotcoco
 import numpy as np
 
-from agvm_jax.evaluation.federated import Federated, is_federated, read_federated
-from agvm_jax.evaluation.true_masks import index_masks, read_masks
+from agvm_jax.evaluation.metrics.federated import (
+    Federated,
+    is_federated,
+    read_federated,
+)
+from agvm_jax.evaluation.metrics.true_masks import index_masks, read_masks
 
 PROTOCOLS = ("auto", "coco", "lvis")
 

@@ -3,7 +3,7 @@
 import numpy as np
 from panoptic_sets import CAR, CATEGORIES, GRASS, PERSON, SKY, evaluator_of, segment
 
-from agvm_jax.evaluation.panoptic_merge import MergeRule, merge_panoptic
+from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule, merge_panoptic
 from agvm_jax.structures import Batch, Predictions
 
 

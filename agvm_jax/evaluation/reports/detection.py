@@ -4,22 +4,40 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
-from agvm_jax.drawing import draw_detections, save_contact_sheet
-from agvm_jax.evaluation.best_and_worst import best_and_worst
-from agvm_jax.evaluation.detection import DetectionEvaluator
-from agvm_jax.evaluation.diagnosis import Diagnosis, diagnose
-from agvm_jax.evaluation.figures import (
+from agvm_jax.evaluation.metrics.diagnosis import Detections, Diagnosis, diagnose
+from agvm_jax.evaluation.reports.figures import (
     plot_confusion,
     plot_mistakes,
     plot_precision_recall,
 )
+from agvm_jax.evaluation.reports.pictures import best_and_worst
+from agvm_jax.visualization.drawing import draw_detections, save_contact_sheet
 
 
-def write_report(
-    evaluator: DetectionEvaluator,
+class Judged(Detections, Protocol):
+    """What is reported: see `DetectionEvaluator`, which has all of it."""
+
+    class_names: tuple[str, ...]
+    columns: np.ndarray
+    num_images: int
+
+    def compute(self) -> dict[str, float]: ...
+
+    def per_class(self) -> list[tuple[str, float, float, int]]: ...
+
+    def table(self) -> str: ...
+
+    def regions(self, detections: np.ndarray) -> list[np.ndarray] | None: ...
+
+    def detections(self) -> list[dict[str, Any]]: ...
+
+
+def write_detection_report(
+    evaluator: Judged,
     out_dir: str | os.PathLike[str],
     load_image: Callable[[int], np.ndarray] | None = None,
     *,
@@ -36,7 +54,7 @@ def write_report(
       and the worst come first. True boxes are dashed, crowd regions dotted.
 
     Args:
-      evaluator: after the last `add`.
+      evaluator: a `DetectionEvaluator` after the last `add`.
       out_dir: made if it is not there; files of a former report are replaced.
       load_image: image id -> (H, W, 3) uint8 RGB, the original picture. Without it no
         pictures are drawn.
@@ -71,7 +89,12 @@ def write_report(
         (out_dir / name).write_text(text, encoding="utf-8")
     written = [out_dir / name for name in paths]
 
-    plot_precision_recall(evaluator, out_dir / "precision_recall.png")
+    plot_precision_recall(
+        evaluator.result(),
+        evaluator.class_names,
+        evaluator.columns,
+        out_dir / "precision_recall.png",
+    )
     plot_confusion(
         diagnosis.confusion, evaluator.class_names, out_dir / "confusion.png"
     )
@@ -93,7 +116,7 @@ def write_report(
 
 
 def _draw_images(
-    evaluator: DetectionEvaluator,
+    evaluator: Judged,
     diagnosis: Diagnosis,
     image_ids: list[int],
     load_image: Callable[[int], np.ndarray],

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from agvm_jax.evaluation.masks import paste_mask
+from agvm_jax.mask_pasting import paste_mask
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from agvm_jax.charts import BLACK, COLORS, GREY, add_grid, dress, new_figure, save
+from agvm_jax.visualization.charts import (
+    BLACK,
+    COLORS,
+    GREY,
+    add_grid,
+    dress,
+    new_figure,
+    save,
+)
 
 # A module has the same colour in every figure.
 MODULE_COLORS = {
@@ -44,7 +52,7 @@ class Panel:
       names: metrics that it shows, in this order.
       prefix: also every metric of this kind, `prefix/<label>`, in the alphabet's order.
       factor: by which values are multiplied.
-      lowest: values below it are gaps (-1 stands for "nothing to find" in an AP).
+      lowest: values below it are gaps (-1 stands for "nothing to find").
       smoothed: the raw values are drawn faint, under their moving average.
       points: each entry is marked.
       log: logarithmic y axis; values that are not positive are gaps.
@@ -90,10 +98,9 @@ PANELS = {
         "Modulation of the learning rate", "mu, factor on the rate", prefix="mu",
         smoothed=False, reference=1.0,
     ),
-    "ap": Panel(
-        "Validation", "average precision, percent",
-        ("eval/AP", "eval/AP50", "eval/AP75", "eval/mask_AP", "eval/mask_AP50"),
-        factor=100.0, lowest=0.0, smoothed=False, points=True,
+    # Its names are the task's: see `plot_run`.
+    "validation": Panel(
+        "Validation", "percent", factor=100.0, lowest=0.0, smoothed=False, points=True
     ),
     "noise_scale": Panel(
         "Gradient noise scale", "images", prefix="noise_scale", log=True
@@ -155,17 +162,28 @@ def smooth(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def plot_run(
-    metrics_path: str | os.PathLike[str], out_dir: str | os.PathLike[str]
+    metrics_path: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    validation: Sequence[str],
 ) -> list[Path]:
     """Draw a run's curves as PNG files and return their paths.
 
     One file a panel of `PANELS`, named as it is; a panel without a value to show is not
     drawn. `overview.png` holds all of them side by side.
+
+    Args:
+      metrics_path: the run's metrics.jsonl.
+      out_dir: where the files go; made if it is not there.
+      validation: numbers of an evaluation, fractions, to be shown together.
     """
     metrics = read_metrics(metrics_path)
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
-    panels = {n: panel for n, panel in PANELS.items() if panel.labels(metrics)}
+    evaluated = tuple(f"eval/{name}" for name in validation)
+    panels = PANELS | {
+        "validation": dataclasses.replace(PANELS["validation"], names=evaluated)
+    }
+    panels = {n: panel for n, panel in panels.items() if panel.labels(metrics)}
     last = max((series.steps[-1] for series in metrics.values()), default=0)
     paths = [out_dir / f"{name}.png" for name in panels]
     drawn = []

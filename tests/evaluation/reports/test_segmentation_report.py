@@ -8,8 +8,11 @@ from hotcoco.panoptic import PanopticEval
 from panoptic_sets import evaluator_of, make_set
 from PIL import Image
 
-from agvm_jax.evaluation import segmentation_report
-from agvm_jax.evaluation.segmentation_report import write_segmentation_report
+from agvm_jax.evaluation.reports import segmentation as segmentation_report
+from agvm_jax.evaluation.reports.segmentation import (
+    write_panoptic_report,
+    write_semantic_report,
+)
 from agvm_jax.evaluation.semantic import SemanticEvaluator
 from agvm_jax.panoptic_png import write_panoptic_png
 from agvm_jax.structures import Batch, Predictions
@@ -58,7 +61,7 @@ def semantic(tmp_path):
 def test_of_labels_numbers_confusion_and_pictures_are_written(semantic, tmp_path):
     asked = []
     folder = tmp_path / "out"
-    paths = write_segmentation_report(semantic, folder, grey(asked), pictures=2)
+    paths = write_semantic_report(semantic, folder, grey(asked), pictures=2)
     assert [p.name for p in paths] == [
         "results.json", "table.txt", "confusion.png", "best.png", "worst.png",
     ]  # fmt: skip
@@ -75,7 +78,7 @@ def test_of_labels_numbers_confusion_and_pictures_are_written(semantic, tmp_path
 
 def test_an_image_is_not_among_best_and_worst_both(semantic, tmp_path, no_figures):
     asked = []
-    write_segmentation_report(semantic, tmp_path / "out", grey(asked))
+    write_semantic_report(semantic, tmp_path / "out", grey(asked))
     assert asked == [3, 9, 5, 8, 4]  # the better half, and the others from the worst
 
 
@@ -96,7 +99,7 @@ def test_an_image_whose_labels_lie_elsewhere_is_not_drawn(
 ):
     (tmp_path / "out" / "labels" / "3.png").unlink()
     asked = []
-    write_segmentation_report(semantic, tmp_path / "out", grey(asked))
+    write_semantic_report(semantic, tmp_path / "out", grey(asked))
     assert sorted(asked) == [4, 5, 8, 9]
 
 
@@ -105,10 +108,10 @@ def test_without_saved_maps_or_images_there_are_no_pictures(tmp_path, no_figures
     add_labels(evaluator, 1, 0.5)
     asked = []
     for load in (None, grey(asked)):
-        paths = write_segmentation_report(evaluator, tmp_path, load)
+        paths = write_semantic_report(evaluator, tmp_path, load)
         assert len(paths) == 3 and asked == []
     none = SemanticEvaluator(NAMES, [])
-    assert len(write_segmentation_report(none, tmp_path, grey(asked))) == 3
+    assert len(write_semantic_report(none, tmp_path, grey(asked))) == 3
 
 
 def test_of_panoptic_maps_the_json_belongs_to_the_pngs(tmp_path):
@@ -118,7 +121,7 @@ def test_of_panoptic_maps_the_json_belongs_to_the_pngs(tmp_path):
     for image_id, one in found.items():
         evaluator.add_map(image_id, *one)
     asked = []
-    paths = write_segmentation_report(evaluator, folder, grey(asked), pictures=2)
+    paths = write_panoptic_report(evaluator, folder, grey(asked), pictures=2)
     assert [p.name for p in paths] == [
         "results.json", "table.txt", "panoptic.json", "best.png", "worst.png",
     ]  # fmt: skip

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from random_sets import evaluator_of, make_batches, make_set
 
-from agvm_jax.evaluation import figures, report
-from agvm_jax.evaluation.best_and_worst import best_and_worst
-from agvm_jax.evaluation.diagnosis import KINDS, diagnose
-from agvm_jax.evaluation.report import write_report
+from agvm_jax.evaluation.metrics.diagnosis import KINDS, diagnose
+from agvm_jax.evaluation.reports import detection as report
+from agvm_jax.evaluation.reports import figures
+from agvm_jax.evaluation.reports.detection import write_detection_report
 
 ALWAYS = [
     "results.json", "table.txt", "detections.json",
@@ -44,7 +44,7 @@ def test_numbers_tables_figures_and_pictures_are_written(tmp_path):
         return np.full((*evaluator.ground_truth.sizes[image_id], 3), 99, np.uint8)
 
     folder = tmp_path / "eval" / "last"
-    paths = write_report(evaluator, folder, load_image, pictures=2)
+    paths = write_detection_report(evaluator, folder, load_image, pictures=2)
     assert [p.name for p in paths] == [*ALWAYS, "best.png", "worst.png"]
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in paths)
     # Two best, best first, and two others, worst first.
@@ -64,9 +64,9 @@ def test_numbers_tables_figures_and_pictures_are_written(tmp_path):
 
 
 def test_a_second_report_replaces_the_files_of_the_first(tmp_path, no_figures):
-    first = write_report(evaluated(), tmp_path)
+    first = write_detection_report(evaluated(), tmp_path)
     empty = evaluator_of(*make_set(np.random.default_rng(1))[:2])
-    assert write_report(empty, tmp_path) == first
+    assert write_detection_report(empty, tmp_path) == first
     assert json.loads((tmp_path / "detections.json").read_text()) == []
 
 
@@ -87,7 +87,7 @@ def test_of_images_the_true_boxes_the_crowds_and_the_tallies_are_drawn(
         report, "save_contact_sheet", lambda images, path, titles: titled.extend(titles)
     )
     order = sorted(truth.sizes)
-    write_report(
+    write_detection_report(
         evaluator,
         tmp_path,
         lambda i: np.full((9, 9, 3), order.index(i), np.uint8),
@@ -120,13 +120,6 @@ def test_of_images_the_true_boxes_the_crowds_and_the_tallies_are_drawn(
     assert set(titled) == expected and len(titled) == len(drawn)
 
 
-def test_an_image_is_not_shown_as_both_best_and_worst():
-    assert best_and_worst([], 3) == {"best": [], "worst": []}
-    assert best_and_worst([5], 3) == {"best": [5], "worst": []}
-    assert best_and_worst([5, 9, 7, 1, 3], 9) == {"best": [5, 9, 7], "worst": [3, 1]}
-    assert best_and_worst([5, 9, 7, 1, 3], 2) == {"best": [5, 9], "worst": [3, 1]}
-
-
 @pytest.fixture
 def drawn(monkeypatch):
     """Figures that would be saved, as matplotlib holds them."""
@@ -138,14 +131,14 @@ def drawn(monkeypatch):
 def test_an_evaluation_without_ground_truth_still_makes_a_report(tmp_path):
     none = evaluated(images=1, max_objects=1)
     assert set(none.compute().values()) == {-1.0}
-    paths = write_report(none, tmp_path, lambda image_id: None)
+    paths = write_detection_report(none, tmp_path, lambda image_id: None)
     assert [p.name for p in paths] == ALWAYS
     assert all(path.is_file() for path in paths)
 
 
 def test_an_evaluation_without_images_still_makes_a_report(tmp_path, drawn):
     empty = evaluator_of(*make_set(np.random.default_rng(0))[:2])
-    paths = write_report(empty, tmp_path, lambda image_id: None)
+    paths = write_detection_report(empty, tmp_path, lambda image_id: None)
     assert [p.name for p in paths] == ALWAYS
     assert len(drawn) == 3
 
@@ -156,7 +149,9 @@ def labels(axes):
 
 def test_precision_over_recall_is_what_ap_is_the_mean_of(drawn):
     evaluator = evaluated()
-    figures.plot_precision_recall(evaluator, "x.png")
+    figures.plot_precision_recall(
+        evaluator.result(), evaluator.class_names, evaluator.columns, "x.png"
+    )
     left, right = drawn[0].axes
     numbers = evaluator.compute()
     means = [100 * line.get_ydata().mean() for line in left.lines]

@@ -5,7 +5,7 @@ import pytest
 from random_sets import evaluator_of, make_batches, make_set
 
 from agvm_jax.evaluation.detection import DetectionEvaluator
-from agvm_jax.evaluation.diagnosis import KINDS, Diagnosis, diagnose
+from agvm_jax.evaluation.metrics.diagnosis import KINDS, Diagnosis, diagnose
 from agvm_jax.structures import Batch, Predictions
 
 

@@ -16,7 +16,7 @@ from panoptic_sets import (
     segment,
 )
 
-from agvm_jax.evaluation.panoptic_quality import match_segments
+from agvm_jax.evaluation.metrics.panoptic_quality import match_segments
 from agvm_jax.panoptic_png import write_panoptic_png
 
 

@@ -1,5 +1,6 @@
 """Reading metrics.jsonl however it was left, and drawing it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,8 +8,8 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from agvm_jax.charts import new_figure
-from agvm_jax.plots import (
+from agvm_jax.visualization.charts import new_figure
+from agvm_jax.visualization.plots import (
     PANELS,
     SHORT,
     Series,
@@ -100,8 +101,19 @@ def test_smoothing_ignores_one_wild_step_and_leaves_a_straight_line_alone():
 
 
 def test_every_panel_and_the_overview_are_drawn_as_png(tmp_path):
-    paths = plot_run(write_run(tmp_path / "metrics.jsonl"), tmp_path / "plots")
-    names = ["loss", "lr", "phi", "mu", "ap", "noise_scale", "grad_norm", "speed"]
+    paths = plot_run(
+        write_run(tmp_path / "metrics.jsonl"), tmp_path / "plots", ["AP", "AP50"]
+    )
+    names = [
+        "loss",
+        "lr",
+        "phi",
+        "mu",
+        "validation",
+        "noise_scale",
+        "grad_norm",
+        "speed",
+    ]
     names.append("overview")
     assert paths == [tmp_path / "plots" / f"{name}.png" for name in names]
     for path in paths:
@@ -122,9 +134,9 @@ def test_panels_without_a_number_are_not_drawn(tmp_path):
         '{"step": 0, "loss": 1.0, "phi/fpn": null}\n{"step": 0, "eval/AP": -1.0}\n',
         encoding="utf-8",
     )
-    assert plot_run(path, tmp_path) == [tmp_path / "loss.png"]
+    assert plot_run(path, tmp_path, ["AP"]) == [tmp_path / "loss.png"]
     path.write_text("", encoding="utf-8")
-    assert plot_run(path, tmp_path) == []
+    assert plot_run(path, tmp_path, ["AP"]) == []
 
 
 def test_a_panel_shows_its_metrics_in_its_unit_with_gaps_where_nothing_is_defined():
@@ -139,7 +151,8 @@ def test_a_panel_shows_its_metrics_in_its_unit_with_gaps_where_nothing_is_define
     loss = PANELS["loss"].labels(metrics)
     assert list(loss) == ["loss", "b"]
     np.testing.assert_array_equal(loss["b"].values, [1.0, 1.0, np.nan])
-    ap = PANELS["ap"].labels(metrics)["AP"].values
+    panel = dataclasses.replace(PANELS["validation"], names=("eval/AP",))
+    ap = panel.labels(metrics)["AP"].values
     np.testing.assert_array_equal(ap, [np.nan, 0.0, 50.0])
     noise = PANELS["noise_scale"].labels(metrics)["fpn"].values
     np.testing.assert_array_equal(noise, [np.nan, np.nan, 8.0])

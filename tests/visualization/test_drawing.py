@@ -4,16 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from agvm_jax.canvas import class_color
-from agvm_jax.drawing import (
+from agvm_jax.visualization.canvas import class_color
+from agvm_jax.visualization.drawing import (
     MOST_LABELS,
-    draw_batch,
     draw_detections,
     draw_labels,
     draw_objects,
     save_contact_sheet,
 )
-from agvm_jax.structures import Batch, Predictions
 
 GREY = 90
 
@@ -218,34 +216,6 @@ def test_wrong_images_and_nameless_classes_are_refused():
         draw_one(np.zeros((4, 4, 3)), [0, 0, 1, 1])
     with pytest.raises(ValueError, match=r"classes 3\.\.3, but 3 names"):
         draw_one(grey(4, 4), [0, 0, 1, 1], label=3)
-
-
-def test_a_batch_is_drawn_without_padding_and_with_its_crowds_as_crowds():
-    image = np.zeros((2, 500, 600, 3), np.uint8)
-    image[0, :480, :400] = GREY
-    truth = np.array([[50, 50, 150, 150], [200, 200, 300, 300], [9, 9, 20, 20]])
-    batch = Batch(
-        image,
-        np.array([[480, 400], [500, 600]]),
-        np.array([7, -1]),
-        np.stack([truth] * 2),
-        np.zeros((2, 3), int),
-        np.array([[True, True, False]] * 2),
-        np.array([[False, True, False]] * 2),
-    )
-    predictions = Predictions(
-        np.full((2, 2, 4), [60.0, 300, 160, 400]),
-        np.array([[0.9, 0.2]] * 2),
-        np.array([[2, 1]] * 2),
-        np.ones((2, 2), bool),
-    )
-    (drawn,) = draw_batch(batch, predictions, "abc")
-    assert drawn.shape == (480, 400, 3)
-    assert (drawn[50, 50:150, 0] == 255).mean() > 0.5
-    assert 0.1 < (drawn[200, 200:300, 0] == 255).mean() < 0.4  # the crowd
-    assert (drawn[9, 9:20] == GREY).all()  # not valid
-    assert tuple(drawn[350, 60]) == class_color(2)
-    assert not (drawn == class_color(1)).all(axis=-1).any()  # below the threshold
 
 
 def test_a_contact_sheet_holds_every_image_in_rows_under_its_title(tmp_path):

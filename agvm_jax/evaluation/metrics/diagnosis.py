@@ -15,14 +15,29 @@ By LVIS' rules detections do not count of which nothing is known (see `federated
 """
 
 import dataclasses
+from collections.abc import Collection
+from typing import Protocol
 
+import hotcoco
 import numpy as np
 from hotcoco.primitives import bbox_iou
 
-from agvm_jax.evaluation.detection import DetectionEvaluator
+from agvm_jax.evaluation.metrics.ground_truth import GroundTruth
 
 KINDS = ("localisation", "classification", "duplicate", "background", "both", "missed")
 _TIDE = dict(zip(KINDS, ("Loc", "Cls", "Dupe", "Bkg", "Both", "Miss"), strict=True))
+
+
+class Detections(Protocol):
+    """What is diagnosed: see `DetectionEvaluator`, which has all of it."""
+
+    ground_truth: GroundTruth
+    category_ids: tuple[int, ...]
+    added: Collection[int]
+
+    def rows(self) -> np.ndarray: ...
+
+    def result(self) -> hotcoco.COCOeval: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +96,7 @@ class Diagnosis:
 
 
 def diagnose(
-    evaluator: DetectionEvaluator,
+    evaluator: Detections,
     score_threshold: float = 0.3,
     overlap: float = 0.5,
     background: float = 0.1,
@@ -89,7 +104,7 @@ def diagnose(
     """Sort an evaluator's detections into hits and kinds of mistakes.
 
     Args:
-      evaluator: after the last `add`.
+      evaluator: a `DetectionEvaluator` after the last `add`.
       score_threshold: what counts as a detection, for the counts and the confusion.
       overlap: IoU from which a detection is a hit.
       background: IoU up to which a detection is on background.

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from agvm_jax.canvas import (
+from agvm_jax.mask_pasting import paste_mask
+from agvm_jax.visualization.canvas import (
     class_color,
     dashed_rectangle,
     dotted_rectangle,
@@ -19,8 +20,6 @@ from agvm_jax.canvas import (
     place_label,
     shorten,
 )
-from agvm_jax.evaluation.masks import paste_mask
-from agvm_jax.structures import Batch, Predictions
 
 Stroke = Callable[[ImageDraw.ImageDraw, Sequence[int]], None]
 
@@ -151,45 +150,6 @@ def draw_objects(
         middle = (x1 + x2) / 2, (y1 + y2) / 2
         pen.text(middle, texts[i], ink(colors[i]), font, "mm")
     return np.asarray(canvas).copy()
-
-
-def draw_batch(
-    batch: Batch,
-    predictions: Predictions,
-    class_names: Sequence[str],
-    *,
-    score_threshold: float = 0.3,
-    min_side: int = 480,
-) -> list[np.ndarray]:
-    """Draw every real image of a batch, without its padding.
-
-    Args:
-      batch: host arrays. Boxes that are valid are drawn as ground truth, or as crowds.
-      predictions: host arrays of the same rows.
-      class_names, score_threshold, min_side: as in `draw_detections`.
-    """
-    pictures = []
-    for row in np.flatnonzero(np.asarray(batch.image_id) >= 0):
-        height, width = np.asarray(batch.image_size)[row]
-        truth, crowd = np.asarray(batch.valid)[row], np.asarray(batch.crowd)[row]
-        found = np.asarray(predictions.valid)[row]
-        pictures.append(
-            draw_detections(
-                np.ascontiguousarray(np.asarray(batch.image)[row, :height, :width]),
-                np.asarray(predictions.boxes)[row][found],
-                np.asarray(predictions.classes)[row][found],
-                np.asarray(predictions.scores)[row][found],
-                class_names,
-                np.asarray(batch.boxes)[row][truth & ~crowd],
-                crowds=np.asarray(batch.boxes)[row][truth & crowd],
-                masks=None
-                if predictions.masks is None
-                else np.asarray(predictions.masks)[row][found],
-                score_threshold=score_threshold,
-                min_side=min_side,
-            )
-        )
-    return pictures
 
 
 def draw_labels(

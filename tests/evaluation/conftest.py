@@ -1,0 +1,1 @@
+"""Here so that folders below find the sets beside it: pytest puts it on the path."""
