@@ -53,6 +53,8 @@ class Dataset:
             if source.note:
                 lines.append(f"    {source.note}")
             lines += [f"    {line}" for line in rest]
+        if self.class_names and not self.train.report.boxes:
+            lines.append("  no image of the train split has a box: nothing to detect")
         most = self.train.report.most_boxes
         if most > self.max_boxes:
             lines.append(

@@ -5,7 +5,7 @@ from typing import Any
 
 from agvm_jax.data.coco_builders import ROBOFLOW
 from agvm_jax.data.errors import DataError
-from agvm_jax.data.yolo_layout import is_yolo
+from agvm_jax.data.yolo_layout import find_yaml, find_yolo, is_yolo
 
 AUTO = "auto"  # the value of config.data.name that asks for it
 
@@ -54,6 +54,8 @@ def detect_layout(root: pathlib.Path, data_config: Any) -> str:
             f"{root} could be read as {' or as '.join(found)}: say which with"
             f" --config.data.name={found[0]}, for one."
         )
+    if find_yaml(root):
+        find_yolo(root)  # raises, and says what is wrong with it
     raise DataError(
         f"{root} is of no layout that is known. For training it would hold"
         " annotations/instances_train2017.json (coco),"

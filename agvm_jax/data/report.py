@@ -67,7 +67,12 @@ class Report:
                 * (2 * (self.clipped_boxes + self.outside_boxes) > self.boxes),
             ),
             (self.zero_area_boxes, "boxes without area dropped"),
-            (self.outside_boxes, "boxes wholly outside their image dropped"),
+            (
+                self.outside_boxes,
+                "boxes wholly outside their image dropped"
+                + " (are they pixels where shares are meant, or are sizes wrong?)"
+                * (self.outside_boxes > self.boxes),
+            ),
             (
                 self.tiny_boxes,
                 "boxes smaller than a pixel"

@@ -45,7 +45,7 @@ def find_yolo(root: pathlib.Path) -> YoloSet:
         and not there.
     """
     root = pathlib.Path(os.path.abspath(root))
-    path, root = (root, root.parent) if root.is_file() else (_find_yaml(root), root)
+    path, root = (root, root.parent) if root.is_file() else (find_yaml(root), root)
     content = _load_yaml(path) if path else {}
     bases = _bases(root, content.get("path"))
     train = _find_split(root, bases, content, "train", path)
@@ -64,7 +64,7 @@ def is_yolo(root: pathlib.Path) -> bool:
     """Whether a folder has a training split: by data.yaml or in a usual layout."""
     root = pathlib.Path(os.path.abspath(root))
     try:
-        path = _find_yaml(root)
+        path = find_yaml(root)
         content = _load_yaml(path) if path else {}
         bases = _bases(root, content.get("path"))
         return _find_split(root, bases, content, "train", path) is not None
@@ -136,7 +136,7 @@ def _resolve(entry: str, bases: tuple[pathlib.Path, ...]) -> pathlib.Path | None
     return None
 
 
-def _find_yaml(root: pathlib.Path) -> pathlib.Path | None:
+def find_yaml(root: pathlib.Path) -> pathlib.Path | None:
     """data.yaml by one of its names, else the only one there that names classes."""
     for name in _YAML:
         if (root / name).is_file():

@@ -1,5 +1,6 @@
 """Sets without a validation split: some images are held out, and it is said."""
 
+import json
 import pathlib
 import shutil
 
@@ -134,3 +135,15 @@ def test_a_yolo_set_and_a_label_folder_are_divided_too(tmp_path, data_config):
             assert len(held["boxes"]) == 1
         else:
             assert held["segment_classes"].tolist() == [int(held["file_name"][0]) % 2]
+
+
+def test_what_lvis_says_of_an_image_stays_with_it(whole):
+    path = pathlib.Path(whole.root) / "instances_train.json"
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["neg_category_ids"] = [100 + image["id"]]
+    path.write_text(json.dumps(content))
+    dataset = open_dataset(whole)
+    for source in (dataset.train, dataset.val):
+        for image in source.ground_truth()["images"]:
+            assert image["neg_category_ids"] == [100 + image["id"]]

@@ -132,3 +132,20 @@ def test_a_folder_of_no_layout_hears_of_all_of_them(folder, data_config):
     data_config.root = ""
     with pytest.raises(DataError, match="config.data.root is empty: set --config"):
         open_dataset(data_config)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("train: images/mine\nnames: [ape]\n", "names 'images/mine' for the train"),
+        ("train: [images\nnames: [ape]\n", "data.yaml is not valid YAML"),
+    ],
+)
+def test_a_data_yaml_that_is_wrong_hears_what_is_wrong(
+    content, message, folder, data_config
+):
+    put(folder, "pictures", "a.png", noise_png(20, 30))
+    (folder / "data.yaml").write_text(content)
+    data_config.name, data_config.root = "auto", str(folder)
+    with pytest.raises(DataError, match=message):
+        open_dataset(data_config)

@@ -218,3 +218,9 @@ def test_any_yaml_gives_names_or_one_data_error(content, layout):
         return
     assert names and all(isinstance(name, str) for name in names)
     "".join(names).encode()
+
+
+def test_a_set_whose_labels_are_in_pixels_hears_that_no_box_is_left(write_yolo):
+    report = "\n".join(open_dataset(write_yolo({"a": "1 15 10 6 8\n"})).report)
+    assert "1 boxes wholly outside their image dropped (are they pixels" in report
+    assert "no image of the train split has a box" in report
