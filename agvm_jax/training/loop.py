@@ -46,15 +46,14 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
             results = experiment.evaluate(begin.state)
         _write_weights(experiment, begin.state, log)
         return Outcome(begin.state, begin.step, results, "was finished")
-    sitting = _Sitting(experiment, begin, log)
+    said = device_memory.said_of(device_memory.training(experiment.plan))
     try:
-        with device_memory.said_of(device_memory.training(experiment.plan)):
+        with contextlib.closing(_Sitting(experiment, begin, log)) as sitting, said:
             status = sitting.run()
-    except TrainingStopped as error:
-        advice = how_to_go_on(experiment.folder, error.step)
+    except TrainingStopped as error:  # by now what was being saved is on disk
+        skipping = experiment.settings.skip_steps
+        advice = how_to_go_on(experiment.folder, error.step, skipping)
         raise TrainingStopped(f"{error} {advice}", error.step) from None
-    finally:
-        sitting.close()
     return Outcome(sitting.state, sitting.step, sitting.results, status)
 
 
