@@ -179,7 +179,8 @@ def get_config() -> ConfigDict:
     # RUN_FOLDER:STEP. The whole state and its step are carried over, so steps and
     # epochs count from that run's beginning; training/start_from.py has the rules.
     train.start_from = ""
-    # Steps whose batches are left out of the data: the data stand that far ahead.
+    # Steps whose batches are left out of the data, counted from its beginning: they
+    # stand that far ahead, also after start_from, which takes this key from nowhere.
     train.skip_steps = 0
     train.log_every_steps = 10
     train.eval_every_epochs = 1.0

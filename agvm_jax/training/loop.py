@@ -23,6 +23,8 @@ from agvm_jax.training.stop_signal import StopSignal
 from agvm_jax.training.watch import TrainingStopped, Watch
 from agvm_jax.training.windows import Windows
 
+METRIC = "AP"  # what ranks checkpoints
+
 
 def train_and_evaluate(experiment: Experiment) -> Outcome:
     """Runs or resumes an experiment to its end.
@@ -44,14 +46,13 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
             results = experiment.evaluate(begin.state)
         _write_weights(experiment, begin.state, log)
         return Outcome(begin.state, begin.step, results, "was finished")
-    sitting = _Sitting(experiment, begin, log)
     said = device_memory.said_of(device_memory.training(experiment.plan))
     try:
-        with contextlib.closing(sitting), said:
+        with contextlib.closing(_Sitting(experiment, begin, log)) as sitting, said:
             status = sitting.run()
-    except TrainingStopped as error:
-        # Now that the last save is on disk.
-        advice = how_to_go_on(experiment.folder, error.step)
+    except TrainingStopped as error:  # by now what was being saved is on disk
+        skipping = experiment.settings.skip_steps
+        advice = how_to_go_on(experiment.folder, error.step, skipping)
         raise TrainingStopped(f"{error} {advice}", error.step) from None
     return Outcome(sitting.state, sitting.step, sitting.results, status)
 
@@ -93,8 +94,7 @@ class _Sitting:
         if first_process:
             metrics_lib.write_environment(experiment.folder)
         # Read before the writer removes what lies after the start.
-        metric = experiment.task.metric
-        self._metric = metrics_lib.evaluated(experiment.folder, metric, start)
+        self._metric = metrics_lib.evaluated(experiment.folder, METRIC, start)
         self._writer = metrics_lib.MetricsWriter(
             experiment.folder,
             start_step=start,
@@ -194,11 +194,10 @@ class _Sitting:
         said = device_memory.said_of(device_memory.EVALUATION)
         with self._clock.paused(), said:
             self.results = self._experiment.evaluate(self.state)
-        metric = self._experiment.task.metric
-        self._metric[self.step] = self.results[metric]
+        self._metric[self.step] = self.results[METRIC]
         line = {f"eval/{name}": value for name, value in self.results.items()}
         self._writer.write(self.step, line)
-        self._progress.show(**{metric: self.results[metric]})
+        self._progress.show(**{METRIC: self.results[METRIC]})
 
     def _save(self) -> None:
         self._wait_for_the_device()

@@ -138,7 +138,8 @@ def restore(folder: Path, step: int, like: TrainState, log: logging.Logger) -> R
 
 def _restore(folder: Path, step: int, like: TrainState) -> Restored:
     record = _read_record(folder)
-    arrays = folder / (STATE if record else FORMER_STATE)
+    # Orbax takes no relative path; sentences show the folder as it was given.
+    arrays = (folder / (STATE if record else FORMER_STATE)).absolute()
     target = as_dict(like)
     with ocp.StandardCheckpointer() as checkpointer:
         if record:

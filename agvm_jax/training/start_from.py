@@ -7,7 +7,8 @@ in a folder of its own: ``train.start_from=RUN_FOLDER`` or ``RUN_FOLDER:STEP``.
 Carried over: the step, parameters, BatchNorm statistics, the optimizer's state with mu
 and phi of AGVM, and the averages of the noise scale. So the schedule, the warm-up and
 the total number of steps are counted from the beginning of the former run, and the
-data go on where it stood: at its step times this config's batch.
+data go on at its step times this config's batch, and ``train.skip_steps`` further:
+where it stood, if that key is what it was there.
 
 Not carried over: the random key, which is that of this config's seed; the count of
 non-finite steps in a row, which begins anew; metrics, evaluations and checkpoints.
@@ -129,23 +130,27 @@ def restore_source(
     return Restored(state, source.step, {})
 
 
-def how_to_go_on(folder: Path, stopped_at: int) -> str:
+def how_to_go_on(folder: Path, stopped_at: int, skipping: int) -> str:
     """Says what can be done after a run stopped because nothing was finite any more.
 
     Args:
       folder: its run folder.
       stopped_at: the last of the steps that were not finite.
+      skipping: that run's ``train.skip_steps``; a new one needs them as well, or it
+        reads other batches than that one did.
     """
+    elsewhere = "another --config.name (or --config.workdir)"
+    kept = f" and --config.train.skip_steps={skipping} as here" if skipping else ""
     steps = saved_steps(folder / "checkpoints")
     if not steps:
         return (
-            "There is no checkpoint yet: begin anew under another --config.name, with a"
-            " lower --config.optim.lr or a longer --config.optim.warmup_epochs."
+            f"There is no checkpoint yet: begin anew under {elsewhere}, with a lower"
+            " --config.optim.lr or a longer --config.optim.warmup_epochs."
         )
     return (
         f"The checkpoint of step {steps[-1]} is from before. This folder keeps its"
-        " config, so go on from there in a new one: --config.name=NAME"
+        f" config, so go on from there under {elsewhere}:"
         f" --config.train.start_from={folder}:{steps[-1]}, with a lower"
-        " --config.optim.lr, or without the batches up to this one:"
-        f" --config.train.skip_steps={stopped_at - steps[-1]}."
+        f" --config.optim.lr{kept}, or without the batches up to this one:"
+        f" --config.train.skip_steps={skipping + stopped_at - steps[-1]}."
     )

@@ -101,6 +101,13 @@ def test_a_missing_file_is_damage_and_is_told_with_both_steps(folder, name, capl
     assert newest(folder).step == 4 and saved_steps(folder) == [4]
 
 
+def test_a_relative_folder_as_the_default_run_folder_is_one(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent.parent)
+    restored = newest(folder.relative_to(folder.parent.parent))
+    chex.assert_trees_all_equal(restored.state, make_state(seed=8))
+    assert saved_steps(folder) == [4, 8]
+
+
 def test_a_file_that_was_cut_short_is_damage(folder):
     largest = max(files_of(folder, 8), key=lambda path: path.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-40])

@@ -113,18 +113,22 @@ def test_a_damaged_source_is_left_where_it_is(former, tmp_path):
 
 
 def test_the_advice_after_a_stop_can_be_followed(tmp_path):
-    former, new = tmp_path / "former", tmp_path / "new"
-    bad = (5, 6, 7)
-    with pytest.raises(TrainingStopped) as error:
-        run(former, steps=12, bad=bad)
-    advice = re.search(
-        r"--config.train.start_from=(\S+), .*--config.train.skip_steps=(\d+)\.",
-        str(error.value),
-    )
-    source = find_source(advice[1], 12)
-    assert (source, advice[2]) == (Source(former, 6), "2")
-    outcome = run(new, steps=12, source=source, skip=int(advice[2]), bad=bad)
-    assert outcome.status == "finished" and None not in losses(new).values()
+    """Also the second time: the new run meets bad batches further on."""
+    folders = [tmp_path / name for name in ("first", "second", "third")]
+    bad = (5, 6, 7, 12, 13, 14)
+    source, skip = None, 0
+    for folder, stood in zip(folders[:2], (6, 12), strict=True):
+        with pytest.raises(TrainingStopped) as error:
+            run(folder, steps=16, source=source, skip=skip, bad=bad)
+        advice = re.search(
+            r"--config.train.start_from=(\S+), .*--config.train.skip_steps=(\d+)\.",
+            str(error.value),
+        )
+        source, skip = find_source(advice[1], 16), int(advice[2])
+        assert source == Source(folder, stood)
+    assert "skip_steps=2 as here, or" in str(error.value)
+    outcome = run(folders[2], steps=16, source=source, skip=skip, bad=bad)
+    assert outcome.status == "finished" and None not in losses(folders[2]).values()
 
 
 @pytest.mark.parametrize("how", ["signal", "not finite", "crash"])

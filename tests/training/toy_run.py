@@ -97,6 +97,7 @@ def make_experiment(
     config.train.tensorboard = False
     config.train.progress = False
     config.train.max_skipped_steps = 2
+    config.train.skip_steps = skip
     config.update_from_flattened_dict(settings or {})
     batch_size = ROWS * micro_batches
     recipe = build_optimizer(
