@@ -68,6 +68,14 @@ def test_a_schedule_of_alpha_that_gives_nan_leaves_mu_as_it_was(average):
     chex.assert_trees_all_equal(after.measured, before.measured)
 
 
+def test_what_is_passed_between_two_measurements_is_not_taken_for_one():
+    other = {m: value / 2 for m, value in PHI.items()}
+    tx = agvm(tau=2, alpha=0.5, average="growing")
+    before, after = run(tx, [PHI]), run(tx, [PHI, other])
+    assert before.measured == dict.fromkeys(PHI, 1.0)
+    chex.assert_trees_all_equal(before._replace(count=after.count), after)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_module_without_a_measurement_keeps_its_mu_and_phi(bad):
     tx = agvm(tau=1, alpha=0.5)
