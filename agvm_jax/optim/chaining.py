@@ -109,7 +109,7 @@ class Chained:
                     updates, state[i], params, **extra_args
                 )
             if modulator is not None and observed is not None and i == scaled_after:
-                updates = modulator.scale(updates, observed)
+                updates = modulator.scale(updates, observed, params)
         return updates, tuple(new_state)
 
     @property

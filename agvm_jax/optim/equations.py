@@ -50,7 +50,7 @@ class AgvmOptions:
         # inject_hyperparams hands in traced values; those cannot be looked at. Known
         # arrays become numbers first: what is computed of them inside of a lax.cond,
         # as optax.conditionally_mask has one, would be traced.
-        if is_known(self.tau) and not 1 <= float(self.tau) == int(self.tau):
+        if is_known(self.tau) and not _is_whole(self.tau, 1):
             raise ValueError(
                 f"tau={self.tau}: steps between measurements, a whole number from 1 on"
             )
@@ -59,8 +59,9 @@ class AgvmOptions:
                 f"alpha={self.alpha}: the smoothing lies in [0, 1) as a float32; 0 "
                 "keeps only the last measurement, 1 would never take one in"
             )
-        if is_known(self.start_step) and float(self.start_step) < 0:
-            raise ValueError(f"start_step={self.start_step}: a step, at least 0")
+        start = self.start_step
+        if is_known(start) and not _is_whole(start, 0):
+            raise ValueError(f"start_step={start}: a step, a whole number from 0 on")
         for name in ("eps", "precondition_eps"):
             value = getattr(self, name)
             if is_known(value) and not 0 <= float(value) < math.inf:
@@ -125,7 +126,8 @@ def smooth(
     Args:
       old: the average before.
       ratios: r of each module; one that is not finite leaves its module as it was.
-      alpha: the smoothing; what lies outside [0, 1] is taken to its nearer end.
+      alpha: the smoothing; what lies outside [0, 1] is taken to its nearer end, and
+        nan counts as no measurement.
       average: "paper" smooths with alpha from the first measurement on. "growing" is
         for short runs: the plain mean of the measurements so far and of
         ``INITIAL_COUNT`` ones, until its memory is that of alpha.
@@ -141,7 +143,7 @@ def smooth(
     alpha = jnp.clip(jnp.asarray(alpha, jnp.float32), 0.0, 1.0)
     mu, measured = {}, {}
     for m, ratio in ratios.items():
-        seen = jnp.isfinite(ratio) & due
+        seen = jnp.isfinite(ratio) & due & ~jnp.isnan(alpha)
         keep = alpha
         if average == "growing":
             count = old.measured[m] + INITIAL_COUNT
@@ -150,6 +152,11 @@ def smooth(
         mu[m] = jnp.where(seen, new, old.mu[m])
         measured[m] = old.measured[m] + seen
     return Average(mu, measured)
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    """Whether this is a whole number from ``least`` on; nan and inf are none."""
+    return float(value).is_integer() and float(value) >= least
 
 
 def is_known(value: Any) -> TypeGuard[float]:

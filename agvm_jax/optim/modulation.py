@@ -22,7 +22,6 @@ from agvm_jax.optim.equations import (
     variance_ratios,
 )
 from agvm_jax.optim.modules import (
-    FROZEN,
     Modules,
     check_same_tree,
     label_tree,
@@ -206,7 +205,7 @@ class Modulator:
                 stacklevel=2,
             )
         mean, state = self.observe(updates, state, params, phi)
-        return self.scale(mean, state), state
+        return self.scale(mean, state, params), state
 
     def observe(
         self,
@@ -249,12 +248,18 @@ class Modulator:
             updates, phi = divided(total, axis_size(self.axis_name)), stats.phi
         return updates, self._smooth(state, phi, due)
 
-    def scale(self, updates: PyTree, state: AgvmState) -> PyTree:
-        """Multiply the updates of each module by its mu; dtypes stay (eq. 4)."""
-        labels = label_tree(updates, self.modules)
+    def scale(
+        self, updates: PyTree, state: AgvmState, params: PyTree | None = None
+    ) -> PyTree:
+        """Multiply the updates of each module by its mu; dtypes stay (eq. 4).
+
+        An optimizer may make floats of the updates of counters. Those are told by
+        ``params``, if there are any.
+        """
+        labels = label_tree(updates if params is None else params, self.modules)
         leaves, treedef = jax.tree.flatten(updates)
         scaled = [
-            leaf if label == FROZEN else _scaled(leaf, state.mu[label])
+            _scaled(leaf, state.mu[label]) if label in state.mu else leaf
             for label, leaf in zip(leaf_labels(labels, updates), leaves, strict=True)
         ]
         return jax.tree.unflatten(treedef, scaled)
@@ -288,7 +293,7 @@ class Modulator:
     ) -> PyTree:
         if params is not None:
             check_same_tree(updates, params)
-        labels = label_tree(updates, self.modules)
+        labels = label_tree(updates if params is None else params, self.modules)
         if module_names(labels) != tuple(sorted(state.mu)):
             raise ValueError(
                 f"the updates have modules {list(module_names(labels))} but the state "

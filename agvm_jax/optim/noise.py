@@ -16,7 +16,7 @@ ALL = "all"
 
 
 class GroupSquares(Protocol):
-    """What is needed of a measurement: `reduction.GroupStats` has it.
+    """What is needed of a measurement: `variance.GroupStats` has it.
 
     phi: module -> 1 - cos of the half batches' gradients.
     mean_sq: module -> mean over the groups of ||g_r||^2.

@@ -24,7 +24,12 @@ from agvm_jax.optim.halves import (
     total_and_products_by_masks,
     total_and_products_by_scatter,
 )
-from agvm_jax.optim.modules import FROZEN, is_inexact, leaf_labels
+from agvm_jax.optim.modules import (
+    FROZEN,
+    is_inexact,
+    leaf_labels,
+    module_names,
+)
 from agvm_jax.optim.replicas import (
     AxisName,
     Shards,
@@ -292,6 +297,9 @@ def _by_scatter(
         factors,
         [shards.shares[i] if shards.shares else 1.0 for i in measured],
     )
+    # A module of which no leaf holds anything has no measurement, but has its place.
+    nothing = jnp.zeros((3,), jnp.float32)
+    products = {m: products.get(m, nothing) for m in module_names(labels)}
     # Before: each device has the products of its own share. After: of everything.
     products = psum_scalars(products, joined(axis_name, shards.axes))
     taken = dict(zip(measured, totals, strict=True))

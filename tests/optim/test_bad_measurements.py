@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:agvm scales gradients")
         max_size=8,
     ),
     average=st.sampled_from(["paper", "growing"]),
-    alpha=st.floats(-1.0, 2.0, width=32),
+    alpha=st.one_of(st.floats(-1.0, 2.0, width=32), st.just(np.nan)),
     tau=st.floats(-2.0, 3.5, width=32),
     low=st.one_of(st.just(0.0), st.floats(2**-20, 1.0, width=32)),
     high=st.floats(1.0, 1e6, width=32),
@@ -55,6 +55,25 @@ def one_update(average, options, state, phi):
     object.__setattr__(equations, "clip", (low, high))  # traced: cannot be checked
     modulator = Modulator(equations, None, None, None, True)
     return modulator.update(GRADS, state, phi=phi)[1]
+
+
+@pytest.mark.parametrize("average", ["paper", "growing"])
+def test_a_schedule_of_alpha_that_gives_nan_leaves_mu_as_it_was(average):
+    tx = agvm(
+        tau=1, average=average, alpha=lambda step: jnp.where(step < 2, 0.5, np.nan)
+    )
+    before, after = run(tx, [PHI] * 2), run(tx, [PHI] * 4)
+    assert before.mu["head"] != 1.0
+    chex.assert_trees_all_equal(after.mu, before.mu)
+    chex.assert_trees_all_equal(after.measured, before.measured)
+
+
+def test_what_is_passed_between_two_measurements_is_not_taken_for_one():
+    other = {m: value / 2 for m, value in PHI.items()}
+    tx = agvm(tau=2, alpha=0.5, average="growing")
+    before, after = run(tx, [PHI]), run(tx, [PHI, other])
+    assert before.measured == dict.fromkeys(PHI, 1.0)
+    chex.assert_trees_all_equal(before._replace(count=after.count), after)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

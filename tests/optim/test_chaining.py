@@ -225,3 +225,22 @@ def test_the_state_of_another_chain_is_refused():
     tx = chain(agvm(), ADAMW)
     with pytest.raises(ValueError, match="2 transforms got a state of 1"):
         tx.update(STEPS[0], tx.init(PARAMS)[:1], PARAMS, phi=PHI)
+
+
+def test_counters_among_the_parameters_are_not_scaled():
+    """SGD makes a float of a counter's update; what it belongs to does not change."""
+    params = {
+        "backbone": jnp.ones(2),
+        "head": {"w": jnp.ones(2), "seen": jnp.array(3)},
+        "steps": jnp.array(0),
+    }
+    grads = jax.tree.map(jnp.ones_like, params)
+    phi = {"backbone": 0.8, "head": 0.2}
+    for tx in (
+        chain(agvm(alpha=0.0), optax.sgd(0.1)),
+        chain(optax.sgd(0.1), agvm(alpha=0.0)),
+    ):
+        updates, _ = tx.update(grads, tx.init(params), params, phi=phi)
+        np.testing.assert_allclose(updates["head"]["w"], -0.2, rtol=1e-5)
+        np.testing.assert_allclose(updates["head"]["seen"], -0.1, rtol=1e-5)
+        np.testing.assert_allclose(updates["steps"], -0.1, rtol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 from modulator_cases import GRADS, PARAMS, PHI, run, some_phis
 
 from agvm_jax.optim import agvm, modulate, phi_of_groups
-from agvm_jax.optim.equations import variance_ratios
+from agvm_jax.optim.equations import AgvmOptions, variance_ratios
 
 # agvm is used alone here, which it warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:agvm scales gradients")
@@ -220,3 +220,12 @@ def test_the_axis_averages_at_every_step_and_measures_at_some(
         np.testing.assert_allclose(phis["head"][t], phi["head"], rtol=1e-4)
         mean = groups["head"][:, t].mean(0)
         np.testing.assert_allclose(updates["head"][t], mu * mean, rtol=1e-4, atol=1e-6)
+
+
+def test_host_and_device_agree_on_which_steps_measure():
+    """t >= start_step and t % tau == 0, also where tau does not divide start_step."""
+    options = AgvmOptions(tau=10, start_step=15)
+    steps = np.arange(41)
+    on_host = [bool(options.due(int(step))) for step in steps]
+    assert [int(step) for step in steps[on_host]] == [20, 30, 40]
+    np.testing.assert_array_equal(jax.jit(options.due)(steps), on_host)

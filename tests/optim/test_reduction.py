@@ -23,11 +23,11 @@ ESTIMATORS = [
     ("norms", "interleaved"),
 ]
 each_estimator = pytest.mark.parametrize(("estimator", "split"), ESTIMATORS)
-MODULES = {"mean": None, "backbone": "backbone", "head": "head"}
+MODULES = {"mean": None, "backbone": "backbone", "head": "head", "none": "none"}
 
 
 def make_gradients(replicas=8, dtype=np.float32):
-    """Leaves whose sizes no number of replicas divides; one frozen, one empty."""
+    """Leaves whose sizes no number of replicas divides; one frozen, a module empty."""
     rng = np.random.default_rng(0)
 
     def leaf(*shape):
@@ -38,6 +38,7 @@ def make_gradients(replicas=8, dtype=np.float32):
         "backbone": {"w": leaf(3, 5), "b": leaf(7)},
         "head": [leaf(11), leaf(0), leaf(1)],
         "mean": leaf(4),
+        "none": leaf(0, 3),
     }
 
 
