@@ -23,8 +23,6 @@ from agvm_jax.training.stop_signal import StopSignal
 from agvm_jax.training.watch import TrainingStopped, Watch
 from agvm_jax.training.windows import Windows
 
-METRIC = "AP"  # what ranks checkpoints
-
 
 def train_and_evaluate(experiment: Experiment) -> Outcome:
     """Runs or resumes an experiment to its end.
@@ -94,7 +92,8 @@ class _Sitting:
         if first_process:
             metrics_lib.write_environment(experiment.folder)
         # Read before the writer removes what lies after the start.
-        self._metric = metrics_lib.evaluated(experiment.folder, METRIC, start)
+        metric = experiment.task.metric
+        self._metric = metrics_lib.evaluated(experiment.folder, metric, start)
         self._writer = metrics_lib.MetricsWriter(
             experiment.folder,
             start_step=start,
@@ -194,10 +193,11 @@ class _Sitting:
         said = device_memory.said_of(device_memory.EVALUATION)
         with self._clock.paused(), said:
             self.results = self._experiment.evaluate(self.state)
-        self._metric[self.step] = self.results[METRIC]
+        metric = self._experiment.task.metric
+        self._metric[self.step] = self.results[metric]
         line = {f"eval/{name}": value for name, value in self.results.items()}
         self._writer.write(self.step, line)
-        self._progress.show(**{METRIC: self.results[METRIC]})
+        self._progress.show(**{metric: self.results[metric]})
 
     def _save(self) -> None:
         self._wait_for_the_device()
