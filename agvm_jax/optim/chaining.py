@@ -7,7 +7,13 @@ from typing import Any
 import optax
 
 from agvm_jax.optim.equations import AverageKind, ScalarOrSchedule
-from agvm_jax.optim.modulation import AgvmState, Modulator, agvm, modulator_of
+from agvm_jax.optim.modulation import (
+    AgvmState,
+    Modulator,
+    agvm,
+    modulator_of,
+    warn_of_scaled_gradients,
+)
 from agvm_jax.optim.modules import Modules
 from agvm_jax.optim.preconditioning import Precondition
 from agvm_jax.optim.replicas import AxisName
@@ -97,6 +103,9 @@ class Chained:
         # phi is agvm's alone: a line search refuses arguments that it does not know.
         phi = None if modulator is None else extra_args.pop("phi", None)
         scaled_after = self._scaled_after(state)
+        if modulator and scaled_after == self.place and not modulator.scale_gradients:
+            # Nothing of this chain follows: what does may be outside of it.
+            warn_of_scaled_gradients()
         new_state, observed = list(state), None
         for i, tx in enumerate(self.transforms):
             if modulator is not None and i == self.place:

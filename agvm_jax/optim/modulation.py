@@ -196,14 +196,7 @@ class Modulator:
                 "agvm_jax.chain(agvm(...), ...) or modulate(...), not optax.chain"
             )
         if not self.scale_gradients:
-            warnings.warn(
-                "agvm scales gradients here, and Adam, LAMB, LARS and every optimizer "
-                "that divides by the gradient's size cancel that: write "
-                "agvm_jax.chain(agvm(...), optimizer) or modulate(optimizer, ...) "
-                "instead of optax.chain. If what follows is linear in the gradient "
-                "(SGD), or agvm comes last, say agvm(scale_gradients=True)",
-                stacklevel=2,
-            )
+            warn_of_scaled_gradients()
         mean, state = self.observe(updates, state, params, phi)
         return self.scale(mean, state, params), state
 
@@ -301,6 +294,18 @@ class Modulator:
                 "parameters that init was called with"
             )
         return labels
+
+
+def warn_of_scaled_gradients() -> None:
+    """Warn, where a program is traced, that a scale stands in front of something."""
+    warnings.warn(
+        "agvm scales gradients here, and Adam, LAMB, LARS and every optimizer that "
+        "divides by the gradient's size cancel that: write agvm_jax.chain(agvm(...), "
+        "optimizer) or modulate(optimizer, ...) instead of optax.chain. If what "
+        "follows is linear in the gradient (SGD), or agvm comes last, say "
+        "agvm(scale_gradients=True)",
+        stacklevel=3,
+    )
 
 
 def modulator_of(tx: optax.GradientTransformation) -> Modulator | None:

@@ -193,6 +193,13 @@ def test_agvm_in_a_plain_optax_chain_warns_and_names_the_remedy():
         jax.jit(tx.update)(STEPS[0], tx.init(PARAMS), PARAMS, phi=PHI)
 
 
+def test_an_agvm_that_ends_a_chain_of_ours_warns_too():
+    """In a plain optax.chain it would be as inert as agvm alone."""
+    tx = optax.chain(chain(optax.clip(1.0), agvm()), ADAMW)
+    with pytest.warns(UserWarning, match="or agvm comes last, say"):
+        jax.jit(tx.update)(STEPS[0], tx.init(PARAMS), PARAMS, phi=PHI)
+
+
 def test_scale_gradients_keeps_the_scale_where_agvm_stands():
     options = dict(tau=1, alpha=0.5, **PLAIN)
     sgd = optax.sgd(0.1, momentum=0.9)
@@ -237,8 +244,8 @@ def test_counters_among_the_parameters_are_not_scaled():
     grads = jax.tree.map(jnp.ones_like, params)
     phi = {"backbone": 0.8, "head": 0.2}
     for tx in (
-        chain(agvm(alpha=0.0), optax.sgd(0.1)),
-        chain(optax.sgd(0.1), agvm(alpha=0.0)),
+        chain(agvm(**PLAIN, alpha=0.0), optax.sgd(0.1)),
+        chain(optax.sgd(0.1), agvm(**PLAIN, alpha=0.0)),
     ):
         updates, _ = tx.update(grads, tx.init(params), params, phi=phi)
         np.testing.assert_allclose(updates["head"]["w"], -0.2, rtol=1e-5)
