@@ -103,7 +103,39 @@ def test_moments_of_a_replicas_own_gradients_are_refused():
         ):
             chain(before, agvm("data")).init(PARAMS)
         chain(before, agvm()).init(PARAMS)  # of mean gradients
-    chain(optax.clip_by_global_norm(1.0), agvm("data"), ADAMW).init(PARAMS)
+    for before in (
+        optax.clip_by_global_norm(1.0),
+        optax.inject_hyperparams(optax.clip)(max_delta=1.0),  # a scalar is no moment
+    ):
+        chain(before, agvm("data"), ADAMW).init(PARAMS)
+
+
+def test_phi_goes_to_agvm_alone():
+    """A line search refuses arguments that it and its function do not know."""
+
+    def update(updates, state, params=None, **extra_args):
+        assert set(extra_args) == {"value"}
+        return updates, state
+
+    after = optax.GradientTransformationExtraArgs(optax.identity().init, update)
+    tx = chain(after, agvm(), SGD, after)
+    tx.update(GRADS, tx.init(PARAMS), PARAMS, phi=PHI, value=1.0)
+
+
+def test_the_weights_of_the_cosine_come_from_what_follows():
+    def weights(states):
+        assert [type(s).__name__ for s in states[0]] == ["ScaleByAdamState"] + [
+            type(s).__name__ for s in ADAMW.init(PARAMS)[1:]
+        ]
+        assert len(states) == 2
+        return PARAMS
+
+    tx = chain(
+        optax.clip(1.0), agvm("data", precondition=weights), ADAMW, optax.scale(1)
+    )
+    jax.vmap(lambda g: tx.update(g, tx.init(PARAMS), PARAMS)[0], axis_name="data")(
+        jax.tree.map(lambda g: jnp.stack([g, 2 * g]), GRADS)
+    )
 
 
 def test_lookahead_that_resets_its_optimizer_forgets_mu():
