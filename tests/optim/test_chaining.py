@@ -244,7 +244,7 @@ def test_counters_among_the_parameters_are_not_scaled():
     grads = jax.tree.map(jnp.ones_like, params)
     phi = {"backbone": 0.8, "head": 0.2}
     for tx in (
-        chain(agvm(**PLAIN, alpha=0.0), optax.sgd(0.1)),
+        chain(agvm(alpha=0.0), optax.sgd(0.1)),
         chain(optax.sgd(0.1), agvm(**PLAIN, alpha=0.0)),
     ):
         updates, _ = tx.update(grads, tx.init(params), params, phi=phi)
