@@ -34,12 +34,12 @@ HELD_KEYS = (
 )
 
 
-# Keys that name a folder which a run writes into.
-PLACES = ("workdir", "data.cache_dir", "train.weights_dir")
+# Keys that name a folder of a run, or one that it writes into.
+PLACES = ("workdir", "data.cache_dir", "train.weights_dir", "train.start_from")
 
 
 def check_places(config: Any) -> None:
-    """Checks that a run writes into folders of this machine.
+    """Checks that a run works with folders of this machine.
 
     Args:
       config: the final config.
@@ -68,6 +68,7 @@ def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
 
     Raises:
       ValueError: the folder holds a run of another config; the message lists the keys.
+        Or it cannot be written.
     """
     folder = Path(folder)
     path = folder / "config.json"
@@ -88,10 +89,16 @@ def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
                 " --config.name=NAME or --config.workdir=FOLDER, or delete that one."
             )
     if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-        partial.replace(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+            partial.replace(path)
+        except OSError as error:
+            raise ValueError(
+                f"the run folder {folder} cannot be written: {error.strerror}. Name"
+                " another place with --config.workdir=FOLDER."
+            ) from error
     return folder
 
 

@@ -5,7 +5,9 @@ import logging
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NUMBER = re.compile(r"os_error_code='?(\d+)")  # in messages of tensorstore
@@ -84,6 +86,27 @@ def hush_libraries() -> None:
     """Keeps what Orbax and TensorStore log of errors that we tell to ourselves."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_not_theirs)
+    if not isinstance(sys.unraisablehook, _Hook):
+        sys.unraisablehook = _Hook(sys.unraisablehook)
+
+
+class _Hook:
+    """Python's way to tell of errors that nobody can catch, without those of Orbax.
+
+    When one of the arrays cannot be read or written, Orbax ends its event loop; what
+    is under way for the others then fails in TensorStore's threads, or when coroutines
+    are collected, and would print a traceback each.
+    """
+
+    def __init__(self, former: Any):
+        self._former = former
+
+    def __call__(self, unraisable: Any) -> None:
+        code = getattr(unraisable.object, "cr_code", None)
+        theirs = code is not None and "orbax" in code.co_filename
+        if theirs or str(unraisable.exc_value) == "Event loop is closed":
+            return
+        self._former(unraisable)
 
 
 def _not_theirs(record: logging.LogRecord) -> bool:

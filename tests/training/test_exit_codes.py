@@ -1,5 +1,9 @@
 """What train.py answers to the one who started it: a toy in the place of a detector."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +11,8 @@ from absl import flags
 from toy_run import make_experiment
 
 import train
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -50,3 +56,36 @@ def test_a_last_state_that_could_not_be_stored_is_1(main, capsys, monkeypatch):
     out, err = capsys.readouterr()
     assert "the checkpoint of step 2 could not be saved" in out
     assert err == "error: the state after step 3 could not be stored\n"
+
+
+LIMITED = """
+import resource, signal, sys
+from pathlib import Path
+from toy_run import make_experiment
+from agvm_jax.training.loop import train_and_evaluate
+from agvm_jax.training.storage import StorageError
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
+try:
+    train_and_evaluate(make_experiment(Path(sys.argv[1]), steps=6))
+except StorageError as error:
+    print(error)
+"""
+
+
+def test_a_save_that_fails_midway_is_told_without_tracebacks(tmp_path):
+    """In a process of its own, for the limit of file sizes and what threads print."""
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, tmp_path / "run"],
+        env={
+            **os.environ,
+            "JAX_NUM_CPU_DEVICES": "2",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)]),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert "step 6 could not be saved: File too large" in done.stdout
+    assert "the state after step 6 could not be stored" in done.stdout
+    assert "Traceback" not in done.stderr and "closed" not in done.stderr

@@ -147,3 +147,9 @@ def test_lines_that_a_full_disk_does_not_take_are_written_later(tmp_path):
     writer.close()
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 41))
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="cannot be written: .*--config.workdir"):
+        open_run_folder(tmp_path / "file" / "run", CONFIG)

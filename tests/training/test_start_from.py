@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from toy_run import losses, make_experiment
+from toy_run import comparable, losses, make_experiment
 
 import train
 from agvm_jax.data.dataset import open_dataset
@@ -49,6 +49,8 @@ def test_with_the_same_keys_it_goes_on_as_the_other_did(former, tmp_path, capsys
     assert list(mine) == [3, 4, 5, 6, 7, 8]
     assert [mine[step] for step in (3, 4, 5)] == [theirs[step] for step in (3, 4, 5)]
     assert before == {path: path.stat().st_mtime_ns for path in former.rglob("*")}
+    # The evaluation of step 2 was the other run's.
+    assert [n["step"] for n in comparable(tmp_path) if "eval/AP" in n] == [4, 6, 8]
     # From then on it is a run as any other.
     assert run(tmp_path, steps=9).step == 9
 
