@@ -31,6 +31,9 @@ from test_torchvision_retinanet import torchvision_names
 from configs import faster_rcnn
 from models.pretrained import FASTER_RCNN_RULES, from_torchvision, our_path
 
+# Whole detectors, compiled at two sizes: minutes.
+pytestmark = pytest.mark.slow
+
 
 def faster_rcnn_names() -> dict[str, tuple[int, ...]]:
     """Names and shapes of `fasterrcnn_resnet50_fpn`'s state dict, written by hand."""

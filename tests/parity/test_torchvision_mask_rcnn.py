@@ -39,6 +39,9 @@ from models.heads.mask import mask_sample, mask_surprise, sampled_mask_targets
 from models.ops.roi_align import roi_align
 from models.pretrained import MASK_RCNN_RULES, from_torchvision
 
+# Whole detectors, compiled at two sizes: minutes.
+pytestmark = pytest.mark.slow
+
 
 def mask_rcnn_names() -> dict[str, tuple[int, ...]]:
     """Names and shapes of `maskrcnn_resnet50_fpn`'s state dict, written by hand."""
