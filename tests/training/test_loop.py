@@ -59,6 +59,31 @@ def test_a_signal_between_micro_batches_loses_no_more_than_that_step(
     assert losses(broken) == losses(straight)
 
 
+def test_the_rate_that_is_logged_is_the_one_that_was_used(tmp_path):
+    """Plain SGD: the step's length is the rate times the gradient's norm."""
+    settings = {
+        "agvm.enabled": False,
+        "optim.name": "sgd",
+        "optim.momentum": 0.0,
+        "optim.weight_decay": 0.0,
+        "optim.warmup_steps": 4,
+        "optim.lr": 1.0,
+    }
+    experiment = make_experiment(tmp_path, steps=1, settings=settings)
+    before = experiment.initial_state().params
+    after = train_and_evaluate(experiment).state.params
+    moved = jax.tree.map(lambda a, b: float(((a - b) ** 2).sum()), after, before)
+    line = comparable(tmp_path)[0]
+    length = sum(jax.tree.leaves(moved)) ** 0.5
+    np.testing.assert_allclose(length, line["lr"] * line["grad_norm"], rtol=1e-3)
+
+
+def test_an_evaluation_does_not_hold_up_a_stop(tmp_path, monkeypatch):
+    monkeypatch.setattr(StopSignal, "reached", lambda self, step: step == 2)
+    outcome = train_and_evaluate(make_experiment(tmp_path))
+    assert (outcome.status, outcome.step, outcome.results) == ("interrupted", 2, {})
+
+
 def test_batches_of_two_shapes_are_one_run(tmp_path):
     """As landscape and portrait images make them, also within a step."""
 
