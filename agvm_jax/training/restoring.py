@@ -81,28 +81,33 @@ def restore_newest(folder: Path, like: TrainState, log: logging.Logger) -> Resto
 
     Raises:
       CheckpointMismatch: it belongs to another model or optimizer.
-      NoGoodCheckpoint: all are damaged.
+      NoGoodCheckpoint: none can be restored; nothing is moved then.
     """
-    steps, damage = saved_steps(folder), ""
-    for step in reversed(steps):
+    damaged: list[tuple[int, DamagedCheckpoint]] = []
+    for step in reversed(saved_steps(folder)):
         try:
-            return restore(folder, step, like, log)
+            restored = restore(folder, step, like, log)
         except DamagedCheckpoint as error:
-            place = _set_aside(folder, step)
-            damage = f"the checkpoint of step {step} is damaged: {error}"
-            before = [earlier for earlier in steps if earlier < step]
-            if before:
-                log.warning(
-                    "%s. It lies in %s now, and the one before, of step %d, is used.",
-                    damage,
-                    place,
-                    before[-1],
-                )
+            damaged.append((step, error))
+            continue
+        # Only now: if none can be read, the fault may be the machine's.
+        for bad, error in damaged:
+            place = _set_aside(folder, bad)
+            log.warning(
+                "the checkpoint of step %d is damaged: %s. It lies in %s now, and that"
+                " of step %d is used.",
+                bad,
+                error,
+                place,
+                step,
+            )
+        return restored
+    step, error = damaged[0]
     raise NoGoodCheckpoint(
-        f"none of the checkpoints in {folder} can be used; the last that was tried:"
-        f" {damage}. They lie in {Path(folder).parent / DAMAGED_FOLDER} now. The same"
-        " command again begins at step 0; to begin from a checkpoint of another run,"
-        " give this one another --config.name and --config.train.start_from=RUN_FOLDER."
+        f"none of the checkpoints in {folder} can be used; of the newest, of step"
+        f" {step}: {error}. Nothing was moved. To begin anew, move that folder away; to"
+        " begin from a checkpoint of another run, give this one a folder of its own"
+        " (--config.name or --config.workdir) and --config.train.start_from=RUN_FOLDER."
     )
 
 

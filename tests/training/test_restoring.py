@@ -97,7 +97,7 @@ def test_a_missing_file_is_damage_and_is_told_with_both_steps(folder, name, capl
     assert newest(folder).step == 4
     [message] = [record.getMessage() for record in caplog.records]
     assert "the checkpoint of step 8 is damaged" in message
-    assert "damaged_checkpoints/8" in message and "the one before, of step 4" in message
+    assert "damaged_checkpoints/8" in message and "that of step 4 is used" in message
     assert newest(folder).step == 4 and saved_steps(folder) == [4]
 
 
@@ -127,11 +127,11 @@ def test_when_none_is_good_the_run_does_not_begin_anew_by_itself(folder):
         (folder / str(step) / "state" / "_METADATA").unlink()
     with pytest.raises(NoGoodCheckpoint) as error:
         newest(folder)
-    assert "step 4" in str(error.value) and "--config.train.start_from" in str(
-        error.value
-    )
-    aside = folder.parent / "damaged_checkpoints"
-    assert sorted(path.name for path in aside.iterdir()) == ["4", "8"]
+    message = str(error.value)
+    assert "of step 8" in message and "--config.train.start_from" in message
+    # Nor when it is started again and again: the fault may be the machine's.
+    assert saved_steps(folder) == [4, 8]
+    assert not (folder.parent / "damaged_checkpoints").exists()
 
 
 def test_two_that_were_set_aside_do_not_meet(folder, saved):

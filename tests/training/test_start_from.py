@@ -50,7 +50,7 @@ def test_with_the_same_keys_it_goes_on_as_the_other_did(former, tmp_path, capsys
     assert [mine[step] for step in (3, 4, 5)] == [theirs[step] for step in (3, 4, 5)]
     assert before == {path: path.stat().st_mtime_ns for path in former.rglob("*")}
     # The evaluation of step 2 was the other run's.
-    assert [n["step"] for n in comparable(tmp_path) if "eval/AP" in n] == [4, 6, 8]
+    assert [n["step"] for n in comparable(tmp_path) if "eval/score" in n] == [4, 6, 8]
     # From then on it is a run as any other.
     assert run(tmp_path, steps=9).step == 9
 
