@@ -5,6 +5,7 @@ It gets data, evaluator and model as arguments and knows none of them.
 
 import contextlib
 import logging
+import math
 
 import jax
 
@@ -181,6 +182,12 @@ class _Sitting:
         self._windows.end(step, more)
 
     def _write_window(self, step: int, line: dict[str, float]) -> None:
+        # Not measured yet is not the same as without bound, which is written as null.
+        line = {
+            name: value
+            for name, value in line.items()
+            if not (name.startswith("noise_scale/") and math.isnan(value))
+        }
         self._writer.write(step, line)
         shown = {"loss": line["loss"], "images/s": line["images_per_second"]}
         self._progress.show(**shown)

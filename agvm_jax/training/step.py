@@ -21,6 +21,7 @@ What a replica carries between micro-batches has a leading axis of one entry a r
 split over the mesh.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -149,12 +150,14 @@ class TrainStep:
         """Whether the step with this number, from 0 on, measures phi.
 
         With AGVM every ``tau`` steps, by the optimizer's own clock, which is the number
-        of steps (`training.state`). Without it every step measures the noise scale,
-        from norms alone.
+        of steps (`training.state`); from the first step on, to be looked at, though mu
+        takes nothing in before its ``start_step``. Without AGVM every step measures the
+        noise scale, from norms alone.
         """
         if self._groups is None:
             return False
-        return self._recipe.agvm is None or self._recipe.agvm.due(index)
+        agvm = self._recipe.agvm
+        return agvm is None or dataclasses.replace(agvm, start_step=0).due(index)
 
     def __call__(
         self, state: TrainState, batches: Iterator[Any], index: int
