@@ -35,6 +35,9 @@ from configs import base
 from models.build import build_detector
 from models.pretrained import RETINANET_RULES, from_torchvision, our_path
 
+# A whole detector, compiled with its gradient.
+pytestmark = pytest.mark.slow
+
 ORACLE = Path(__file__).with_name("retinanet_oracle.npz")
 
 
