@@ -46,6 +46,7 @@ def make_batch():
     )
 
 
+@pytest.mark.slow  # a minute of compilation
 def test_a_step_in_bfloat16_on_odd_maps_gives_finite_float32_gradients():
     detector = build_detector(
         make_config(dtype="bfloat16"), num_classes=3, image_size=IMAGE_SIZE
@@ -64,6 +65,7 @@ def test_a_step_in_bfloat16_on_odd_maps_gives_finite_float32_gradients():
     chex.assert_type(jax.tree.leaves((params, model_state, parts)), jnp.float32)
 
 
+@pytest.mark.slow  # a minute of compilation
 def test_a_step_of_a_swin_in_bfloat16_reaches_every_module_and_uses_its_key():
     detector = build_detector(
         make_config(backbone="swin_t", dtype="bfloat16", drop_path=0.5),

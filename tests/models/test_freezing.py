@@ -62,6 +62,7 @@ def test_freezing_changes_no_output_in_evaluation(kind):
 
 
 @pytest.mark.parametrize("kind", BACKBONES)
+@pytest.mark.slow  # two steps of whole detectors, compiled
 def test_what_is_frozen_stays_in_training_and_the_rest_gets_gradients(kind):
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(2, 40, 56, 3)), jnp.float32)
