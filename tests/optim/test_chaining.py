@@ -251,3 +251,11 @@ def test_counters_among_the_parameters_are_not_scaled():
         np.testing.assert_allclose(updates["head"]["w"], -0.2, rtol=1e-5)
         np.testing.assert_allclose(updates["head"]["seen"], -0.1, rtol=1e-5)
         np.testing.assert_allclose(updates["steps"], -0.1, rtol=1e-5)
+
+
+def test_measuring_at_every_step_still_waits_for_the_first_step():
+    tx = chain(agvm(tau=1, start_step=2, alpha=0.0), ADAMW)
+    state = tx.init(PARAMS)
+    for grads, mu in zip(STEPS[:3], (1.0, 1.0, 2.0), strict=True):
+        _, state = tx.update(grads, state, PARAMS, phi=PHI)
+        np.testing.assert_allclose(state[0].mu["head"], mu, rtol=1e-5)
