@@ -260,7 +260,9 @@ class Modulator:
     def _always(self) -> bool:
         """Whether every step measures, so that nothing need be asked on the device."""
         tau, start = self.options.tau, self.options.start_step
-        return is_known(tau) and is_known(start) and bool(tau == 1 and start == 0)
+        return (
+            is_known(tau) and is_known(start) and float(tau) == 1 and float(start) == 0
+        )
 
     def _smooth(
         self, state: AgvmState, phi: ModuleScalars, due: jax.Array | bool
