@@ -173,3 +173,17 @@ def test_a_run_that_goes_on_holds_its_state_once(tmp_path, monkeypatch):
     before = len(jax.live_arrays())
     assert train_and_evaluate(experiment).status == "finished"
     assert live[0] - before < len(state) / 2
+
+
+def test_a_noise_scale_that_was_not_measured_is_not_one_without_bound(tmp_path):
+    """null in the log means no bound; what nobody measured is not there."""
+    found = {}
+    for measured in (True, False):
+        folder = tmp_path / str(measured)
+        experiment = make_experiment(folder, steps=2)
+        if not measured:
+            experiment.step.measures = lambda index: False
+        train_and_evaluate(experiment)
+        lines = [line for line in comparable(folder) if "loss" in line]
+        found[measured] = ["noise_scale/all" in line for line in lines]
+    assert found == {True: [True, True], False: [False, False]}
