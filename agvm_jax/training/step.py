@@ -35,7 +35,8 @@ from jax.sharding import PartitionSpec as P
 from agvm_jax.optim.baselines import sam_value_and_grad
 from agvm_jax.optim.groups import GroupPlan
 from agvm_jax.optim.noise import noise_update, update_variance
-from agvm_jax.optim.replicas import mean_gradients, value_and_local_grad
+from agvm_jax.optim.reduction import mean_gradients
+from agvm_jax.optim.replicas import value_and_local_grad
 from agvm_jax.optim.variance import module_sq_norms
 from agvm_jax.training.batching import BatchPlan
 from agvm_jax.training.mesh import DATA_AXIS

@@ -14,7 +14,7 @@ from agvm_jax.optim import (
     mean_and_phi_of_groups,
     value_and_local_grad,
 )
-from agvm_jax.optim.replicas import mean_gradients
+from agvm_jax.optim.reduction import mean_gradients
 from benchmarks.hlo import collectives
 
 ESTIMATORS = [
