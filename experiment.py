@@ -19,10 +19,12 @@ from agvm_jax.optim.noise import noise_init
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.command_line import introduce
 from agvm_jax.training.experiment import Data, Evaluation, Experiment, Model, Start
+from agvm_jax.training.partition import Partition
 from agvm_jax.training.predicting import make_predict
 from agvm_jax.training.resolve import Resolved, resolve
 from agvm_jax.training.restoring import saved_steps
 from agvm_jax.training.run_folder import folder_of, open_run_folder
+from agvm_jax.training.sharded_step import make_step
 from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import TrainState, create_state
 from agvm_jax.training.step import TrainStep
@@ -44,19 +46,22 @@ def build(config: ConfigDict) -> Experiment:
       ValueError: something in the config, the data or the run folder does not fit.
     """
     dataset = open_dataset(config.data)
-    mesh = mesh_lib.data_mesh()
     resolved = resolve(
         config,
         num_images=len(dataset.train),
-        num_devices=mesh.size,
-        platform=mesh.devices.flat[0].platform,
+        num_devices=jax.device_count(),
+        platform=jax.devices()[0].platform,
+        host_devices=jax.local_device_count(),
     )
+    mesh = mesh_lib.data_mesh(fsdp_size=resolved.sharding.fsdp_size)
+    partition = Partition(mesh, resolved.sharding.mode)
     task = choose_task(OUTPUTS.get(config.model.detector, {"boxes"}))
     task.check_data(config.data, config.model.detector)
     images_per_pass, evaluated = resolved.plan.images_per_pass, resolved.evaluated
     check_settings(config.data, config.image_size, images_per_pass)
     check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
-    detector = _detector(config, resolved, len(dataset.class_names))
+    axes = mesh_lib.replica_axes(mesh)
+    detector = _detector(config, resolved, len(dataset.class_names), axes)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     jax.eval_shape(resolved.recipe.tx.init, params)  # so that its errors are said now
@@ -85,13 +90,19 @@ def build(config: ConfigDict) -> Experiment:
         opt_state = resolved.recipe.tx.init(params)
         noise = noise_init(module_names(labels))
         state = create_state(params, model_state, opt_state, noise, config.seed)
-        return mesh_lib.put_replicated(mesh, state)
+        return partition.put(state)
 
     data = _data(config, resolved, dataset, mesh)
-    step = TrainStep(
-        detector.loss, resolved.recipe, resolved.plan, mesh, labels, len(dataset.train)
+    step = make_step(
+        detector.loss,
+        resolved.recipe,
+        resolved.plan,
+        partition,
+        labels,
+        len(dataset.train),
+        resolved.dtype,
     )
-    model = _model(detector, step, mesh, folder)
+    model = _model(detector, step, partition, folder)
     return Experiment(
         folder=folder,
         settings=config.train,
@@ -103,14 +114,14 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
-def _detector(config: ConfigDict, resolved: Resolved, num_classes: int):
+def _detector(config: ConfigDict, resolved: Resolved, num_classes: int, axes):
     settings = config.model.copy_and_resolve_references()
     settings.dtype = resolved.dtype
     return build_detector(
         settings,
         num_classes=num_classes,
         image_size=config.image_size,
-        axis_name=mesh_lib.DATA_AXIS,
+        axis_name=axes,
         freeze_at=resolved.freeze_at,
     )
 
@@ -162,7 +173,8 @@ def _data(config: ConfigDict, resolved: Resolved, dataset: Dataset, mesh) -> Dat
     return Data(dataset, train, validation)
 
 
-def _model(detector, step: TrainStep, mesh, folder: Path) -> Model:
+def _model(detector, step: TrainStep, partition: Partition, folder: Path) -> Model:
+    mesh = partition.mesh
     predict_on_mesh = make_predict(detector.predict, mesh)
 
     def predict(state: TrainState, batch):
@@ -174,7 +186,7 @@ def _model(detector, step: TrainStep, mesh, folder: Path) -> Model:
         # What another run may start from: --config.train.init_from=FOLDER/weights.npz.
         write_weights(folder / "weights.npz", flatten(state.params, state.model_state))
 
-    return Model(mesh, step, predict, write_npz)
+    return Model(partition, step, predict, write_npz)
 
 
 def _evaluation(

@@ -182,6 +182,14 @@ def get_config() -> ConfigDict:
     # Steps whose batches are left out of the data, counted from its beginning: they
     # stand that far ahead, also after start_from, which takes this key from nowhere.
     train.skip_steps = 0
+    # What is shared out over the devices instead of repeated on each. none |
+    # optimizer: the optimizer's state and the update, over all of them | full: the
+    # parameters and frozen weights as well, over fsdp_size. Nothing that is computed
+    # changes but by rounding, and a run may go on with another choice.
+    train.shard = "none"
+    # Devices that share parameters, neighbours, so a divisor of all; optimizer: the
+    # second axis of its mesh. 0: those of a process.
+    train.fsdp_size = 0
     train.log_every_steps = 10
     train.eval_every_epochs = 1.0
     train.checkpoint_every_epochs = 1.0

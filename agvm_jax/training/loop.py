@@ -4,6 +4,7 @@ It gets data, evaluator and model as arguments and knows none of them.
 """
 
 import contextlib
+import dataclasses
 import logging
 import math
 
@@ -65,7 +66,7 @@ def first_state(experiment: Experiment, log: logging.Logger) -> Restored:
         return Restored(begin.state(), 0, {})
     # Only the shapes are made of a state that is restored: there are never two.
     shapes = jax.eval_shape(begin.state)
-    like = mesh_lib.as_replicated(experiment.model.mesh, shapes)
+    like = experiment.model.partition.like(shapes)
     if not own:
         return restore_source(begin.source, like, begin.seed, log)
     restored = restore_newest(folder, like, log)
@@ -82,7 +83,7 @@ class _Sitting:
 
     def __init__(self, experiment: Experiment, begin: Restored, log: logging.Logger):
         settings, start = experiment.settings, begin.step
-        resolved, mesh = experiment.resolved, experiment.model.mesh
+        resolved, mesh = experiment.resolved, experiment.model.partition.mesh
         first_process = jax.process_index() == 0
         self.state, self.step = begin.state, start
         # Not when another run's checkpoint is the start: that step is the other's.
@@ -247,10 +248,16 @@ def _every(epochs: float, resolved: Resolved) -> int:
 def _write_weights(
     experiment: Experiment, state: TrainState, log: logging.Logger
 ) -> None:
-    lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-    if lost or jax.process_index() != 0:
+    if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
         return
     try:
+        state = dataclasses.replace(
+            state,
+            params=mesh_lib.whole(state.params),
+            model_state=mesh_lib.whole(state.model_state),
+        )
+        if jax.process_index() != 0:
+            return
         experiment.model.write_weights(state)
     except jax.errors.JaxRuntimeError:
         pass  # the step that failed took the state with it

@@ -88,11 +88,19 @@ def put_replicated(mesh: Mesh, tree: Any) -> Any:
     return jax.jit(lambda t: t, out_shardings=sharding)(tree)
 
 
-def whole(mesh: Mesh, tree: Any) -> Any:
-    """Returns a pytree whose arrays every device has whole; all processes call this."""
-    if all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
-        return tree
-    return put_replicated(mesh, tree)
+def whole(tree: Any) -> Any:
+    """Returns a pytree whose arrays this process has whole; all processes call this.
+
+    An array that is shared out over processes comes to the host; others stay as they
+    are.
+    """
+
+    def leaf(array: jax.Array):
+        if array.is_fully_addressable or array.is_fully_replicated:
+            return array
+        return multihost_utils.process_allgather(array, tiled=True)
+
+    return jax.tree.map(leaf, tree)
 
 
 def first_process_says(value: bool) -> bool:

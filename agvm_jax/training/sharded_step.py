@@ -34,16 +34,10 @@ from agvm_jax.training.batching import BatchPlan
 from agvm_jax.training.mesh import DATA_AXIS, FSDP_AXIS
 from agvm_jax.training.partition import Partition, sharded_dim
 from agvm_jax.training.recipes import Recipe
+from agvm_jax.training.shard_choice import takes_taps
 from agvm_jax.training.state import TrainState
 from agvm_jax.training.step import Carry, LossFn, TrainStep, added, lead, unlead
 from agvm_jax.training.update import Reduced
-
-
-def takes_taps(recipe: Recipe, mode: str) -> bool:
-    """Whether no device has to hold a whole gradient."""
-    agvm = recipe.agvm
-    whole = agvm and (agvm.estimator == "halves" or agvm.precondition)
-    return mode == "full" and not whole and recipe.sam is None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,3 +258,18 @@ def _kernels(tree: Any) -> Any:
     """
     names = [path.split("/")[-1] for path in leaf_paths(tree)]
     return jax.tree.unflatten(jax.tree.structure(tree), [n == "kernel" for n in names])
+
+
+def make_step(
+    loss: LossFn,
+    recipe: Recipe,
+    plan: BatchPlan,
+    partition: Partition,
+    labels: Any,
+    num_images: int | None = None,
+    dtype: Any = None,
+) -> TrainStep:
+    """Returns the train step for a partition; arguments as `ShardedTrainStep`'s."""
+    if partition.mode == "none":
+        return TrainStep(loss, recipe, plan, partition.mesh, labels, num_images)
+    return ShardedTrainStep(loss, recipe, plan, partition, labels, num_images, dtype)
