@@ -56,9 +56,6 @@ from models.initial_weights import load_initial_weights
 from models.pretrained import flatten
 from models.weight_files import write_weights
 
-# What detectors give, where it is more than boxes; from it follows what is measured.
-OUTPUTS = {"mask_rcnn": {"boxes", "masks"}}
-
 INPUT_ERRORS = DataError, CheckpointMismatch, NoGoodCheckpoint, OutOfDeviceMemory
 
 
@@ -119,8 +116,6 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         config.micro_batch_size,
         estimator=recipe.agvm.estimator if recipe.agvm else None,
     )
-    task = choose_task(OUTPUTS.get(config.model.detector, {"boxes"}))
-    task.check_data(config.data, config.model.detector)
     check_settings(config.data, config.image_size, plan.images_per_pass)
     evaluated = evaluation_size(config)
     check_settings(evaluated.data_config, evaluated.image_size, plan.images_per_pass)
@@ -137,6 +132,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         axis_name=mesh_lib.DATA_AXIS,
         freeze_at=freeze_at,
     )
+    task = choose_task(detector.outputs)
+    task.check_data(config.data, config.model.detector)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     labels = label_tree(params)
