@@ -54,10 +54,8 @@ from agvm_jax.training.watch import TrainingStopped
 from models.build import build_detector
 from models.initial_weights import load_initial_weights
 from models.pretrained import flatten
+from models.stack import has_layer_axis
 from models.weight_files import write_weights
-
-# What detectors give, where it is more than boxes; from it follows what is measured.
-OUTPUTS = {"mask_rcnn": {"boxes", "masks"}}
 
 INPUT_ERRORS = DataError, CheckpointMismatch, NoGoodCheckpoint, OutOfDeviceMemory
 
@@ -106,6 +104,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         batch_size=config.batch_size,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
+        layered=has_layer_axis,
     )
     if recipe.required_norm not in (None, config.model.norm):
         raise ValueError(
@@ -119,8 +118,6 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         config.micro_batch_size,
         estimator=recipe.agvm.estimator if recipe.agvm else None,
     )
-    task = choose_task(OUTPUTS.get(config.model.detector, {"boxes"}))
-    task.check_data(config.data, config.model.detector)
     check_settings(config.data, config.image_size, plan.images_per_pass)
     evaluated = evaluation_size(config)
     check_settings(evaluated.data_config, evaluated.image_size, plan.images_per_pass)
@@ -137,6 +134,8 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
         axis_name=mesh_lib.DATA_AXIS,
         freeze_at=freeze_at,
     )
+    task = choose_task(detector.outputs)
+    task.check_data(config.data, config.model.detector)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     labels = label_tree(params)
