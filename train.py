@@ -39,6 +39,7 @@ from agvm_jax.training.experiment import Experiment, Outcome
 from agvm_jax.training.host_memory import keep_freed_memory
 from agvm_jax.training.loop import train_and_evaluate
 from agvm_jax.training.metrics import open_log, typical_noise_scales
+from agvm_jax.training.modulation_settings import modules_of
 from agvm_jax.training.recipes import build_optimizer
 from agvm_jax.training.restoring import (
     CheckpointMismatch,
@@ -138,7 +139,7 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     task.check_data(config.data, config.model.detector)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
-    labels = label_tree(params)
+    labels = label_tree(params, modules_of(config.agvm))
     jax.eval_shape(recipe.tx.init, params)  # so that its errors are said now
     folder = Path(config.workdir or Path("runs") / config.name / str(config.seed))
     weights = None

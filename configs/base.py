@@ -177,6 +177,11 @@ def get_config() -> ConfigDict:
     agvm = config.agvm = ConfigDict()
     agvm.enabled = True
     agvm.anchor = "backbone"
+    # Pairs (pattern, module): the first pattern found in a parameter's path names its
+    # module; where none is found it is the first part of the path. (): that for all.
+    # A module for each box stage of a cascade:
+    # (("^box_head/stages/([0-9])", r"box_head_\1"),)
+    agvm.modules = ()
     agvm.estimator = "halves"  # halves | norms
     agvm.split = "interleaved"  # interleaved | contiguous
     agvm.tau = 0  # steps between updates of mu; 0: 10, or 5 above batch 1024

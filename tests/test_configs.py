@@ -22,6 +22,8 @@ MODULES = {
     "faster_rcnn": {"backbone", "fpn", "rpn", "box_head"},
     "mask_rcnn": {"backbone", "fpn", "rpn", "box_head", "mask_head"},
 }
+MODULES["cascade_rcnn"] = MODULES["faster_rcnn"]
+MODULES["cascade_mask_rcnn"] = MODULES["mask_rcnn"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,7 +62,7 @@ def test_a_config_fits_together(name):
 def test_a_mask_head_learns_from_masks():
     for name in NAMES:
         config = importlib.import_module(f"configs.{name}").get_config()
-        assert (config.model.detector == "mask_rcnn") <= (config.data.mask_size > 0)
+        assert ("mask" in config.model.detector) <= (config.data.mask_size > 0)
 
 
 def at_batch_512(name):

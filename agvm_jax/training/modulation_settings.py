@@ -1,5 +1,7 @@
 """AGVM's numbers for one run, resolved from a config and said in words."""
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 from agvm_jax.optim.equations import AgvmOptions
@@ -57,6 +59,42 @@ def resolve_modulation(
         precondition=config.precondition,
         precondition_eps=optim_config.eps,
     )
+
+
+def modules_of(config: Any) -> Callable[[tuple, Any], str] | None:
+    """Return how parameters are grouped, as `label_tree` takes it; None: by top key.
+
+    Args:
+      config: any object with the attribute `modules` of `config.agvm`: pairs of a
+        pattern and a module. The first pattern that is found in a parameter's path
+        names its module, which may refer to groups of the pattern; what none is found
+        in goes by its top key.
+
+    Raises:
+      ValueError: what is no pair of a regular expression and a name.
+    """
+    if not config.modules:
+        return None
+    pairs = []
+    for pair in config.modules:
+        try:
+            pattern, name = pair
+            pairs.append((re.compile(pattern), name))
+        except (ValueError, TypeError, re.error) as error:
+            raise ValueError(
+                f"agvm.modules has {pair!r}, which is no pair (pattern of a path, "
+                f"module): {error}"
+            ) from error
+
+    def label(path, leaf):
+        del leaf
+        where = "/".join(path)
+        for pattern, name in pairs:
+            if found := pattern.search(where):
+                return found.expand(name)
+        return path[0]
+
+    return label
 
 
 def modulation_words(

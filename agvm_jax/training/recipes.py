@@ -17,7 +17,11 @@ from agvm_jax.optim.chaining import modulate
 from agvm_jax.optim.equations import AgvmOptions
 from agvm_jax.optim.layer_axis import Layered, over_layers
 from agvm_jax.optim.preconditioning import adam_weights
-from agvm_jax.training.modulation_settings import modulation_words, resolve_modulation
+from agvm_jax.training.modulation_settings import (
+    modulation_words,
+    modules_of,
+    resolve_modulation,
+)
 
 Builder = Callable[[Any, optax.Schedule], optax.GradientTransformation]
 
@@ -147,7 +151,8 @@ def build_optimizer(
       batch_size: images a step, over all devices and micro-batches.
       total_steps: optimizer steps of the run.
       steps_per_epoch: optimizer steps an epoch, for a warm-up given in epochs.
-      modules: how parameters are grouped, as `label_tree` takes it; None: by top key.
+      modules: how parameters are grouped, as `label_tree` takes it; None: as the
+        section `agvm` says.
       layered: which parameters have a layer axis, see `over_layers`; None: none has.
 
     With AGVM on, the train step measures phi (see `reduction`) and calls
@@ -206,6 +211,8 @@ def build_optimizer(
         options = {
             field.name: getattr(agvm, field.name) for field in dataclasses.fields(agvm)
         }
+        if modules is None:
+            modules = modules_of(agvm_config)
         tx = modulate(tx, modules=modules, **options)
     return Recipe(
         tx=optax.with_extra_args_support(tx),

@@ -14,8 +14,10 @@ import pytest
 from agvm_jax.optim import baselines
 from agvm_jax.optim.chaining import modulate
 from agvm_jax.optim.equations import AgvmOptions
-from agvm_jax.optim.modulation import agvm
+from agvm_jax.optim.modulation import AgvmState, agvm
+from agvm_jax.optim.modules import label_tree
 from agvm_jax.training import recipes
+from agvm_jax.training.modulation_settings import modules_of
 from configs import base
 
 SIZES = dict(batch_size=256, total_steps=1000, steps_per_epoch=100)
@@ -305,3 +307,28 @@ def test_the_layers_of_a_stack_move_as_if_they_were_not_stacked(name):
             moved["backbone"]["kernel"][row], own["backbone"], rtol=1e-5
         )
         chex.assert_trees_all_close(moved["head"], own["head"], rtol=1e-5)
+
+
+def test_patterns_of_the_config_name_the_modules():
+    config = base.get_config().agvm
+    assert modules_of(config) is None
+    config.modules = ((r"^box_head/stages/(\d)", r"box_head_\1"),)
+    leaf = {"kernel": jnp.ones(2)}
+    tree = {"backbone": leaf, "box_head": {"stages": {"0": leaf, "1": leaf}}}
+    labels = label_tree(tree, modules_of(config))
+    assert labels == {
+        "backbone": {"kernel": "backbone"},
+        "box_head": {
+            "stages": {"0": {"kernel": "box_head_0"}, "1": {"kernel": "box_head_1"}}
+        },
+    }
+    recipe = build(agvm_changes={"modules": config.modules})
+    state = recipe.tx.init(tree)
+    names = {"backbone", "box_head_0", "box_head_1"}
+    assert names in [set(part.mu) for part in state if isinstance(part, AgvmState)]
+
+
+@pytest.mark.parametrize("pair", ["box_head", ("(", "box_head"), ("a", "b", "c")])
+def test_what_names_no_module_is_refused(pair):
+    with pytest.raises(ValueError, match="no pair"):
+        build(agvm_changes={"modules": (pair,)})
