@@ -1,7 +1,6 @@
 """Every config builds a detector, an optimizer and a plan of its batches."""
 
 import importlib
-import math
 from pathlib import Path
 
 import jax
@@ -10,9 +9,7 @@ import pytest
 from agvm_jax.data.orientation import oriented
 from agvm_jax.data.resizing import Resizing
 from agvm_jax.data.settings import check_settings
-from agvm_jax.optim.modules import label_tree, module_names
-from agvm_jax.training.batching import plan_batches
-from agvm_jax.training.recipes import build_optimizer
+from agvm_jax.training.resolve import resolve
 from models.build import build_detector
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
@@ -24,6 +21,11 @@ MODULES = {
 }
 
 
+def on_coco(config, num_devices=8):
+    """What follows from a config for COCO's training images that have objects."""
+    return resolve(config, num_images=117266, num_devices=num_devices, platform="cpu")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_fits_together(name):
     config = importlib.import_module(f"configs.{name}").get_config()
@@ -33,26 +35,10 @@ def test_a_config_fits_together(name):
     )
     params, _ = jax.eval_shape(detector.init, jax.random.key(0))
     assert set(params) == MODULES[config.model.detector]
-    steps_per_epoch = math.ceil(117266 / config.batch_size)
-    recipe = build_optimizer(
-        config.optim,
-        config.agvm,
-        batch_size=config.batch_size,
-        total_steps=math.ceil(config.epochs * steps_per_epoch),
-        steps_per_epoch=steps_per_epoch,
-    )
-    jax.eval_shape(recipe.tx.init, params)
-    if recipe.agvm:
-        assert config.agvm.anchor in module_names(label_tree(params))
-    estimator = recipe.agvm.estimator if recipe.agvm else None
     for devices in (1, 8):
         if config.batch_size % devices == 0:
-            plan_batches(
-                config.batch_size,
-                devices,
-                config.micro_batch_size,
-                estimator=estimator,
-            )
+            recipe = on_coco(config, num_devices=devices).recipe
+            jax.eval_shape(recipe.tx.init, params)  # knows the anchor
     docstring = importlib.import_module(f"configs.{name}").__doc__
     assert name == "base" or f"--config configs/{name}.py" in docstring
 
@@ -64,16 +50,9 @@ def test_a_mask_head_learns_from_masks():
 
 
 def at_batch_512(name):
-    """A config and what comes of it at batch 512, 230 steps an epoch."""
+    """A config of that batch and its optimizer; an epoch has 230 steps."""
     config = importlib.import_module(f"configs.{name}").get_config()
-    recipe = build_optimizer(
-        config.optim,
-        config.agvm,
-        batch_size=512,
-        total_steps=16 * 230,
-        steps_per_epoch=230,
-    )
-    return config, recipe
+    return config, on_coco(config).recipe
 
 
 @pytest.mark.parametrize(("name", "rate"), [("faster_rcnn", 0.38), ("mask_rcnn", 0.32)])
@@ -122,13 +101,9 @@ def test_a_portrait_is_as_large_as_a_landscape(name):
 def test_the_papers_rates_follow_from_the_batch(batch_size, rate):
     """Section 1 of the paper's supplement: 0.02 per 16, the root above 128."""
     config = importlib.import_module("configs.mask_rcnn").get_config()
-    recipe = build_optimizer(
-        config.optim,
-        config.agvm,
-        batch_size=batch_size,
-        total_steps=1000,
-        steps_per_epoch=10,
-    )
+    config.update(batch_size=batch_size, steps=1000, micro_batch_size=1)
+    config.optim.warmup_steps = 10
+    recipe = on_coco(config).recipe
     assert float(recipe.schedule(100)) == pytest.approx(rate, rel=1e-3)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("agvm_jax", "models", "configs", "benchmarks", "train")
+OURS = ("agvm_jax", "models", "configs", "benchmarks", "train", "experiment")
 
 # Folder -> what of ours it may need besides itself, by whatever way.
 SHARED = ("agvm_jax.structures", "agvm_jax.mask_pasting", "agvm_jax.panoptic_png")
@@ -73,7 +73,7 @@ def all_imports():
 
     That a module's package is imported with it is left out: `agvm_jax` brings `optim`.
     """
-    files = [ROOT / "train.py"]
+    files = [ROOT / "train.py", ROOT / "experiment.py"]
     for folder in ("agvm_jax", "models", "configs", "benchmarks"):
         files += (ROOT / folder).rglob("*.py")
     names = {module_name(path): [*imports(path)] for path in files}

@@ -9,7 +9,6 @@ from absl import flags
 from torchvision_names import resnet18
 
 import train
-from agvm_jax.data.dataset import open_dataset
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def build(tmp_path):
         # ml_collections looks for overrides in sys.argv itself.
         with mock.patch.object(sys, "argv", arguments):
             config = train.parse(arguments)
-        return train.build(config, open_dataset(config.data))
+        return train.build(config)
 
     return build
 
@@ -42,7 +41,7 @@ def test_a_run_starts_from_the_file_and_goes_on_without_it(build, tmp_path, caps
     np.savez(path, **tensors)
     state = build(
         f"--config.train.init_from={path}", "--config.train.freeze_at=0"
-    ).initial_state()
+    ).start.state()
     assert (
         "weights     weights.npz: 100 of 124 arrays\n"
         "            as initialised: fpn, head\n"
@@ -81,7 +80,7 @@ def test_a_resnet_from_a_file_keeps_its_stem_and_first_stage(build, tmp_path, ca
     tensors = resnet18(width=1 / 8)
     path = tmp_path / "weights.npz"
     np.savez(path, **tensors)
-    state = build(f"--config.train.init_from={path}").initial_state()
+    state = build(f"--config.train.init_from={path}").start.state()
     assert (
         "frozen      backbone's stem, stage 1 (train.freeze_at=2)\n"
         in capsys.readouterr().out
@@ -96,7 +95,7 @@ def test_a_resnet_from_a_file_keeps_its_stem_and_first_stage(build, tmp_path, ca
 
 
 def test_random_weights_are_not_frozen(build):
-    state = build().initial_state()
+    state = build().start.state()
     assert "layer1" in state.params["backbone"]
     with pytest.raises(ValueError, match="would keep the random weights"):
         build("--config.train.freeze_at=1")
@@ -108,5 +107,5 @@ def test_a_backbone_that_is_all_frozen_cannot_be_the_anchor(build, tmp_path):
     options = f"--config.train.init_from={path}", "--config.train.freeze_at=5"
     with pytest.raises(ValueError, match="anchor"):
         build(*options)
-    state = build(*options, "--config.agvm.anchor=fpn").initial_state()
+    state = build(*options, "--config.agvm.anchor=fpn").start.state()
     assert set(state.params) == {"fpn", "head"}

@@ -1,6 +1,7 @@
-"""The command line of train.py: its flags, the config they make, and its last words."""
+"""The command line of train.py: its flags, the config they make, what it says."""
 
 import sys
+from collections.abc import Mapping
 
 import jax
 from absl import flags
@@ -48,6 +49,20 @@ def join() -> None:
     """Joins the other processes of a cluster, with --distributed."""
     if FLAGS.distributed:
         jax.distributed.initialize()
+
+
+def introduce(facts: Mapping[str, str]) -> None:
+    """Prints what was derived from the config, so that nobody has to guess it.
+
+    Args:
+      facts: topic -> what is to be known of it; "" is left out. The first process says
+        it for all.
+    """
+    if jax.process_index() == 0:
+        for topic, fact in facts.items():
+            if fact:
+                print(f"{topic:<12}" + fact.replace("\n", "\n" + " " * 12))
+        sys.stdout.flush()
 
 
 def leave(code: ExitCode) -> int:

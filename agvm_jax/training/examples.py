@@ -22,9 +22,9 @@ def predicted_examples(
       (Batch, Predictions) of this process's rows, on the host.
     """
     examples, images = [], 0
-    for batch in experiment.eval_batches():
+    for batch in experiment.data.validation():
         if not first_process_says(images < count):
             break
-        examples.append((batch, jax.device_get(experiment.predict(state, batch))))
+        examples.append((batch, jax.device_get(experiment.model.predict(state, batch))))
         images += np.count_nonzero(np.asarray(batch.image_id) >= 0)
     return examples

@@ -59,6 +59,13 @@ def check_places(config: Any) -> None:
             )
 
 
+def folder_of(config: Any) -> Path:
+    """Returns the run folder of a config: ``workdir``, or runs/<name>/<seed>."""
+    if config.workdir:
+        return Path(config.workdir).expanduser()
+    return Path("runs") / config.name / str(config.seed)
+
+
 def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
     """Makes the run folder, or checks that it belongs to this config.
 

@@ -6,9 +6,9 @@ import pytest
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.pipeline import eval_batches
 from agvm_jax.evaluation.evaluator import evaluate
-from agvm_jax.evaluation.input_size import evaluation_size
 from agvm_jax.evaluation.tasks import TASKS, Settings
 from agvm_jax.structures import Predictions
+from agvm_jax.training.input_size import evaluation_size
 from configs import base
 
 
