@@ -18,8 +18,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # keep start-up quiet
 import jax
 from ml_collections import ConfigDict
 
+from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.dataset import Dataset, open_dataset
-from agvm_jax.data.errors import DataError
 from agvm_jax.data.pipeline import eval_batches, train_batches
 from agvm_jax.data.settings import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
