@@ -4,13 +4,13 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from agvm_jax.data.builder_keys import root_of
-from agvm_jax.data.builders import BUILDERS
-from agvm_jax.data.errors import DataError
-from agvm_jax.data.layout import AUTO, detect_layout
-from agvm_jax.data.prepare import open_split
-from agvm_jax.data.records import Source
-from agvm_jax.data.segments import THINGS
+from agvm_jax.data.annotations.errors import DataError
+from agvm_jax.data.annotations.segments import THINGS
+from agvm_jax.data.formats.builder_keys import root_of
+from agvm_jax.data.formats.builders import BUILDERS
+from agvm_jax.data.formats.layout import AUTO, detect_layout
+from agvm_jax.data.storage.prepare import open_split
+from agvm_jax.data.storage.records import Source
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,16 +15,16 @@ import cv2
 import grain
 import numpy as np
 
-from agvm_jax.data.decode import Size
-from agvm_jax.data.errors import DataError
-from agvm_jax.data.orientation import (
+from agvm_jax.data.annotations.errors import DataError
+from agvm_jax.data.augment.augmentation import Augmentation
+from agvm_jax.data.augment.decode import Size
+from agvm_jax.data.example import LoadedRow, load_evaluation_row, load_training_row
+from agvm_jax.data.order import (
     Members,
     TrainOrder,
     evaluation_order,
     split_by_orientation,
 )
-from agvm_jax.data.records import Source
-from agvm_jax.data.rows import LoadedRow, load_evaluation_row, load_training_row
 from agvm_jax.data.settings import (
     check_config,
     check_group,
@@ -33,7 +33,7 @@ from agvm_jax.data.settings import (
     reading_threads,
     share_of,
 )
-from agvm_jax.data.transforms import Augmentation
+from agvm_jax.data.storage.records import Source
 from agvm_jax.structures import Batch
 
 _BUFFER_BYTES = 2**30  # pictures prepared ahead never take more than this

@@ -3,9 +3,9 @@
 import os
 from typing import Any
 
-from agvm_jax.data.decode import Size
-from agvm_jax.data.errors import DataError
-from agvm_jax.data.records import Source
+from agvm_jax.data.annotations.errors import DataError
+from agvm_jax.data.augment.decode import Size
+from agvm_jax.data.storage.records import Source
 
 _MOST_THREADS = 16  # beyond, they wait for Python's lock
 

@@ -6,7 +6,7 @@ import struct
 import cv2
 import numpy as np
 
-from agvm_jax.data import masks
+from agvm_jax.data.annotations import masks
 
 # 16 x 8, Adobe CMYK, left half red, right half cyan.
 CMYK_JPEG = base64.b64decode(

@@ -6,7 +6,7 @@ import pytest
 from listed_sources import Listed, listed, take
 
 from agvm_jax.data import settings
-from agvm_jax.data.errors import DataError
+from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.pipeline import _read_options
 
 

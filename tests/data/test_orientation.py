@@ -8,9 +8,9 @@ import pytest
 from coco_files import noise_png
 from listed_sources import assert_same
 
+from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.dataset import open_dataset
-from agvm_jax.data.errors import DataError
-from agvm_jax.data.orientation import (
+from agvm_jax.data.order import (
     TrainOrder,
     evaluation_order,
     split_by_orientation,
