@@ -52,9 +52,9 @@ from agvm_jax.training.step import TrainStep, make_predict
 from agvm_jax.training.storage import StorageError
 from agvm_jax.training.watch import TrainingStopped
 from models.build import build_detector
-from models.initial_weights import load_initial_weights
-from models.pretrained import flatten
-from models.weight_files import write_weights
+from models.weights.files import write_weights
+from models.weights.load import load_initial_weights
+from models.weights.placing import flatten
 
 # What detectors give, where it is more than boxes; from it follows what is measured.
 OUTPUTS = {"mask_rcnn": {"boxes", "masks"}}
