@@ -25,9 +25,9 @@ from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import TrainState, create_state
 from agvm_jax.training.step import TrainStep, make_predict
 from models.build import build_detector
-from models.initial_weights import load_initial_weights
-from models.pretrained import flatten
-from models.weight_files import write_weights
+from models.weights.files import write_weights
+from models.weights.load import load_initial_weights
+from models.weights.placing import flatten
 
 # What detectors give, where it is more than boxes; from it follows what is measured.
 OUTPUTS = {"mask_rcnn": {"boxes", "masks"}}

@@ -166,7 +166,7 @@ def get_config() -> ConfigDict:
     # Weights to start from: weights.npz of another run; a .pth, .npz or .safetensors
     # file under the names of torchvision, or timm's for a backbone; the name of
     # published ones (resnet50, swin_t, retinanet_resnet50_fpn, ...; see
-    # models/weight_files.py); "hf:OWNER/REPOSITORY/FILE" of the Hugging Face hub; or
+    # models/weights/files.py); "hf:OWNER/REPOSITORY/FILE" of the Hugging Face hub; or
     # "": random ones.
     train.init_from = ""
     # all | backbone | all_but_heads: all but the layers that have a size for each class
