@@ -17,11 +17,17 @@ class StorageError(RuntimeError):
     """The last state of a sitting could not be stored."""
 
 
-def in_words(error: Exception, folder: Path) -> str:
-    """Says why something could not be written under ``folder``, without a full stop."""
+def error_number(error: Exception) -> int | None:
+    """Returns the operating system's number of an error, of TensorStore's too."""
     number = getattr(error, "errno", None)
     if number is None and (found := _NUMBER.search(str(error))):
         number = int(found[1])
+    return number
+
+
+def in_words(error: Exception, folder: Path) -> str:
+    """Says why something could not be written under ``folder``, without a full stop."""
+    number = error_number(error)
     if number in _FULL or "no space left on device" in str(error).lower():
         return f"the disk of {folder} is full; free some space there"
     if number is not None:
