@@ -18,12 +18,13 @@ from agvm_jax.optim.noise import noise_init
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.command_line import introduce
 from agvm_jax.training.experiment import Data, Evaluation, Experiment, Model, Start
+from agvm_jax.training.predicting import make_predict
 from agvm_jax.training.resolve import Resolved, resolve
 from agvm_jax.training.restoring import saved_steps
 from agvm_jax.training.run_folder import folder_of, open_run_folder
 from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import TrainState, create_state
-from agvm_jax.training.step import TrainStep, make_predict
+from agvm_jax.training.step import TrainStep
 from models.build import build_detector
 from models.weights.files import write_weights
 from models.weights.load import load_initial_weights
