@@ -18,10 +18,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # keep start-up quiet
 import jax
 from ml_collections import ConfigDict
 
-from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.dataset import Dataset, open_dataset
-from agvm_jax.data.pipeline import eval_batches, train_batches
-from agvm_jax.data.settings import check_settings
+from agvm_jax.data import DataError, eval_batches, open_dataset, train_batches
+from agvm_jax.data.dataset import Dataset
+from agvm_jax.data.pipeline import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.input_size import evaluation_size
 from agvm_jax.evaluation.reports.pictures import write_pictures

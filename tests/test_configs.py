@@ -7,9 +7,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from agvm_jax.data.augment.resizing import Resizing
+from agvm_jax.data.augment.augmentation import Resizing
 from agvm_jax.data.order import oriented
-from agvm_jax.data.settings import check_settings
+from agvm_jax.data.pipeline import check_settings
 from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.training.batching import plan_batches
 from agvm_jax.training.recipes import build_optimizer
