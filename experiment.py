@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from agvm_jax.data import Dataset, eval_batches, open_dataset, train_batches
-from agvm_jax.data.settings import check_settings
+from agvm_jax.data.pipeline import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.tasks import Settings, Task, choose_task
 from agvm_jax.optim.modules import label_tree, module_names
