@@ -52,6 +52,7 @@ from agvm_jax.training.step import TrainStep, make_predict
 from agvm_jax.training.storage import StorageError
 from agvm_jax.training.watch import TrainingStopped
 from models.build import build_detector
+from models.ops.forms import forms_for
 from models.weights.files import write_weights
 from models.weights.load import load_initial_weights
 from models.weights.placing import flatten
@@ -125,10 +126,12 @@ def build(config: ConfigDict, dataset: Dataset) -> Experiment:
     evaluated = evaluation_size(config)
     check_settings(evaluated.data_config, evaluated.image_size, plan.images_per_pass)
     model_config = config.model.copy_and_resolve_references()
+    platform = mesh.devices.flat[0].platform
     if model_config.dtype == "auto":
         # CPUs only emulate bfloat16, several times slower than float32.
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        model_config.dtype = "float32" if on_cpu else "bfloat16"
+        model_config.dtype = "float32" if platform == "cpu" else "bfloat16"
+    if model_config.op_forms == "auto":
+        model_config.op_forms = forms_for(platform)
     freeze_at = decide_freezing(config)
     detector = build_detector(
         model_config,
