@@ -26,6 +26,8 @@ from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import TrainState, create_state
 from agvm_jax.training.step import TrainStep
 from models.build import build_detector
+from models.functional import Detector
+from models.ops.forms import forms_for
 from models.weights.files import write_weights
 from models.weights.load import load_initial_weights
 from models.weights.placing import flatten
@@ -44,18 +46,19 @@ def build(config: ConfigDict) -> Experiment:
     """
     dataset = open_dataset(config.data)
     mesh = mesh_lib.data_mesh()
+    platform = mesh.devices.flat[0].platform
     resolved = resolve(
         config,
         num_images=len(dataset.train),
         num_devices=mesh.size,
-        platform=mesh.devices.flat[0].platform,
+        platform=platform,
     )
     task = choose_task(OUTPUTS.get(config.model.detector, {"boxes"}))
     task.check_data(config.data, config.model.detector)
     images_per_pass, evaluated = resolved.plan.images_per_pass, resolved.evaluated
     check_settings(config.data, config.image_size, images_per_pass)
     check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
-    detector = _detector(config, resolved, len(dataset.class_names))
+    detector = _detector(config, resolved, len(dataset.class_names), platform)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     jax.eval_shape(resolved.recipe.tx.init, params)  # so that its errors are said now
@@ -102,9 +105,13 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
-def _detector(config: ConfigDict, resolved: Resolved, num_classes: int):
+def _detector(
+    config: ConfigDict, resolved: Resolved, num_classes: int, platform: str
+) -> Detector:
     settings = config.model.copy_and_resolve_references()
     settings.dtype = resolved.dtype
+    if settings.op_forms == "auto":
+        settings.op_forms = forms_for(platform)
     return build_detector(
         settings,
         num_classes=num_classes,

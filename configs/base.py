@@ -99,6 +99,9 @@ def get_config() -> ConfigDict:
     # Compute; parameters stay float32. float32 | bfloat16 | auto: bfloat16 on
     # accelerators, float32 on CPUs, which only emulate it.
     model.dtype = "float32"
+    # Which forms of ops programs are made of: cpu | gpu | tpu | auto, that of the
+    # devices. They differ in speed and in rounding; all run everywhere.
+    model.op_forms = "auto"
     # Pixels, one size a level: P3..P7 of RetinaNet, P2..P6 of R-CNN.
     model.anchor_sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
     model.anchor_scales = 3  # octave steps a level: size * 2 ** (i / 3); R-CNN: 1

@@ -21,6 +21,7 @@ from .heads.box import BoxHead
 from .heads.mask import MaskHead
 from .heads.retina import RetinaHead
 from .heads.rpn import RPNHead
+from .ops.forms import NAMES
 
 # Bins of a pooled box along each side: for its class and its corners (Lin et al. 2017,
 # section 4.2), and for its mask (He et al. 2017, figure 4).
@@ -47,6 +48,8 @@ RCNN_KEYS = (
     "roi_samples",
 )
 
+# None: the forms of the platform that JAX computes on.
+FORMS = {"auto": None, **{name: name for name in NAMES}}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -219,7 +222,7 @@ def build_detector(
         module.backbone.freeze(freeze_at)
         return module
 
-    return make_detector(construct)
+    return make_detector(construct, look_up("model.op_forms", config.op_forms, FORMS))
 
 
 def look_up(key: str, name: str, table: dict):
