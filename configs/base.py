@@ -87,10 +87,14 @@ def get_config() -> ConfigDict:
     model = config.model = ConfigDict()
     model.detector = "retinanet"  # retinanet | faster_rcnn | mask_rcnn
     # resnet18 | resnet34 | resnet50 | swin_t | swin_s | swin_b | swin_l
+    # | uninet_b0 ... uninet_b6 | uninet_30m | uninet_1b (models/backbones/uninet.py)
     model.backbone = "resnet18"
     model.width = 1.0  # multiplies the backbone's channels
-    model.norm = "synced"  # frozen | local | synced BatchNorm in the ResNets
-    model.drop_path = 0.2  # Swin: chance that the last block's branches are left out
+    model.norm = "synced"  # frozen | local | synced BatchNorm in ResNets and UniNets
+    # Swin, UniNet: chance that the last block's branches are left out.
+    model.drop_path = 0.2
+    # UniNet: the backward pass computes blocks again, memory holds their inputs alone.
+    model.remat = True
     model.fpn_channels = 256
     # What RetinaNet's P6 is computed from: c5 | p5 (torchvision's published
     # retinanet_resnet50_fpn).

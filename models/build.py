@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from .backbones.resnet import ResNet
 from .backbones.swin import Swin
+from .backbones.uninet import SIZES as UNINETS
+from .backbones.uninet import UniNet
 from .detectors.mask_rcnn import MaskRCNN
 from .detectors.rcnn import FasterRCNN
 from .detectors.retinanet import RetinaNet
@@ -73,6 +75,20 @@ def build_swin(size: str, config: ConfigDict, *, axis_name, dtype, rngs) -> Swin
     )
 
 
+def build_uninet(size: str, config: ConfigDict, *, axis_name, dtype, rngs) -> UniNet:
+    """Build a UniNet; `remat` is a key for it alone."""
+    return UniNet(
+        size,
+        width=config.width,
+        norm=config.norm,
+        axis_name=axis_name,
+        drop_path=config.drop_path,
+        remat=config.remat,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
 BACKBONES = {
     "resnet18": functools.partial(build_resnet, 18),
     "resnet34": functools.partial(build_resnet, 34),
@@ -81,6 +97,7 @@ BACKBONES = {
     "swin_s": functools.partial(build_swin, "s"),
     "swin_b": functools.partial(build_swin, "b"),
     "swin_l": functools.partial(build_swin, "l"),
+    **{f"uninet_{size}": functools.partial(build_uninet, size) for size in UNINETS},
 }
 
 
