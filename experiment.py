@@ -3,6 +3,7 @@
 The one file of the scripts in this folder that knows both wings, data and models.
 """
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from agvm_jax.data import Dataset, eval_batches, open_dataset, train_batches
 from agvm_jax.data.pipeline import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
+from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.tasks import Settings, Task, choose_task
 from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init
@@ -55,6 +57,11 @@ def build(config: ConfigDict) -> Experiment:
     )
     task = choose_task(OUTPUTS.get(config.model.detector, {"boxes"}))
     task.check_data(config.data, config.model.detector)
+    judged = Settings(
+        semantic=config.data.semantic,
+        max_detections=config.eval.max_detections,
+        merge=MergeRule(**config.eval.panoptic),
+    )
     images_per_pass, evaluated = resolved.plan.images_per_pass, resolved.evaluated
     check_settings(config.data, config.image_size, images_per_pass)
     check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
@@ -100,7 +107,7 @@ def build(config: ConfigDict) -> Experiment:
         resolved=resolved,
         data=data,
         model=model,
-        evaluation=_evaluation(config, task, data, model, folder),
+        evaluation=_evaluation(task, judged, data, model, folder),
         start=Start(initial_state, source, config.seed),
     )
 
@@ -184,13 +191,9 @@ def _model(detector, step: TrainStep, mesh, folder: Path) -> Model:
 
 
 def _evaluation(
-    config: ConfigDict, task: Task, data: Data, model: Model, folder: Path
+    task: Task, judged: Settings, data: Data, model: Model, folder: Path
 ) -> Evaluation:
-    judged = Settings(
-        semantic=config.data.semantic,
-        max_detections=config.eval.max_detections,
-        save_to=folder / "eval" / "found",
-    )
+    judged = dataclasses.replace(judged, save_to=folder / "eval" / "found")
     evaluator = task.evaluator(data.dataset, judged)
 
     def run(state: TrainState) -> dict[str, float]:

@@ -209,5 +209,10 @@ def get_config() -> ConfigDict:
     # (): 1, 10 and 100; where the annotations are LVIS' (neg_category_ids), the best
     # 300 of an image: then set model.max_detections = 300 too.
     evaluation.max_detections = ()
+    # Panoptic: how instances and stuff become one map (evaluation/metrics).
+    merge = evaluation.panoptic = ConfigDict()
+    merge.score_threshold = 0.5  # instances below it are dropped
+    merge.overlap_threshold = 0.5  # largest share that better instances may cover
+    merge.stuff_area_limit = 4096  # stuff of fewer pixels of the image is left void
     evaluation.draw_images = 8  # validation images drawn at the end
     return config
