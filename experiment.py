@@ -34,9 +34,6 @@ from models.weights.files import write_weights
 from models.weights.load import load_initial_weights
 from models.weights.placing import flatten
 
-# What detectors give, where it is more than boxes; from it follows what is measured.
-OUTPUTS = {"mask_rcnn": {"boxes", "masks"}}
-
 
 def build(config: ConfigDict) -> Experiment:
     """Turns a config into everything that the loop works with, and says what it chose.
@@ -55,8 +52,6 @@ def build(config: ConfigDict) -> Experiment:
         num_devices=mesh.size,
         platform=platform,
     )
-    task = choose_task(OUTPUTS.get(config.model.detector, {"boxes"}))
-    task.check_data(config.data, config.model.detector)
     judged = Settings(
         semantic=config.data.semantic,
         max_detections=config.eval.max_detections,
@@ -66,6 +61,8 @@ def build(config: ConfigDict) -> Experiment:
     check_settings(config.data, config.image_size, images_per_pass)
     check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
     detector = _detector(config, resolved, len(dataset.class_names), platform)
+    task = choose_task(detector.outputs)
+    task.check_data(config.data, config.model.detector)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     jax.eval_shape(resolved.recipe.tx.init, params)  # so that its errors are said now

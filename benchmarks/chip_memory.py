@@ -55,8 +55,8 @@ def make_step(args, num_devices: int):
         backbone=args.backbone,
         dtype="bfloat16",
         op_forms="gpu" if args.pod.startswith("a100") else "tpu",
-        anchor_scales=3 if args.detector == "retinanet" else 1,
     )
+    config.anchors.scales = 3 if args.detector == "retinanet" else 1
     size = tuple(args.image_size)
     detector = build_detector(
         config,

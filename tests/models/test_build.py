@@ -18,16 +18,9 @@ IMAGE_SIZE = (
 
 def make_config(**changes):
     config = base.get_config().model
-    config.update(
-        {
-            "width": 0.125,
-            "fpn_channels": 8,
-            "head_convs": 1,
-            "pre_nms_top_k": 20,
-            "max_detections": 10,
-            **changes,
-        }
-    )
+    config.update(width=0.125, fpn_channels=8)
+    config.retina_head.update(num_convs=1, pre_nms_top_k=20, max_detections=10)
+    config.update_from_flattened_dict(changes)
     return config
 
 
@@ -117,7 +110,9 @@ def test_the_number_of_parameters_is_torchvisions():
         ({"p6_from": "p4"}, r"'p4'.*c5.*p5"),
         ({"width": 0.001}, r"width 0.001"),
         ({"backbone": "swin_t", "drop_path": -0.1}, r"drop_path is -0.1"),
-        ({"anchor_sizes": (32.0, 64.0)}, r"anchor_sizes"),
+        ({"anchors.sizes": (32.0, 64.0)}, r"model.anchors.sizes has 2"),
+        ({"anchors.scales": 0}, r"model.anchors.scales is 0"),
+        ({"retina_head.max_detections": 0}, r"retina_head.max_detections is 0"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_known_ones(changes, message):
