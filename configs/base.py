@@ -159,6 +159,9 @@ def get_config() -> ConfigDict:
     optim.end_ratio = 0.0  # poly, cosine: last rate / full rate
     optim.clip_norm = 0.0  # global norm; 0: no clipping
     optim.clip_window = (0, -1)  # steps [first, last] in which it clips; -1: to the end
+    # Whether that window's steps count from the end of the warm-up and so go with the
+    # batch: (-100, 100) is then the 100 steps before it, to the 100th after.
+    optim.clip_around_warmup = False
     optim.trust_coefficient = 0.001  # lars
     optim.sam_rho = 0.05  # sam
     optim.sam_inner = "sgd"  # sam: the optimizer that takes the step: sgd | adamw
@@ -173,7 +176,8 @@ def get_config() -> ConfigDict:
     agvm.split = "interleaved"  # interleaved | contiguous
     agvm.tau = 0  # steps between updates of mu; 0: 10, or 5 above batch 1024
     agvm.alpha = 0.97
-    agvm.start_step = -1  # -1: when the warm-up ends
+    agvm.start_step = -1  # -1: when the warm-up ends, and start_delay steps after
+    agvm.start_delay = 0  # steps; goes with the batch as the warm-up does
     agvm.clip = (0.5, 10.0)  # bounds of phi_anchor / phi_module, before the root
     agvm.eps = 1e-6
     # paper: eq. 5. growing: for runs of a few hundred steps, where eq. 5 hardly moves
