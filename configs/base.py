@@ -85,7 +85,8 @@ def get_config() -> ConfigDict:
     data.shapes.seed = 0
 
     model = config.model = ConfigDict()
-    model.detector = "retinanet"  # retinanet | faster_rcnn | mask_rcnn
+    # retinanet | faster_rcnn | mask_rcnn | cascade_rcnn | cascade_mask_rcnn
+    model.detector = "retinanet"
     # resnet18 | resnet34 | resnet50 | swin_t | swin_s | swin_b | swin_l
     # | uninet_b0 ... uninet_b6 | uninet_30m | uninet_1b (models/backbones/uninet.py)
     model.backbone = "resnet18"
@@ -128,6 +129,17 @@ def get_config() -> ConfigDict:
     head = model.box_head = ConfigDict()  # R-CNN
     head.width = 1024  # units of each of its two layers
     head.samples = 512  # proposals an image that it and the mask head learn from
+    head.score_threshold = 0.05
+    head.nms_threshold = 0.5
+    head.pre_nms_top_k = 1000  # candidates an image
+    head.max_detections = 100
+    head = model.cascade_head = ConfigDict()  # Cascade R-CNN, in place of box_head
+    head.width = 1024  # units of each of the two layers of each stage
+    head.samples = (
+        512  # proposals an image that all stages and the mask head learn from
+    )
+    head.ious = (0.5, 0.6, 0.7)  # of each stage: what an object is
+    head.loss_weights = (1.0, 0.5, 0.25)  # of each stage
     head.score_threshold = 0.05
     head.nms_threshold = 0.5
     head.pre_nms_top_k = 1000  # candidates an image

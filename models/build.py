@@ -23,6 +23,7 @@ from .detectors.retinanet import RetinaNet
 from .fpn import FPN
 from .functional import Detector, make_detector
 from .heads.box import BoxHead
+from .heads.cascade import CascadeHead
 from .heads.mask import MaskHead
 from .heads.retina import RetinaHead
 from .heads.rpn import RPNHead
@@ -98,14 +99,18 @@ def build_rcnn(
     backbone: nnx.Module,
     num_classes: int,
     *,
+    cascade: bool = False,
     masks: bool = False,
     **options,
 ) -> RCNN:
-    """Build a Faster or Mask R-CNN: levels P2 to P6, boxes are read from P2 to P5."""
+    """Build an R-CNN: levels P2 to P6, boxes are read from P2 to P5."""
     channels, anchors = config.fpn_channels, Anchors(**config.anchors)
     fpn = FPN(backbone.channels, channels, first_level=2, extra="max_pool", **options)
     rpn = with_settings(RPNHead, config, "rpn")(channels, anchors, **options)
-    make_head = with_settings(BoxHead, config, "box_head")
+    if cascade:
+        make_head = with_settings(CascadeHead, config, "cascade_head")
+    else:
+        make_head = with_settings(BoxHead, config, "box_head")
     heads = {"box_head": make_head(channels, num_classes, **options)}
     if masks:
         make_head = with_settings(MaskHead, config, "mask_head")
@@ -117,6 +122,8 @@ DETECTORS = {
     "retinanet": build_retinanet,
     "faster_rcnn": build_rcnn,
     "mask_rcnn": functools.partial(build_rcnn, masks=True),
+    "cascade_rcnn": functools.partial(build_rcnn, cascade=True),
+    "cascade_mask_rcnn": functools.partial(build_rcnn, cascade=True, masks=True),
 }
 
 
