@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.annotations.ground_truth import coco_dictionary
+from agvm_jax.data.annotations.objects import pack, unpack
 from agvm_jax.data.formats.coco_json import read_coco
-from agvm_jax.data.storage.records import pack, unpack
 
 
 def read(content, tmp_path):
