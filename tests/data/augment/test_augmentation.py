@@ -6,12 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
+from agvm_jax.data.annotations.objects import pack
 from agvm_jax.data.annotations.segments import segments_from_labels, store_segments
 from agvm_jax.data.augment.augmentation import Augmentation, Drawn, Resizing, draw
 from agvm_jax.data.augment.color import ColorJitter
 from agvm_jax.data.augment.cropping import Cropping
 from agvm_jax.data.example import make_row
-from agvm_jax.data.storage.records import pack
 from configs import base
 
 FRAME = (40, 56)
