@@ -20,6 +20,7 @@ Figures are mIoU in percent, of all images.
 
 import argparse
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -34,6 +35,7 @@ from configs import base
 from models.heads.semantic import STRIDE
 from models.ops.pixel_classes import pixel_classes
 
+pixel_classes = jax.jit(pixel_classes, static_argnums=1)
 WAYS = ("cells", "labels", "logits")
 
 
@@ -67,7 +69,7 @@ def found(truth: np.ndarray, classes: int, short_side: int) -> dict[str, np.ndar
     scale = short_side / min(truth.shape)
     resized = [round(edge * scale) for edge in truth.shape]
     cells = [-(-edge // STRIDE) for edge in resized]
-    padded = [count * STRIDE for count in cells]
+    padded = tuple(count * STRIDE for count in cells)
     # Void is a class of its own here: a network has to say something there, and what it
     # says does not count.
     onehot = (truth[..., None] == np.arange(classes)).astype(np.float32)
@@ -75,16 +77,16 @@ def found(truth: np.ndarray, classes: int, short_side: int) -> dict[str, np.ndar
         shares(*sides).astype(np.float32)
         for sides in zip(truth.shape, cells, resized, strict=True)
     )
-    logits = np.einsum("ai,ijk->ajk", rows, onehot)
-    logits = np.einsum("bj,ajk->abk", columns, logits)
+    logits = np.tensordot(rows, onehot, 1)
+    logits = columns @ logits
     logits /= np.maximum(logits.sum(axis=-1, keepdims=True), 1e-6)
     at_input = np.asarray(pixel_classes(jnp.asarray(logits)[None], padded)[0])
     rows, columns = (
         between(*sides).astype(np.float32)
         for sides in zip(truth.shape, cells, resized, strict=True)
     )
-    at_image = np.einsum("ia,abk->ibk", rows, logits)
-    at_image = np.einsum("jb,ibk->ijk", columns, at_image)
+    at_image = np.tensordot(rows, logits, 1)
+    at_image = columns @ at_image
     return {
         "cells": enlarge_labels(logits.argmax(-1), resized, padded, truth.shape),
         "labels": enlarge_labels(at_input, resized, padded, truth.shape),
