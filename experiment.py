@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from agvm_jax.data.dataset import Dataset, open_dataset
-from agvm_jax.data.pipeline import eval_batches, train_batches
-from agvm_jax.data.settings import check_settings
+from agvm_jax.data import eval_batches, open_dataset, train_batches
+from agvm_jax.data.dataset import Dataset
+from agvm_jax.data.pipeline import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.tasks import Settings, Task, choose_task

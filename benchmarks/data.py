@@ -24,13 +24,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from agvm_jax.data.augment.augmentation import Augmentation, draw
+from agvm_jax.data.augment.decode import decode_image, jpeg_divisor
 from agvm_jax.data.dataset import open_dataset
-from agvm_jax.data.decode import decode_image, jpeg_divisor
-from agvm_jax.data.orientation import oriented
+from agvm_jax.data.example import fill_row
+from agvm_jax.data.order import oriented
 from agvm_jax.data.pipeline import train_batches
-from agvm_jax.data.records import Source
-from agvm_jax.data.rows import fill_row
-from agvm_jax.data.transforms import Augmentation, draw
+from agvm_jax.data.storage.records import Source
 from benchmarks.turns import Worker, serve, summary
 from configs import base
 

@@ -23,8 +23,9 @@ def get_config() -> ConfigDict:
     data = config.data = ConfigDict()
     # shapes (generated) | coco (2017 layout) | coco_folder | lvis (v1) | yolo
     # | ade20k (SceneParse150) | label_folder (images beside label PNGs)
-    # | auto: that of these that root's content tells
-    data.name = "shapes"
+    # | auto: that of these that root's content tells | "": auto where there is a root,
+    # else shapes
+    data.name = ""
     data.root = ""  # folder with annotations and images; yolo: or its data.yaml
     data.train_annotations = "instances_train.json"  # under root
     data.val_annotations = "instances_val.json"

@@ -9,8 +9,8 @@ import pytest
 from archive_server import FILES, Handler
 from coco_files import annotation, noise_png
 
-from agvm_jax.data import download
-from agvm_jax.data.download import Archive
+from agvm_jax.data.tools import download
+from agvm_jax.data.tools.download import Archive
 from configs import base
 
 

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
+from agvm_jax.data.annotations.segments import load_segments
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.pipeline import eval_batches
-from agvm_jax.data.segments import load_segments
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.tasks import TASKS, Settings
