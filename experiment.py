@@ -32,9 +32,6 @@ from models.initial_weights import load_initial_weights
 from models.pretrained import flatten
 from models.weight_files import write_weights
 
-# What detectors give, where it is more than boxes; from it follows what is measured.
-OUTPUTS = {"mask_rcnn": {"boxes", "masks"}}
-
 
 def build(config: ConfigDict) -> Experiment:
     """Turns a config into everything that the loop works with, and says what it chose.
@@ -52,8 +49,6 @@ def build(config: ConfigDict) -> Experiment:
         num_devices=mesh.size,
         platform=mesh.devices.flat[0].platform,
     )
-    task = choose_task(OUTPUTS.get(config.model.detector, {"boxes"}))
-    task.check_data(config.data, config.model.detector)
     judged = Settings(
         semantic=config.data.semantic,
         max_detections=config.eval.max_detections,
@@ -62,7 +57,9 @@ def build(config: ConfigDict) -> Experiment:
     images_per_pass, evaluated = resolved.plan.images_per_pass, resolved.evaluated
     check_settings(config.data, config.image_size, images_per_pass)
     check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
-    detector = _detector(config, resolved, len(dataset.class_names))
+    detector = _detector(config, resolved, dataset)
+    task = choose_task(detector.outputs)
+    task.check_data(config.data, config.model.detector)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     jax.eval_shape(resolved.recipe.tx.init, params)  # so that its errors are said now
@@ -109,12 +106,14 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
-def _detector(config: ConfigDict, resolved: Resolved, num_classes: int):
+def _detector(config: ConfigDict, resolved: Resolved, dataset: Dataset):
+    semantic = config.data.semantic
     settings = config.model.copy_and_resolve_references()
     settings.dtype = resolved.dtype
     return build_detector(
         settings,
-        num_classes=num_classes,
+        num_classes=len(dataset.class_names),
+        num_labels=0 if semantic == "none" else len(dataset.label_names(semantic)),
         image_size=config.image_size,
         axis_name=mesh_lib.DATA_AXIS,
         freeze_at=resolved.freeze_at,

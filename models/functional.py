@@ -29,20 +29,23 @@ class Detector:
         the running averages moved on.
       predict: (params, model_state, batch) -> Predictions.
       bind: (params, model_state) -> the module holding these values, to look inside.
+      outputs: what `predict` gives, of "boxes", "masks" and "semantic".
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
     loss: Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, tuple[Tree, Tree]]]
     predict: Callable[[Tree, Tree, Batch], Predictions]
     bind: Callable[[Tree, Tree], nnx.Module]
+    outputs: frozenset[str]
 
 
 def make_detector(construct: Callable[[nnx.Rngs], nnx.Module]) -> Detector:
     """Turn a module's constructor into a `Detector`.
 
     The module has the methods `loss(batch, key) -> (scalar, dict)` and
-    `predict(batch) -> Predictions`; its parameters are `nnx.Param`, its running
-    averages and constants `nnx.BatchStat`, and it holds no other state.
+    `predict(batch) -> Predictions`, and `outputs`, as `Detector` has it; its parameters
+    are `nnx.Param`, its running averages and constants `nnx.BatchStat`, and it holds no
+    other state.
 
     Args:
       construct: builds the module from its random keys.
@@ -54,6 +57,7 @@ def make_detector(construct: Callable[[nnx.Rngs], nnx.Module]) -> Detector:
     # Nothing is computed here: the shapes, and the module without its values.
     graphdef, *shapes = jax.eval_shape(split, jax.random.key(0))
     params_like, state_like = map(nnx.to_pure_dict, shapes)
+    outputs = nnx.merge(graphdef, *shapes).outputs
 
     @jax.jit
     def init(key):
@@ -74,7 +78,7 @@ def make_detector(construct: Callable[[nnx.Rngs], nnx.Module]) -> Detector:
     def predict(params, model_state, batch):
         return bind(params, model_state).predict(batch)
 
-    return Detector(init=init, loss=loss, predict=predict, bind=bind)
+    return Detector(init, loss, predict, bind, outputs)
 
 
 def _plain(state: nnx.State) -> Tree:

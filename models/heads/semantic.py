@@ -17,6 +17,7 @@ from ..features import Features
 from ..layers import Conv
 from ..ops.bilinear import double
 from ..ops.pixel_classes import pixel_classes, pixel_cross_entropy
+from .ranges import check_ranges
 
 STRIDE = 4  # pixels of the input a cell of the logits stands for
 STRIDES = (4, 8, 16, 32)  # of the levels that are read, P2 to P5
@@ -52,7 +53,8 @@ class SemanticHead(nnx.Module):
       rngs: keys for the initial weights.
 
     Raises:
-      ValueError: fewer than two classes, or groups that do not divide the channels.
+      ValueError: fewer than two classes, groups that do not divide the channels, or a
+        setting out of range.
     """
 
     def __init__(
@@ -66,19 +68,20 @@ class SemanticHead(nnx.Module):
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
+        check_ranges(
+            "model.semantic_head",
+            counts={"channels": channels, "norm_groups": norm_groups},
+            positive={"loss_weight": loss_weight},
+        )
         if num_classes < 2:
             raise ValueError(
                 f"a semantic head with {num_classes} classes has nothing to tell apart:"
                 " at least 2 are needed"
             )
-        if norm_groups < 1 or channels < 1 or channels % norm_groups:
+        if channels % norm_groups:
             raise ValueError(
-                f"a semantic head of {channels} channels cannot be normalised in"
-                f" {norm_groups} groups: norm_groups must divide channels"
-            )
-        if not loss_weight > 0:
-            raise ValueError(
-                f"a semantic head's loss_weight is {loss_weight}: it must be positive"
+                f"model.semantic_head.channels is {channels}: it must be a multiple of"
+                f" norm_groups, {norm_groups}"
             )
 
         def make_level(stride):

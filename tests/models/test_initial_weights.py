@@ -24,16 +24,10 @@ WIDTH, CHANNELS, CLASSES = 1 / 16, 8, 3
 
 def make_detector(backbone="resnet18", classes=CLASSES, freeze_at=0, **changes):
     config = base.get_config().model
-    config.update(
-        {
-            "backbone": backbone,
-            "width": WIDTH,
-            "fpn_channels": CHANNELS,
-            "head_convs": 1,
-            "pre_nms_top_k": 20,
-            **changes,
-        }
-    )
+    config.update(backbone=backbone, width=WIDTH, fpn_channels=CHANNELS)
+    config.retina_head.num_convs = config.mask_head.num_convs = 1
+    config.box_head.width = 12
+    config.update(changes)
     return build_detector(
         config, num_classes=classes, image_size=(64, 64), freeze_at=freeze_at
     )
@@ -195,9 +189,7 @@ def test_the_backbone_of_a_whole_detector_can_be_taken(load, resnet):
 
 @pytest.fixture(scope="module")
 def mask_rcnn():
-    return make_detector(
-        detector="mask_rcnn", anchor_scales=1, box_head_width=12, mask_head_convs=1
-    )
+    return make_detector(detector="mask_rcnn", anchors={"scales": 1})
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -270,7 +262,7 @@ def test_a_file_of_another_network_is_answered_with_its_settings(load, resnet):
         load(tensors, "all", shapes_of(resnet))
     assert str(error.value).endswith(
         "use --config.model.width=0.125 --config.model.p6_from=p5"
-        " --config.model.head_convs=2"
+        " --config.model.retina_head.num_convs=2"
     )
     with pytest.raises(ValueError) as error:
         load(tensors, "backbone", shapes_of(resnet))

@@ -103,7 +103,7 @@ def test_in_bfloat16_logits_are_float32():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         make_head(classes=1)
-    with pytest.raises(ValueError, match="norm_groups must divide"):
+    with pytest.raises(ValueError, match="must be a multiple of norm_groups, 3"):
         make_head(norm_groups=3)
     with pytest.raises(ValueError, match="loss_weight is 0"):
         make_head(loss_weight=0)
