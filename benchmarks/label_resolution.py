@@ -35,7 +35,7 @@ from configs import base
 from models.heads.semantic import STRIDE
 from models.ops.pixel_classes import pixel_classes
 
-pixel_classes = jax.jit(pixel_classes, static_argnums=1)
+pixel_classes = jax.jit(pixel_classes, static_argnums=(1, 2))
 WAYS = ("cells", "labels", "x2", "x3", "x4", "logits")
 
 
@@ -83,7 +83,9 @@ def found(truth: np.ndarray, classes: int, short_side: int) -> dict[str, np.ndar
     finer = {}
     for name, factor in {"labels": 1, "x2": 2, "x3": 3, "x4": 4}.items():
         size = tuple(factor * side for side in padded)
-        labels = np.asarray(pixel_classes(jnp.asarray(logits)[None], size)[0])
+        labels = np.asarray(
+            pixel_classes(jnp.asarray(logits)[None], size, factor * STRIDE)[0]
+        )
         finer[name] = enlarge_labels(labels, resized, padded, truth.shape)
     rows, columns = (
         between(*sides).astype(np.float32)

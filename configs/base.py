@@ -132,6 +132,9 @@ def get_config() -> ConfigDict:
     head.loss_weight = 1.0
     head = model.semantic_head = ConfigDict()  # Semantic FPN, Panoptic FPN
     head.channels = 128  # of every stage
+    # Labels a pixel of the input each way that evaluation gets, to be looked up at the
+    # original image's pixels. 1 is enough where images are not resized.
+    head.label_scale = 3
     head.loss_weight = 1.0
     # Semantic FPN: how images are looked at in evaluation (test_cfg of mmsegmentation)
     test_cfg = model.test_cfg = ConfigDict()

@@ -53,8 +53,11 @@ def make_batch(size=(52, 76), stride=4, fill=1, batch=2):
 def test_every_pixel_of_the_input_gets_a_class():
     head, features = make_head(), make_features()
     found = run(head, "predict", features, make_batch())
-    assert found.shape == (2, 52, 76) and found.dtype == jnp.int32
+    assert found.shape == (2, 52, 76) and found.dtype == jnp.int8
     assert set(np.unique(found)) <= {0, 1, 2}
+    fine = make_head(label_scale=3)
+    finer = jax.eval_shape(lambda: fine.predict(features, make_batch()))
+    assert finer.shape == (2, 156, 228)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
