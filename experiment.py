@@ -62,7 +62,7 @@ def build(config: ConfigDict) -> Experiment:
     images_per_pass, evaluated = resolved.plan.images_per_pass, resolved.evaluated
     check_settings(config.data, config.image_size, images_per_pass)
     check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
-    detector = _detector(config, resolved, len(dataset.class_names), platform)
+    detector = _detector(config, resolved, dataset, platform)
     task = choose_task(detector.outputs)
     task.check_data(config.data, config.model.detector)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
@@ -112,15 +112,17 @@ def build(config: ConfigDict) -> Experiment:
 
 
 def _detector(
-    config: ConfigDict, resolved: Resolved, num_classes: int, platform: str
+    config: ConfigDict, resolved: Resolved, dataset: Dataset, platform: str
 ) -> Detector:
+    semantic = config.data.semantic
     settings = config.model.copy_and_resolve_references()
     settings.dtype = resolved.dtype
     if settings.op_forms == "auto":
         settings.op_forms = forms_for(platform)
     return build_detector(
         settings,
-        num_classes=num_classes,
+        num_classes=len(dataset.class_names),
+        num_labels=0 if semantic == "none" else len(dataset.label_names(semantic)),
         image_size=config.image_size,
         axis_name=mesh_lib.DATA_AXIS,
         freeze_at=resolved.freeze_at,

@@ -86,6 +86,7 @@ def get_config() -> ConfigDict:
 
     model = config.model = ConfigDict()
     # retinanet | faster_rcnn | mask_rcnn | cascade_rcnn | cascade_mask_rcnn
+    # | panoptic_fpn | semantic_fpn
     model.detector = "retinanet"
     # resnet18 | resnet34 | resnet50 | swin_t | swin_s | swin_b | swin_l
     # | uninet_b0 ... uninet_b6 | uninet_30m | uninet_1b (models/backbones/uninet.py)
@@ -133,19 +134,31 @@ def get_config() -> ConfigDict:
     head.nms_threshold = 0.5
     head.pre_nms_top_k = 1000  # candidates an image
     head.max_detections = 100
+    head.loss_weight = 1.0  # of its two losses; 1 in R-CNNs
     head = model.cascade_head = ConfigDict()  # Cascade R-CNN, in place of box_head
     head.width = 1024  # units of each of the two layers of each stage
-    head.samples = (
-        512  # proposals an image that all stages and the mask head learn from
-    )
+    head.samples = 512  # proposals an image that all its stages learn from
     head.ious = (0.5, 0.6, 0.7)  # of each stage: what an object is
     head.loss_weights = (1.0, 0.5, 0.25)  # of each stage
     head.score_threshold = 0.05
     head.nms_threshold = 0.5
     head.pre_nms_top_k = 1000  # candidates an image
     head.max_detections = 100
-    head = model.mask_head = ConfigDict()  # Mask R-CNN
+    head = model.mask_head = ConfigDict()  # Mask R-CNN, Panoptic FPN
     head.num_convs = 4  # 3x3 convolutions in front of the masks
+    head.loss_weight = 1.0
+    head = model.semantic_head = ConfigDict()  # Semantic FPN, Panoptic FPN
+    head.channels = 128  # of every stage
+    # Labels a pixel of the input each way that evaluation gets, to be looked up at the
+    # original image's pixels. 1 is enough where images are not resized.
+    head.label_scale = 3
+    head.loss_weight = 1.0
+    # Semantic FPN: how images are looked at in evaluation (test_cfg of mmsegmentation)
+    test_cfg = model.test_cfg = ConfigDict()
+    test_cfg.mode = "whole"  # whole | slide: in overlapping windows
+    test_cfg.crop_size = (512, 512)  # of a window: height, width; multiples of 4
+    test_cfg.stride = (340, 340)  # from one window to the next; multiples of 4
+    test_cfg.flip = False  # look at the mirrored image too, and add the logits
 
     optim = config.optim = ConfigDict()
     optim.name = "adamw"  # sgd | adamw | lars | lamb | pmd_lamb | sam | megdet
