@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from models.pretrained import from_torchvision, our_path
+from models.weights.placing import from_torchvision, our_path
 from seeded_uninet import NETS, make_images, make_uninet_tensor
 
 from models.backbones.uninet import Architecture, UniNet

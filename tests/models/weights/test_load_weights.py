@@ -177,7 +177,7 @@ def test_all_but_the_heads_of_a_mask_rcnn_leaves_what_classes_give_their_size(
 def test_published_detectors_are_made_up_for_their_epsilon_of_zero(
     load, tmp_path, resnet, monkeypatch
 ):
-    from models import weight_files
+    from models.weights import files as weight_files
 
     name = "retinanet_resnet50_fpn_coco-eeacb38b.pth"
     tensors = whole_detector()
