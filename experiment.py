@@ -3,16 +3,17 @@
 The one file of the scripts in this folder that knows both wings, data and models.
 """
 
+import dataclasses
 import math
 from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
 
-from agvm_jax.data.dataset import Dataset, open_dataset
-from agvm_jax.data.pipeline import eval_batches, train_batches
-from agvm_jax.data.settings import check_settings
+from agvm_jax.data import Dataset, eval_batches, open_dataset, train_batches
+from agvm_jax.data.pipeline import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
+from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.tasks import Settings, Task, choose_task
 from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init
@@ -27,12 +28,12 @@ from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import TrainState, create_state
 from agvm_jax.training.step import TrainStep
 from models.build import build_detector
-from models.initial_weights import load_initial_weights
-from models.pretrained import flatten
-from models.weight_files import write_weights
-
-# What detectors give, where it is more than boxes; from it follows what is measured.
-OUTPUTS = {"mask_rcnn": {"boxes", "masks"}}
+from models.functional import Detector
+from models.ops.forms import forms_for
+from models.stack import has_layer_axis
+from models.weights.files import write_weights
+from models.weights.load import load_initial_weights
+from models.weights.placing import flatten
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -45,18 +46,25 @@ def build(config: ConfigDict) -> Experiment:
     """
     dataset = open_dataset(config.data)
     mesh = mesh_lib.data_mesh()
+    platform = mesh.devices.flat[0].platform
     resolved = resolve(
         config,
         num_images=len(dataset.train),
         num_devices=mesh.size,
-        platform=mesh.devices.flat[0].platform,
+        platform=platform,
+        layered=has_layer_axis,
     )
-    task = choose_task(OUTPUTS.get(config.model.detector, {"boxes"}))
-    task.check_data(config.data, config.model.detector)
+    judged = Settings(
+        semantic=config.data.semantic,
+        max_detections=config.eval.max_detections,
+        merge=MergeRule(**config.eval.panoptic),
+    )
     images_per_pass, evaluated = resolved.plan.images_per_pass, resolved.evaluated
     check_settings(config.data, config.image_size, images_per_pass)
     check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
-    detector = _detector(config, resolved, len(dataset.class_names))
+    detector = _detector(config, resolved, dataset, platform)
+    task = choose_task(detector.outputs)
+    task.check_data(config.data, config.model.detector)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     jax.eval_shape(resolved.recipe.tx.init, params)  # so that its errors are said now
@@ -98,17 +106,23 @@ def build(config: ConfigDict) -> Experiment:
         resolved=resolved,
         data=data,
         model=model,
-        evaluation=_evaluation(config, task, data, model, folder),
+        evaluation=_evaluation(task, judged, data, model, folder),
         start=Start(initial_state, source, config.seed),
     )
 
 
-def _detector(config: ConfigDict, resolved: Resolved, num_classes: int):
+def _detector(
+    config: ConfigDict, resolved: Resolved, dataset: Dataset, platform: str
+) -> Detector:
+    semantic = config.data.semantic
     settings = config.model.copy_and_resolve_references()
     settings.dtype = resolved.dtype
+    if settings.op_forms == "auto":
+        settings.op_forms = forms_for(platform)
     return build_detector(
         settings,
-        num_classes=num_classes,
+        num_classes=len(dataset.class_names),
+        num_labels=0 if semantic == "none" else len(dataset.label_names(semantic)),
         image_size=config.image_size,
         axis_name=mesh_lib.DATA_AXIS,
         freeze_at=resolved.freeze_at,
@@ -178,13 +192,9 @@ def _model(detector, step: TrainStep, mesh, folder: Path) -> Model:
 
 
 def _evaluation(
-    config: ConfigDict, task: Task, data: Data, model: Model, folder: Path
+    task: Task, judged: Settings, data: Data, model: Model, folder: Path
 ) -> Evaluation:
-    judged = Settings(
-        semantic=config.data.semantic,
-        max_detections=config.eval.max_detections,
-        save_to=folder / "eval" / "found",
-    )
+    judged = dataclasses.replace(judged, save_to=folder / "eval" / "found")
     evaluator = task.evaluator(data.dataset, judged)
 
     def run(state: TrainState) -> dict[str, float]:

@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # keep start-up quiet
 import jax
 from ml_collections import ConfigDict
 
-from agvm_jax.data.errors import DataError
+from agvm_jax.data import DataError
 from agvm_jax.evaluation.reports.pictures import write_pictures
 from agvm_jax.evaluation.reports.run import write_run_report
 from agvm_jax.optim.noise import useful_batch_sentence

@@ -23,8 +23,9 @@ def get_config() -> ConfigDict:
     data = config.data = ConfigDict()
     # shapes (generated) | coco (2017 layout) | coco_folder | lvis (v1) | yolo
     # | ade20k (SceneParse150) | label_folder (images beside label PNGs)
-    # | auto: that of these that root's content tells
-    data.name = "shapes"
+    # | auto: that of these that root's content tells | "": auto where there is a root,
+    # else shapes
+    data.name = ""
     data.root = ""  # folder with annotations and images; yolo: or its data.yaml
     data.train_annotations = "instances_train.json"  # under root
     data.val_annotations = "instances_val.json"
@@ -84,38 +85,80 @@ def get_config() -> ConfigDict:
     data.shapes.seed = 0
 
     model = config.model = ConfigDict()
-    model.detector = "retinanet"  # retinanet | faster_rcnn | mask_rcnn
+    # retinanet | faster_rcnn | mask_rcnn | cascade_rcnn | cascade_mask_rcnn
+    # | panoptic_fpn | semantic_fpn
+    model.detector = "retinanet"
     # resnet18 | resnet34 | resnet50 | swin_t | swin_s | swin_b | swin_l
+    # | uninet_b0 ... uninet_b6 | uninet_30m | uninet_1b (models/backbones/uninet.py)
     model.backbone = "resnet18"
     model.width = 1.0  # multiplies the backbone's channels
-    model.norm = "synced"  # frozen | local | synced BatchNorm in the ResNets
-    model.drop_path = 0.2  # Swin: chance that the last block's branches are left out
+    model.norm = "synced"  # frozen | local | synced BatchNorm in ResNets and UniNets
+    # Swin, UniNet: chance that the last block's branches are left out.
+    model.drop_path = 0.2
+    # UniNet: the backward pass computes blocks again, memory holds their inputs alone.
+    model.remat = True
     model.fpn_channels = 256
     # What RetinaNet's P6 is computed from: c5 | p5 (torchvision's published
     # retinanet_resnet50_fpn).
     model.p6_from = "c5"
-    model.head_convs = 4  # convolutions in each RetinaNet tower
     # Compute; parameters stay float32. float32 | bfloat16 | auto: bfloat16 on
     # accelerators, float32 on CPUs, which only emulate it.
     model.dtype = "float32"
-    # Pixels, one size a level: P3..P7 of RetinaNet, P2..P6 of R-CNN.
-    model.anchor_sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
-    model.anchor_scales = 3  # octave steps a level: size * 2 ** (i / 3); R-CNN: 1
-    model.anchor_ratios = (0.5, 1.0, 2.0)  # height / width
-    # R-CNN: the proposals. Pairs are (training, evaluation).
-    model.rpn_pre_nms_top_k = (2000, 1000)  # candidates a level
-    model.rpn_post_nms_top_k = (2000, 1000)  # proposals an image
-    model.rpn_nms_threshold = 0.7
-    model.rpn_samples = 256  # anchors an image that the RPN learns from
-    model.roi_samples = 512  # proposals an image that the heads learn from
-    model.box_head_width = 1024  # units of each of its two layers
-    model.mask_head_convs = 4  # 3x3 convolutions in front of the masks
-    model.score_threshold = 0.05
-    model.nms_threshold = 0.5
-    model.pre_nms_top_k = 1000  # candidates a level (RetinaNet), an image (R-CNN)
-    model.max_detections = 100
-    model.image_mean = (123.675, 116.28, 103.53)
+    # Which forms of ops programs are made of: cpu | gpu | tpu | auto, that of the
+    # devices. They differ in speed and in rounding; all run everywhere.
+    model.op_forms = "auto"
+    model.image_mean = (123.675, 116.28, 103.53)  # of red, green, blue, 0 to 255
     model.image_std = (58.395, 57.12, 57.375)
+    # Each head has a section, of which it takes every key; what a paper fixes is a
+    # default in models/heads/.
+    anchors = model.anchors = ConfigDict()
+    # Pixels, one size a level: P3..P7 of RetinaNet, P2..P6 of R-CNN.
+    anchors.sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchors.scales = 3  # octave steps a level: size * 2 ** (i / 3); R-CNN: 1
+    anchors.ratios = (0.5, 1.0, 2.0)  # height / width
+    head = model.retina_head = ConfigDict()  # RetinaNet
+    head.num_convs = 4  # convolutions in each of its two towers
+    head.score_threshold = 0.05  # of detections
+    head.nms_threshold = 0.5  # IoU above which the weaker of two of a class is dropped
+    head.pre_nms_top_k = 1000  # candidates a level
+    head.max_detections = 100  # an image
+    rpn = model.rpn = ConfigDict()  # R-CNN: pairs are (training, evaluation)
+    rpn.pre_nms_top_k = (2000, 1000)  # candidates a level
+    rpn.post_nms_top_k = (2000, 1000)  # proposals an image
+    rpn.nms_threshold = 0.7
+    rpn.samples = 256  # anchors an image that it learns from
+    head = model.box_head = ConfigDict()  # R-CNN
+    head.width = 1024  # units of each of its two layers
+    head.samples = 512  # proposals an image that it and the mask head learn from
+    head.score_threshold = 0.05
+    head.nms_threshold = 0.5
+    head.pre_nms_top_k = 1000  # candidates an image
+    head.max_detections = 100
+    head.loss_weight = 1.0  # of its two losses; 1 in R-CNNs
+    head = model.cascade_head = ConfigDict()  # Cascade R-CNN, in place of box_head
+    head.width = 1024  # units of each of the two layers of each stage
+    head.samples = 512  # proposals an image that all its stages learn from
+    head.ious = (0.5, 0.6, 0.7)  # of each stage: what an object is
+    head.loss_weights = (1.0, 0.5, 0.25)  # of each stage
+    head.score_threshold = 0.05
+    head.nms_threshold = 0.5
+    head.pre_nms_top_k = 1000  # candidates an image
+    head.max_detections = 100
+    head = model.mask_head = ConfigDict()  # Mask R-CNN, Panoptic FPN
+    head.num_convs = 4  # 3x3 convolutions in front of the masks
+    head.loss_weight = 1.0
+    head = model.semantic_head = ConfigDict()  # Semantic FPN, Panoptic FPN
+    head.channels = 128  # of every stage
+    # Labels a pixel of the input each way that evaluation gets, to be looked up at the
+    # original image's pixels. 1 is enough where images are not resized.
+    head.label_scale = 3
+    head.loss_weight = 1.0
+    # Semantic FPN: how images are looked at in evaluation (test_cfg of mmsegmentation)
+    test_cfg = model.test_cfg = ConfigDict()
+    test_cfg.mode = "whole"  # whole | slide: in overlapping windows
+    test_cfg.crop_size = (512, 512)  # of a window: height, width; multiples of 4
+    test_cfg.stride = (340, 340)  # from one window to the next; multiples of 4
+    test_cfg.flip = False  # look at the mirrored image too, and add the logits
 
     optim = config.optim = ConfigDict()
     optim.name = "adamw"  # sgd | adamw | lars | lamb | pmd_lamb | sam | megdet
@@ -170,7 +213,7 @@ def get_config() -> ConfigDict:
     # Weights to start from: weights.npz of another run; a .pth, .npz or .safetensors
     # file under the names of torchvision, or timm's for a backbone; the name of
     # published ones (resnet50, swin_t, retinanet_resnet50_fpn, ...; see
-    # models/weight_files.py); "hf:OWNER/REPOSITORY/FILE" of the Hugging Face hub; or
+    # models/weights/files.py); "hf:OWNER/REPOSITORY/FILE" of the Hugging Face hub; or
     # "": random ones.
     train.init_from = ""
     # all | backbone | all_but_heads: all but the layers that have a size for each class
@@ -203,7 +246,12 @@ def get_config() -> ConfigDict:
     evaluation.long_side = 0  # pixels it may have at most
     # Best detections an image and class at which recall is reported; AP uses the last.
     # (): 1, 10 and 100; where the annotations are LVIS' (neg_category_ids), the best
-    # 300 of an image: then set model.max_detections = 300 too.
+    # 300 of an image: then set the head's max_detections = 300 too.
     evaluation.max_detections = ()
+    # Panoptic: how instances and stuff become one map (evaluation/metrics).
+    merge = evaluation.panoptic = ConfigDict()
+    merge.score_threshold = 0.5  # instances below it are dropped
+    merge.overlap_threshold = 0.5  # largest share that better instances may cover
+    merge.stuff_area_limit = 4096  # stuff of fewer pixels of the image is left void
     evaluation.draw_images = 8  # validation images drawn at the end
     return config

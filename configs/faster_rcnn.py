@@ -58,7 +58,7 @@ def get_config():
     config.model.backbone = "resnet50"
     config.model.norm = "synced"
     config.model.dtype = "auto"
-    config.model.anchor_scales = 1
+    config.model.anchors.scales = 1
 
     config.optim.name = "sgd"
     config.optim.lr = 0.38

@@ -3,7 +3,7 @@
     python train.py --config configs/retinanet_10k.py --config.data.root=COCO_FOLDER
 
 The folder holds ``train2017/``, ``val2017/`` and ``annotations/`` of COCO 2017;
-``python -m agvm_jax.data.download coco COCO_FOLDER`` makes it.
+``python -m agvm_jax.data.tools.download coco COCO_FOLDER`` makes it.
 
 Paper: RetinaNet ResNet-18, COCO 2017, AdamW, learning rate 0.0015, 24 epochs of 12
 steps, tau 5, AGVM.

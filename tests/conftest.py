@@ -11,6 +11,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 LONGEST = ("test_train.py",)
 
 
+def pytest_configure(config):
+    """Most of the suite's time is compilation: it does without the compiler's polish.
+
+    What is marked slow, and so whole detectors against torchvision, is compiled as
+    users compile it.
+    """
+    if config.option.markexpr == "not slow":
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
 def pytest_collection_modifyitems(items):
     """A file stays together; the order of all others is as it was."""
 

@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import cv2
-import numpy as np
 import pytest
 from absl import flags
 
@@ -14,6 +12,7 @@ import train
 from agvm_jax.training import loop
 from agvm_jax.training.restoring import Restored
 from agvm_jax.training.state import create_state
+from benchmarks.coco_writer import coco_content, flat_png, write_split
 
 
 def run(*arguments, config="configs/tiny.py"):
@@ -57,32 +56,15 @@ def complaint(capsys, tmp_path, cache):
 def folder(tmp_path):
     """A COCO-format folder of three images; tests break it."""
     root = tmp_path / "folder"
+    pictures = {f"{i}.png": flat_png(40, 60, 40 * i) for i in range(1, 4)}
+    content = coco_content(
+        [(name, 40, 60) for name in pictures],
+        [(i, (5, 5, 20, 20)) for i in range(1, 4)],
+        (7, "thing"),
+    )
     for split in ("train", "val"):
-        (root / split).mkdir(parents=True)
-        images, annotations = [], []
-        for i in range(1, 4):
-            picture = np.full((40, 60, 3), 40 * i, np.uint8)
-            cv2.imwrite(str(root / split / f"{i}.png"), picture)
-            images.append({"id": i, "file_name": f"{i}.png", "height": 40, "width": 60})
-            annotations.append(
-                {
-                    "id": i,
-                    "image_id": i,
-                    "category_id": 7,
-                    "bbox": [5, 5, 20, 20],
-                    "area": 400,
-                    "iscrowd": 0,
-                }
-            )
-        write(
-            root,
-            split,
-            {
-                "images": images,
-                "annotations": annotations,
-                "categories": [{"id": 7, "name": "thing"}],
-            },
-        )
+        file = root / f"instances_{split}.json"
+        write_split(file, root / split, content, pictures)
     return root
 
 

@@ -1,7 +1,7 @@
 """The command line end to end: train, be killed, go on, finish, and complain well.
 
-Each run is a process of its own, as a user starts it. A compilation cache that they
-share and programs that are not optimized, which compile twice as fast, keep them short.
+Each run is a process of its own, as a user starts it; a compilation cache that the
+processes share keeps them short.
 """
 
 import json
@@ -34,7 +34,6 @@ def start(scratch):
     environment = {
         **os.environ,
         "JAX_NUM_CPU_DEVICES": "2",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from coco_files import CMYK_JPEG, annotation, noise_png, with_orientation
 
+from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.dataset import open_dataset
-from agvm_jax.data.errors import DataError
 from agvm_jax.data.pipeline import eval_batches
 
 

@@ -17,6 +17,8 @@ from models.layers import BatchNorm, Conv
 class Tiny(nnx.Module):
     """The least that has parameters, a list of modules and running averages."""
 
+    outputs = frozenset({"boxes"})
+
     def __init__(self, norm, axis_name, rngs):
         self.backbone = nnx.List([Conv(3, 4, 1, rngs=rngs), Conv(4, 4, 1, rngs=rngs)])
         self.fpn = BatchNorm(4, mode=norm, axis_name=axis_name)

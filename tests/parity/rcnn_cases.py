@@ -33,13 +33,14 @@ COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 def build(config, scene) -> Detector:
     """The config's detector in float32, with the oracle's limits."""
     model = config.get_config().model
-    model.update(
-        norm="frozen",
-        dtype="float32",
-        rpn_pre_nms_top_k=(RCNN_PRE_NMS_TOP_K,) * 2,
-        rpn_post_nms_top_k=(RCNN_POST_NMS_TOP_K,) * 2,
-        rpn_samples=RCNN_SAMPLES,
-        roi_samples=4 * (RCNN_POST_NMS_TOP_K + ROWS),  # a quarter may be objects
+    model.update(norm="frozen", dtype="float32")
+    model.rpn.update(
+        pre_nms_top_k=(RCNN_PRE_NMS_TOP_K,) * 2,
+        post_nms_top_k=(RCNN_POST_NMS_TOP_K,) * 2,
+        samples=RCNN_SAMPLES,
+    )
+    model.box_head.update(
+        samples=4 * (RCNN_POST_NMS_TOP_K + ROWS),  # a quarter may be objects
         max_detections=RCNN_MAX_DETECTIONS,
     )
     return build_detector(model, num_classes=NUM_CLASSES, image_size=scene.canvas)
@@ -82,16 +83,20 @@ def outputs_on_the_way(module, batch) -> dict:
         batch.image, batch.image_size, module.image_mean, module.image_std
     )
     stages = module.backbone(images, train=False)
-    pyramid = list(module.fpn(stages).values())
-    outputs = module.rpn_outputs(pyramid, batch)
-    proposals, valid = module.proposals(outputs, batch, train=False)
-    logits, deltas = module.box_outputs(pyramid, proposals)
+    features = module.features(batch, train=False)
+    outputs = module.rpn.outputs(features)
+    proposals, valid = module.rpn.propose(features)
+    head = module.box_head
+    logits, deltas = head(features.pool(proposals, head.roi_size))
+    count = len(batch.image)
     return {
         "backbone": list(stages.values()),
-        "fpn": pyramid,
-        "rpn_logits": jnp.concatenate(outputs[0], axis=1),
+        "fpn": features.levels,
+        "rpn_logits": jnp.concatenate(
+            [level.reshape(count, -1) for level in outputs.logits], axis=1
+        ),
         "rpn_deltas": jnp.concatenate(
-            [deltas.reshape(len(deltas), -1, 4) for deltas in outputs[1]], axis=1
+            [level.reshape(count, -1, 4) for level in outputs.deltas], axis=1
         ),
         "proposals": proposals,
         "valid": valid,

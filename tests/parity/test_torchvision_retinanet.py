@@ -33,7 +33,8 @@ from seeded_weights import (
 from agvm_jax.structures import Batch
 from configs import base
 from models.build import build_detector
-from models.pretrained import RETINANET_RULES, from_torchvision, our_path
+from models.weights.placing import from_torchvision, our_path
+from models.weights.rules import RETINANET_RULES
 
 # A whole detector, compiled with its gradient.
 pytestmark = pytest.mark.slow
@@ -119,8 +120,7 @@ def detector():
         backbone="resnet50",
         norm="frozen",
         p6_from="p5",
-        pre_nms_top_k=PRE_NMS_TOP_K,
-        max_detections=MAX_DETECTIONS,
+        retina_head={"pre_nms_top_k": PRE_NMS_TOP_K, "max_detections": MAX_DETECTIONS},
     )
     return build_detector(config, num_classes=NUM_CLASSES, image_size=CANVAS)
 
@@ -148,10 +148,16 @@ def ours(detector, shapes, tensors):
             params, model_state, batch, jax.random.key(0)
         )
         module = detector.bind(params, model_state)
-        logits, deltas, _ = module.outputs(batch, train=False)
+        features = module.features(batch, train=False)
+        logits, deltas, _ = module.head.outputs(features)
+
+        def rows(maps, width):
+            maps = [level.reshape(len(level), -1, width) for level in maps]
+            return jnp.concatenate(maps, axis=1)
+
         return (
-            jnp.concatenate(logits, axis=1),
-            jnp.concatenate(deltas, axis=1),
+            rows(logits, NUM_CLASSES),
+            rows(deltas, 4),
             parts,
             gradients,
             module.predict(batch),
