@@ -9,6 +9,9 @@ import pytest
 from absl import flags
 
 import train
+from agvm_jax.training import loop
+from agvm_jax.training.restoring import Restored
+from agvm_jax.training.state import create_state
 from benchmarks.coco_writer import coco_content, flat_png, write_split
 
 
@@ -179,11 +182,18 @@ def test_an_annotation_of_an_absent_category(complaint, folder):
     assert "3" in complaint(*with_folder(folder))
 
 
-def test_too_many_unreadable_images_are_listed(complaint, folder):
+def test_too_many_unreadable_images_are_listed(complaint, folder, monkeypatch):
+    """They are found when the first batch is read; that takes no weights."""
     for i in (1, 2, 3):
         (folder / "train" / f"{i}.png").write_bytes(b"not an image")
+    monkeypatch.setattr(loop, "first_state", lambda *_: Restored(nothing(), 0, {}))
     err = complaint(*with_folder(folder), "--config.data.max_unreadable=1")
     assert "1.png" in err and "2.png" in err
+
+
+def nothing():
+    """A state of no model, which is never stepped."""
+    return create_state({}, {}, (), (), seed=0)
 
 
 def test_weights_that_are_not_there(complaint, tmp_path):
