@@ -161,6 +161,7 @@ def propose(
             (sides >= MIN_SIDE).all(axis=1),
             iou_threshold=nms_threshold,
             max_outputs=max_proposals,
+            runs=[len(level) for level in scores],
         )
         return jnp.where(valid[:, None], boxes[rows], 0.0), valid
 

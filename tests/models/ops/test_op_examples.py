@@ -7,10 +7,12 @@ import pytest
 from models.ops import (
     anchors,
     boxes,
+    forms,
     images,
     losses,
     matching,
     nms,
+    repetition,
     roi_align,
     sampling,
     topk,
@@ -20,7 +22,20 @@ from models.ops import (
 
 @pytest.mark.parametrize(
     "module",
-    [anchors, boxes, images, losses, matching, nms, roi_align, sampling, topk, windows],
+    [
+        anchors,
+        boxes,
+        forms,
+        images,
+        losses,
+        matching,
+        nms,
+        repetition,
+        roi_align,
+        sampling,
+        topk,
+        windows,
+    ],
     ids=lambda module: module.__name__,
 )
 def test_the_examples_run(module):
