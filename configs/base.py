@@ -101,6 +101,9 @@ def get_config() -> ConfigDict:
     # Which forms of ops programs are made of: cpu | gpu | tpu | auto, that of the
     # devices. They differ in speed and in rounding; all run everywhere.
     model.op_forms = "auto"
+    # The loss is to be differentiated in forward mode (jax.jvp) too. Only on a CPU does
+    # it cost time: some of its forms have no such derivative, and others stand in.
+    model.forward_mode = False
     # Pixels, one size a level: P3..P7 of RetinaNet, P2..P6 of R-CNN.
     model.anchor_sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
     model.anchor_scales = 3  # octave steps a level: size * 2 ** (i / 3); R-CNN: 1

@@ -222,7 +222,11 @@ def build_detector(
         module.backbone.freeze(freeze_at)
         return module
 
-    return make_detector(construct, look_up("model.op_forms", config.op_forms, FORMS))
+    return make_detector(
+        construct,
+        forms=look_up("model.op_forms", config.op_forms, FORMS),
+        forward_mode=config.forward_mode,
+    )
 
 
 def look_up(key: str, name: str, table: dict):

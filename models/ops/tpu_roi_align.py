@@ -41,7 +41,8 @@ def _pool(features, boxes, valid, settings, dtype):
     corners = find_corners([f.shape[1:3] for f in features], boxes, valid, settings)
     cells = flatten(features)
     area = corners.place.shape[2] * corners.place.shape[3]
-    at_once = min(count, max(1, _CORNERS // area))
+    turns = -(-count * area // _CORNERS)
+    at_once = -(-count // min(turns, count))
 
     def pool(block):
         place, rows, columns = block

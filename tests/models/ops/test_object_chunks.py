@@ -102,3 +102,20 @@ def test_features_of_less_precision_get_gradients_of_theirs():
     np.testing.assert_allclose(
         slopes.astype(jnp.float32), jax.grad(total)(features), atol=0.02
     )
+
+
+def test_forward_mode_agrees_with_the_gradient(forms):
+    if forms == "cpu":
+        pytest.skip("reverse mode only")
+    features, *fields = make_sample(16)
+    weight = jnp.linspace(-1, 1, features.shape[-1])
+
+    def total(weight, features):
+        return sum_over_objects(surprise_with(weight), features, *fields)
+
+    arguments = weight, features
+    gradient = jax.grad(total, argnums=(0, 1))(*arguments)
+    change = jnp.cos(weight), jnp.sin(features)
+    _, slope = jax.jvp(total, arguments, change)
+    expected = sum((g * c).sum() for g, c in zip(gradient, change, strict=True))
+    np.testing.assert_allclose(slope, expected, rtol=1e-5)

@@ -169,6 +169,22 @@ def test_the_gradient_agrees_with_finite_differences():
             np.testing.assert_allclose(gradient[level][place], slope, atol=2e-3)
 
 
+def test_the_derivative_along_features_is_what_they_pool_to(forms):
+    """The map is linear; the form for CPUs has no forward mode."""
+    if forms == "cpu":
+        pytest.skip("reverse mode only")
+    features, boxes = make_features(), make_boxes()
+    align = functools.partial(roi_align, boxes=boxes, strides=STRIDES, output_size=BINS)
+    change = [2.0 * feature + 1.0 for feature in features]
+    tangent, expected = jax.jit(
+        lambda features, change: (
+            jax.jvp(align, (features,), (change,))[1],
+            align(change),
+        )
+    )(features, change)
+    np.testing.assert_allclose(tangent, expected, atol=1e-5)
+
+
 def test_boxes_take_no_gradient():
     features = make_features()
 
