@@ -107,6 +107,9 @@ def get_config() -> ConfigDict:
     # Which forms of ops programs are made of: cpu | gpu | tpu | auto, that of the
     # devices. They differ in speed and in rounding; all run everywhere.
     model.op_forms = "auto"
+    # The loss is to be differentiated in forward mode (jax.jvp) too. Only on a CPU does
+    # it cost time: some of its forms have no such derivative, and others stand in.
+    model.forward_mode = False
     model.image_mean = (123.675, 116.28, 103.53)  # of red, green, blue, 0 to 255
     model.image_std = (58.395, 57.12, 57.375)
     # Each head has a section, of which it takes every key; what a paper fixes is a
