@@ -10,8 +10,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from agvm_jax.data import eval_batches, open_dataset, train_batches
-from agvm_jax.data.dataset import Dataset
+from agvm_jax.data import Dataset, eval_batches, open_dataset, train_batches
 from agvm_jax.data.pipeline import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
@@ -21,16 +20,19 @@ from agvm_jax.optim.noise import noise_init
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.command_line import introduce
 from agvm_jax.training.experiment import Data, Evaluation, Experiment, Model, Start
+from agvm_jax.training.predicting import make_predict
 from agvm_jax.training.resolve import Resolved, resolve
 from agvm_jax.training.restoring import saved_steps
 from agvm_jax.training.run_folder import folder_of, open_run_folder
 from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import TrainState, create_state
-from agvm_jax.training.step import TrainStep, make_predict
+from agvm_jax.training.step import TrainStep
 from models.build import build_detector
-from models.initial_weights import load_initial_weights
-from models.pretrained import flatten
-from models.weight_files import write_weights
+from models.functional import Detector
+from models.ops.forms import forms_for
+from models.weights.files import write_weights
+from models.weights.load import load_initial_weights
+from models.weights.placing import flatten
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -43,11 +45,12 @@ def build(config: ConfigDict) -> Experiment:
     """
     dataset = open_dataset(config.data)
     mesh = mesh_lib.data_mesh()
+    platform = mesh.devices.flat[0].platform
     resolved = resolve(
         config,
         num_images=len(dataset.train),
         num_devices=mesh.size,
-        platform=mesh.devices.flat[0].platform,
+        platform=platform,
     )
     judged = Settings(
         semantic=config.data.semantic,
@@ -57,7 +60,7 @@ def build(config: ConfigDict) -> Experiment:
     images_per_pass, evaluated = resolved.plan.images_per_pass, resolved.evaluated
     check_settings(config.data, config.image_size, images_per_pass)
     check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
-    detector = _detector(config, resolved, dataset)
+    detector = _detector(config, resolved, dataset, platform)
     task = choose_task(detector.outputs)
     task.check_data(config.data, config.model.detector)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
@@ -106,10 +109,14 @@ def build(config: ConfigDict) -> Experiment:
     )
 
 
-def _detector(config: ConfigDict, resolved: Resolved, dataset: Dataset):
+def _detector(
+    config: ConfigDict, resolved: Resolved, dataset: Dataset, platform: str
+) -> Detector:
     semantic = config.data.semantic
     settings = config.model.copy_and_resolve_references()
     settings.dtype = resolved.dtype
+    if settings.op_forms == "auto":
+        settings.op_forms = forms_for(platform)
     return build_detector(
         settings,
         num_classes=len(dataset.class_names),

@@ -88,10 +88,14 @@ def get_config() -> ConfigDict:
     # retinanet | faster_rcnn | mask_rcnn | panoptic_fpn | semantic_fpn
     model.detector = "retinanet"
     # resnet18 | resnet34 | resnet50 | swin_t | swin_s | swin_b | swin_l
+    # | uninet_b0 ... uninet_b6 | uninet_30m | uninet_1b (models/backbones/uninet.py)
     model.backbone = "resnet18"
     model.width = 1.0  # multiplies the backbone's channels
-    model.norm = "synced"  # frozen | local | synced BatchNorm in the ResNets
-    model.drop_path = 0.2  # Swin: chance that the last block's branches are left out
+    model.norm = "synced"  # frozen | local | synced BatchNorm in ResNets and UniNets
+    # Swin, UniNet: chance that the last block's branches are left out.
+    model.drop_path = 0.2
+    # UniNet: the backward pass computes blocks again, memory holds their inputs alone.
+    model.remat = True
     model.fpn_channels = 256
     # What RetinaNet's P6 is computed from: c5 | p5 (torchvision's published
     # retinanet_resnet50_fpn).
@@ -99,6 +103,9 @@ def get_config() -> ConfigDict:
     # Compute; parameters stay float32. float32 | bfloat16 | auto: bfloat16 on
     # accelerators, float32 on CPUs, which only emulate it.
     model.dtype = "float32"
+    # Which forms of ops programs are made of: cpu | gpu | tpu | auto, that of the
+    # devices. They differ in speed and in rounding; all run everywhere.
+    model.op_forms = "auto"
     model.image_mean = (123.675, 116.28, 103.53)  # of red, green, blue, 0 to 255
     model.image_std = (58.395, 57.12, 57.375)
     # Each head has a section, of which it takes every key; what a paper fixes is a
@@ -167,6 +174,9 @@ def get_config() -> ConfigDict:
     optim.end_ratio = 0.0  # poly, cosine: last rate / full rate
     optim.clip_norm = 0.0  # global norm; 0: no clipping
     optim.clip_window = (0, -1)  # steps [first, last] in which it clips; -1: to the end
+    # Whether that window's steps count from the end of the warm-up and so go with the
+    # batch: (-100, 100) is then the 100 steps before it, to the 100th after.
+    optim.clip_around_warmup = False
     optim.trust_coefficient = 0.001  # lars
     optim.sam_rho = 0.05  # sam
     optim.sam_inner = "sgd"  # sam: the optimizer that takes the step: sgd | adamw
@@ -181,7 +191,8 @@ def get_config() -> ConfigDict:
     agvm.split = "interleaved"  # interleaved | contiguous
     agvm.tau = 0  # steps between updates of mu; 0: 10, or 5 above batch 1024
     agvm.alpha = 0.97
-    agvm.start_step = -1  # -1: when the warm-up ends
+    agvm.start_step = -1  # -1: when the warm-up ends, and start_delay steps after
+    agvm.start_delay = 0  # steps; goes with the batch as the warm-up does
     agvm.clip = (0.5, 10.0)  # bounds of phi_anchor / phi_module, before the root
     agvm.eps = 1e-6
     # paper: eq. 5. growing: for runs of a few hundred steps, where eq. 5 hardly moves
@@ -192,7 +203,7 @@ def get_config() -> ConfigDict:
     # Weights to start from: weights.npz of another run; a .pth, .npz or .safetensors
     # file under the names of torchvision, or timm's for a backbone; the name of
     # published ones (resnet50, swin_t, retinanet_resnet50_fpn, ...; see
-    # models/weight_files.py); "hf:OWNER/REPOSITORY/FILE" of the Hugging Face hub; or
+    # models/weights/files.py); "hf:OWNER/REPOSITORY/FILE" of the Hugging Face hub; or
     # "": random ones.
     train.init_from = ""
     # all | backbone | all_but_heads: all but the layers that have a size for each class

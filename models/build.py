@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 
 from .backbones.resnet import ResNet
 from .backbones.swin import Swin
+from .backbones.uninet import SIZES as UNINETS
+from .backbones.uninet import UniNet
 from .detectors.pyramid import PyramidDetector
 from .detectors.rcnn import RCNN
 from .detectors.retinanet import RetinaNet
@@ -27,7 +29,10 @@ from .heads.retina import RetinaHead
 from .heads.rpn import RPNHead
 from .heads.semantic import SemanticHead
 from .ops.anchors import Anchors
+from .ops.forms import NAMES
 
+# None: the forms of the platform that JAX computes on.
+FORMS = {"auto": None, **{name: name for name in NAMES}}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -51,6 +56,20 @@ def build_swin(size: str, config: ConfigDict, *, axis_name, dtype, rngs) -> Swin
     )
 
 
+def build_uninet(size: str, config: ConfigDict, *, axis_name, dtype, rngs) -> UniNet:
+    """Build a UniNet; `remat` is a key for it alone."""
+    return UniNet(
+        size,
+        width=config.width,
+        norm=config.norm,
+        axis_name=axis_name,
+        drop_path=config.drop_path,
+        remat=config.remat,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
 BACKBONES = {
     "resnet18": functools.partial(build_resnet, 18),
     "resnet34": functools.partial(build_resnet, 34),
@@ -59,6 +78,7 @@ BACKBONES = {
     "swin_s": functools.partial(build_swin, "s"),
     "swin_b": functools.partial(build_swin, "b"),
     "swin_l": functools.partial(build_swin, "l"),
+    **{f"uninet_{size}": functools.partial(build_uninet, size) for size in UNINETS},
 }
 
 
@@ -189,7 +209,7 @@ def build_detector(
         detector.backbone.freeze(freeze_at)
         return detector
 
-    return make_detector(construct)
+    return make_detector(construct, look_up("model.op_forms", config.op_forms, FORMS))
 
 
 def check_classes(config: ConfigDict, num_classes: int, num_labels: int) -> None:

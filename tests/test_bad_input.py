@@ -236,5 +236,6 @@ def test_a_run_folder_of_another_config_is_left_alone(complaint, tmp_path):
     config = tmp_path / "run" / "config.json"
     config.write_text(json.dumps({"batch_size": 4}))
     err = complaint()
-    assert "batch_size is 4 there and 8 here" in err and "--config.name" in err
+    assert "batch_size is 4 there and 8 here" in err
+    assert "with --config.workdir=FOLDER" in err  # a name would not help here
     assert json.loads(config.read_text()) == {"batch_size": 4}

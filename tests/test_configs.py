@@ -63,12 +63,32 @@ def test_the_released_codes_numbers_at_batch_512(name, rate):
     assert recipe.warmup_steps == 460
     assert recipe.agvm.start_step == 460 + 100
     assert (recipe.agvm.tau, recipe.agvm.alpha) == (10, 0.97)
-    assert config.optim.clip_norm == 1 and config.optim.clip_window == (360, 560)
+    assert config.optim.clip_norm == 1
+    assert "clipped to global norm 1 from step 360 to 560" in "\n".join(recipe.reasons)
     assert config.optim.momentum == 0.9 and config.optim.weight_decay == 1e-4
     assert not config.optim.no_decay
     factors = {0: 1e-3, 230: 1e-3**0.5, 460: 1, 2759: 1, 2760: 0.1, 3220: 0.01}
     for step, factor in factors.items():
         assert float(recipe.schedule(step)) == pytest.approx(rate * factor, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "start", "window"),
+    [
+        ("faster_rcnn", 256, 1020, "820 to 1020"),
+        ("faster_rcnn", 1536, 254, "54 to 254"),
+        ("mask_rcnn", 256, 1020, "820 to 1020"),
+        ("mask_rcnn", 1024, 330, "130 to 330"),
+    ],
+)
+def test_start_and_window_go_with_the_batch(name, batch_size, start, window):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.batch_size = batch_size
+    if batch_size == 256:  # as the released code has it; two epochs are 918 steps
+        config.optim.warmup_steps = 920
+    recipe = on_coco(config).recipe
+    assert recipe.agvm.start_step == start
+    assert f"from step {window}, around" in "\n".join(recipe.reasons)
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_adamw", "faster_rcnn_swin"])

@@ -33,7 +33,8 @@ from seeded_weights import (
 from agvm_jax.structures import Batch
 from configs import base
 from models.build import build_detector
-from models.pretrained import RETINANET_RULES, from_torchvision, our_path
+from models.weights.placing import from_torchvision, our_path
+from models.weights.rules import RETINANET_RULES
 
 # A whole detector, compiled with its gradient.
 pytestmark = pytest.mark.slow

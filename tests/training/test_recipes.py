@@ -12,9 +12,8 @@ import optax
 import pytest
 
 from agvm_jax.optim import baselines
-from agvm_jax.optim.chaining import modulate
-from agvm_jax.optim.equations import AgvmOptions
-from agvm_jax.optim.modulation import agvm
+from agvm_jax.optim.chaining import agvm, modulate
+from agvm_jax.optim.options import AgvmOptions
 from agvm_jax.training import recipes
 from configs import base
 
@@ -183,6 +182,9 @@ def test_agvm_starts_where_the_warmup_ends_and_says_so():
     recipe = build(warmup_epochs=2.0)
     assert recipe.agvm.start_step == recipe.warmup_steps == 200
     assert "from step 200 (end of warm-up)" in recipe.reasons[-1]
+    later = build(dict(start_delay=30), warmup_epochs=2.0)
+    assert later.agvm.start_step == 230
+    assert "from step 230 (end of warm-up, 30 steps later)" in later.reasons[-1]
     late = build(sizes={**SIZES, "total_steps": 50})
     assert "never in this run of 50" in late.reasons[-1]
 
@@ -196,11 +198,22 @@ def test_pmd_lamb_is_called_a_reconstruction():
     assert any("reconstruction" in r for r in build(name="pmd_lamb").reasons)
 
 
-@pytest.mark.parametrize("window", [(0, -1), (1, 2), (2, -1)])
-def test_gradients_are_clipped_inside_the_window_only(window):
+@pytest.mark.parametrize(
+    ("given", "warmup", "window"),
+    [
+        ((0, -1), None, (0, -1)),
+        ((1, 2), None, (1, 2)),
+        ((2, -1), None, (2, -1)),
+        ((-1, 1), 2, (1, 3)),
+        ((-5, 0), 2, (0, 2)),
+        ((-1, -1), 3, (2, -1)),  # -1 as the last is the end also here
+    ],
+)
+def test_gradients_are_clipped_inside_the_window_only(given, warmup, window):
     recipe = build(
-        PLAIN, name="sgd", lr=1.0, momentum=0.0, clip_norm=0.5, clip_window=window,
-        lr_rule="none", warmup_steps=0, weight_decay=0.0, schedule="constant",
+        PLAIN, name="sgd", lr=1.0, momentum=0.0, clip_norm=0.5, clip_window=given,
+        lr_rule="none", warmup_steps=warmup or 0, warmup_ratio=1.0, weight_decay=0.0,
+        schedule="constant", clip_around_warmup=warmup is not None,
     )  # fmt: skip
     state = recipe.tx.init(params())
     for step in range(4):
@@ -237,9 +250,10 @@ def test_the_config_the_options_and_the_keywords_are_the_same():
             assert keywords[name].default == default, name
     config = base.get_config()
     # The optimizer's own eps, config.optim.eps, is that of the preconditioned cosine.
-    assert set(config.agvm) - {"enabled"} == set(fields) - {"precondition_eps"}
+    own = {"enabled", "start_delay"}
+    assert set(config.agvm) - own == set(fields) - {"precondition_eps"}
     derived = {"tau": 0, "start_step": -1}  # "by itself"
-    for name in set(config.agvm) - {"enabled"}:
+    for name in set(config.agvm) - own:
         assert config.agvm[name] == derived.get(name, fields[name]), name
 
 
@@ -248,7 +262,7 @@ def test_every_option_of_the_config_arrives():
         anchor="head", estimator="norms", split="contiguous", tau=3, alpha=0.5,
         start_step=7, clip=(0.25, 4.0), eps=1e-3, average="growing", precondition=True,
     )  # fmt: skip
-    assert set(changes) == set(base.get_config().agvm) - {"enabled"}
+    assert set(changes) == set(base.get_config().agvm) - {"enabled", "start_delay"}
     resolved = build(changes, name="adamw", eps=1e-5).agvm
     for name, value in changes.items():
         assert getattr(resolved, name) == value
@@ -263,7 +277,10 @@ def test_every_option_of_the_config_arrives():
         ({}, dict(clip_norm=-1.0), "clip_norm is -1.0"),
         ({}, dict(clip_norm=1.0, clip_window=(5, 3)), r"\(5, 3\)"),
         (dict(precondition=True), dict(name="sgd"), "keeps no second moment"),
+        ({}, dict(clip_norm=1.0, clip_window=(-5, 3)), "clip_around_warmup=True"),
         (dict(start_step=-2), {}, "start_step is -2"),
+        (dict(start_delay=-1), {}, "start_delay is -1"),
+        (dict(start_step=7, start_delay=5), {}, "start_step 7.*set it to 0"),
         (dict(tau=-5), {}, "tau is -5"),
         (dict(alpha=1.0), {}, "alpha"),
         (dict(clip=(2.0, 0.5)), {}, "clip"),

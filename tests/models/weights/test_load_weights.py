@@ -14,10 +14,10 @@ from torchvision_names import (
 
 from configs import base
 from models.build import build_detector
-from models.coco_classes import IDS, select_coco_classes
-from models.initial_weights import load_initial_weights
-from models.pretrained import flatten
-from models.weight_files import read_weights, write_weights
+from models.weights.coco import IDS, select_coco_classes
+from models.weights.files import read_weights, write_weights
+from models.weights.load import load_initial_weights
+from models.weights.placing import flatten
 
 WIDTH, CHANNELS, CLASSES = 1 / 16, 8, 3
 
@@ -332,7 +332,7 @@ def test_heads_with_a_background_keep_it_first():
 def test_published_detectors_are_made_up_for_their_epsilon_of_zero(
     load, tmp_path, resnet, monkeypatch
 ):
-    from models import weight_files
+    from models.weights import files as weight_files
 
     name = "retinanet_resnet50_fpn_coco-eeacb38b.pth"
     tensors = whole_detector()

@@ -2,7 +2,7 @@
 
 Run once, in an environment with torch (2.14.1), from any folder:
 
-    python tests/models/torch_files/make_torch_files.py
+    python tests/models/weights/torch_files/make_torch_files.py
 """
 
 from collections import OrderedDict

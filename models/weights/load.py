@@ -12,21 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .backbone_rules import rules_for
-from .coco_classes import IDS, select_coco_classes
+from .coco import IDS, select_coco_classes
 from .file_settings import differences
-from .pretrained import (
-    MASK_RCNN_RULES,
-    NOTHING,
-    RETINANET_RULES,
-    Rules,
-    Tree,
-    fill,
-    leaf_shapes,
-    our_shapes,
-    place,
-)
-from .weight_files import find_weights, read_weights
+from .files import find_weights, read_weights
+from .placing import NOTHING, Tree, fill, leaf_shapes, our_shapes, place
+from .rules import MASK_RCNN_RULES, RETINANET_RULES, Rules, rules_for
 
 # Choice -> pattern of our paths that stay as they were initialised.
 KEPT = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.torch_files import read_torch_file
+from models.weights.torch_file import read_torch_file
 
 FOLDER = Path(__file__).with_name("torch_files")
 
@@ -151,7 +151,7 @@ def test_what_the_forgers_here_write_is_read_if_it_is_honest(tmp_path):
         Global("builtins", "getattr"),
         Global("torch", "load"),
         Global("torch._utils", "_rebuild_tensor_v2.__globals__"),
-        Global("models.torch_files", "View"),
+        Global("models.weights.torch_file", "View"),
         Global("numpy", "frombuffer"),
     ],
     ids=lambda g: f"{g.module}.{g.name}",

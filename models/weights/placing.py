@@ -1,4 +1,4 @@
-"""Weights made elsewhere, under our names.
+"""Tensors of a file under our names and in our layouts.
 
 A table of rules says where each of torchvision's tensors belongs in our trees. Loading
 is checked both ways: every tensor is used, every parameter and statistic is set, every
@@ -12,57 +12,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from .rules import RETINANET_RULES, Rules
+
 Tree = dict[str, Any]
-Rules = tuple[tuple[str, str], ...]
 
 NOTHING = r"(?!)"  # a pattern
-
-# torchvision's module name -> ours; the last part of the name is translated below.
-# Its published detectors still carry names from before version 0.13: there the ".0" is
-# missing, and the convolutions of a tower are counted with the ReLUs between them.
-RESNET_FPN_RULES = (
-    (r"backbone\.body\.(conv\d|bn\d)", r"backbone/\1"),
-    (r"backbone\.body\.(layer\d)\.(\d+)\.(conv\d|bn\d)", r"backbone/\1/\2/\3"),
-    (
-        r"backbone\.body\.(layer\d)\.(\d+)\.downsample\.0",
-        r"backbone/\1/\2/shortcut/conv",
-    ),
-    (r"backbone\.body\.(layer\d)\.(\d+)\.downsample\.1", r"backbone/\1/\2/shortcut/bn"),
-    (r"backbone\.fpn\.inner_blocks\.(\d+)(?:\.0)?", r"fpn/lateral/\1"),
-    (r"backbone\.fpn\.layer_blocks\.(\d+)(?:\.0)?", r"fpn/output/\1"),
-    (r"backbone\.fpn\.extra_blocks\.(p6|p7)", r"fpn/\1"),
-)
-RETINANET_RULES = (
-    *RESNET_FPN_RULES,
-    (r"head\.classification_head\.conv\.(\d+)\.0", r"head/class_tower/\1"),
-    (r"head\.regression_head\.conv\.(\d+)\.0", r"head/box_tower/\1"),
-    *(
-        (rf"head\.{theirs}_head\.conv\.{2 * index}", f"head/{ours}_tower/{index}")
-        for theirs, ours in (("classification", "class"), ("regression", "box"))
-        for index in range(4)
-    ),
-    (r"head\.classification_head\.cls_logits", r"head/class_logits"),
-    (r"head\.regression_head\.bbox_reg", r"head/box_deltas"),
-)
-FASTER_RCNN_RULES = (
-    *RESNET_FPN_RULES,
-    (r"rpn\.head\.conv(?:\.0\.0)?", r"rpn/conv"),
-    (r"rpn\.head\.cls_logits", r"rpn/objectness"),
-    (r"rpn\.head\.bbox_pred", r"rpn/box_deltas"),
-    (r"roi_heads\.box_head\.(fc6|fc7)", r"box_head/\1"),
-    (r"roi_heads\.box_predictor\.cls_score", r"box_head/class_logits"),
-    (r"roi_heads\.box_predictor\.bbox_pred", r"box_head/box_deltas"),
-)
-MASK_RCNN_RULES = (
-    *FASTER_RCNN_RULES,
-    (r"roi_heads\.mask_head\.(\d+)\.0", r"mask_head/convs/\1"),
-    *(
-        (rf"roi_heads\.mask_head\.mask_fcn{index + 1}", f"mask_head/convs/{index}")
-        for index in range(4)
-    ),
-    (r"roi_heads\.mask_predictor\.conv5_mask", r"mask_head/upsample"),
-    (r"roi_heads\.mask_predictor\.mask_fcn_logits", r"mask_head/logits"),
-)
 
 # Counters that torch's BatchNorm keeps for a mode we do not have, and constants.
 _UNUSED = re.compile(r".*\.(num_batches_tracked|relative_position_index|attn_mask)")

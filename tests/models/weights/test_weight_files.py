@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from models import weight_files
-from models.weight_files import PUBLISHED, fetch, find_weights, read_weights
+from models.weights import files as weight_files
+from models.weights.files import PUBLISHED, fetch, find_weights, read_weights
 
 TORCH_FILE = Path(__file__).parent / "torch_files" / "zip.pth"
 TENSORS = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .torch_files import read_torch_file
+from .torch_file import read_torch_file
 
 # Names as torchvision has them, and its files; the eight digits are the first of a
 # file's SHA-256.

@@ -4,8 +4,8 @@ import doctest
 
 import pytest
 
-from models import file_settings
-from models.file_settings import differences, settings_of
+from models.weights import file_settings
+from models.weights.file_settings import differences, settings_of
 
 
 def blocks(count, *names):
