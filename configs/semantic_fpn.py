@@ -54,6 +54,7 @@ def get_config():
     config.data.max_boxes = 1
     config.data.short_sides = (512,)
     config.data.long_side = 2048
+    config.data.crop = "frame"
     config.data.scale_range = (0.5, 2.0)
     config.data.cat_max_ratio = 0.75
     config.data.brightness = 0.125
@@ -81,6 +82,7 @@ def get_config():
     config.eval.image_size = (512, 1024)
     config.eval.short_side = 512
     config.eval.long_side = 1024
+    config.eval.orient = True
     config.train.eval_every_epochs = 25.0
     config.train.checkpoint_every_epochs = 5.0
     return config
