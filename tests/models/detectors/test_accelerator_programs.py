@@ -2,12 +2,18 @@
 
 import jax
 import optax
-from test_mask_rcnn import construct, with_masks
+from small_rcnn import IMAGES as SETTINGS
+from small_rcnn import make_batch_with_masks, make_parts
 
+from models.detectors.rcnn import RCNN
 from models.functional import make_detector
 
 IMAGES = 16
 PLATFORMS = {"gpu": "cuda", "tpu": "tpu"}
+
+
+def construct(rngs):
+    return RCNN(**make_parts(rngs, masks=True), **SETTINGS)
 
 
 def lowered_step(forms):
@@ -27,7 +33,7 @@ def lowered_step(forms):
     weights = jax.eval_shape(detector.init, key)
     opt_state = jax.eval_shape(tx.init, weights[0])
     traced = jax.jit(step).trace(
-        *weights, opt_state, jax.tree.map(many, with_masks()), key
+        *weights, opt_state, jax.tree.map(many, make_batch_with_masks()), key
     )
     return traced.lower(lowering_platforms=(PLATFORMS[forms],)).as_text()
 

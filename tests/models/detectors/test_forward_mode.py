@@ -33,9 +33,9 @@ class PooledLayers(nnx.Module):
 def construct(rngs):
     backbone = PooledLayers(rngs)
     fpn = ThreeLevels(backbone.channels, 8, first_level=5, rngs=rngs)
-    head = RetinaHead(8, K, num_anchors=4, head_convs=1, rngs=rngs)
+    head = RetinaHead(8, K, ANCHORS, num_convs=1, **LIMITS, rngs=rngs)
     constants = {"image_mean": (110.0,) * 3, "image_std": (60.0,) * 3}
-    return RetinaNet(backbone, fpn, head, **ANCHORS, **LIMITS, **constants)
+    return RetinaNet(backbone, fpn, head, **constants)
 
 
 @pytest.fixture(scope="module")
