@@ -60,8 +60,9 @@ def module_vdot(
     >>> {name: float(dot) for name, dot in dots.items()}
     {'fpn': 25.0, 'rpn': 1.0}
     """
-    totals = {name: jnp.zeros((), jnp.float32) for name in module_names(labels)}
     flat = leaf_labels(labels, a)
+    names = sorted({*flat} - {FROZEN})
+    totals = {name: jnp.zeros((), jnp.float32) for name in names}
     shares = [1.0] * len(flat) if shares is None else shares
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     for label, share, (x, y) in zip(flat, shares, pairs, strict=True):
