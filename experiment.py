@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from agvm_jax.data import Dataset, eval_batches, open_dataset, train_batches
+from agvm_jax.data.example import check_config
 from agvm_jax.data.pipeline import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
@@ -59,9 +60,9 @@ def build(config: ConfigDict) -> Experiment:
         max_detections=config.eval.max_detections,
         merge=MergeRule(**config.eval.panoptic),
     )
-    images_per_pass, evaluated = resolved.plan.images_per_pass, resolved.evaluated
-    check_settings(config.data, config.image_size, images_per_pass)
-    check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
+    evaluated = resolved.evaluated
+    check_settings(config.data, config.image_size, resolved.plan.images_per_pass)
+    check_config(evaluated.data_config, evaluated.image_size)
     detector = _detector(config, resolved, dataset, platform)
     task = choose_task(detector.outputs)
     task.check_data(config.data, config.model.detector)

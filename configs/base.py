@@ -65,9 +65,18 @@ def get_config() -> ConfigDict:
     # Images in a row that share a frame: image_size, or image_size turned for those
     # higher than wide. A multiple of devices x micro_batch_size. 0: one frame for all.
     data.orientation_group = 0
-    data.crop = "none"  # random crop: none | size | iou (SSD's, around an object)
+    # Random crop: none | size | iou (SSD's, around an object) | frame: images have the
+    # sides that short_sides, long_side and scale_range say, and a window of image_size
+    # is cut out of them (mmsegmentation's RandomCrop).
+    data.crop = "none"
     data.crop_range = (0.3, 1.0)  # share of each side that a crop keeps
     data.crop_probability = 1.0
+    # Largest share of the labelled pixels of a training image that one class may have:
+    # up to ten other windows are tried. 1: any.
+    data.cat_max_ratio = 1.0
+    # Whether training leaves out images without an object (or with crowds alone): of
+    # COCO's 118,287 images 117,266 stay.
+    data.filter_empty = False
     # Photometric distortion, each with probability 1/2; SSD: 0.125, 0.5, 0.5, 0.05.
     data.brightness = 0.0  # largest shift, as a share of 255
     data.contrast = 0.0  # factors are 1 minus to 1 plus this
@@ -107,6 +116,9 @@ def get_config() -> ConfigDict:
     # Which forms of ops programs are made of: cpu | gpu | tpu | auto, that of the
     # devices. They differ in speed and in rounding; all run everywhere.
     model.op_forms = "auto"
+    # The loss is to be differentiated in forward mode (jax.jvp) too. Only on a CPU does
+    # it cost time: some of its forms have no such derivative, and others stand in.
+    model.forward_mode = False
     model.image_mean = (123.675, 116.28, 103.53)  # of red, green, blue, 0 to 255
     model.image_std = (58.395, 57.12, 57.375)
     # Each head has a section, of which it takes every key; what a paper fixes is a
@@ -244,6 +256,9 @@ def get_config() -> ConfigDict:
     evaluation.image_size = ()  # (height, width); one number means square
     evaluation.short_side = 0  # pixels; of data.short_sides it takes the largest
     evaluation.long_side = 0  # pixels it may have at most
+    # Whether the frame is turned for images higher than wide; so it is in any case
+    # where data.orientation_group is set.
+    evaluation.orient = False
     # Best detections an image and class at which recall is reported; AP uses the last.
     # (): 1, 10 and 100; where the annotations are LVIS' (neg_category_ids), the best
     # 300 of an image: then set the head's max_detections = 300 too.

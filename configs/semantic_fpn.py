@@ -24,8 +24,8 @@ or the network's widths; these are mmsegmentation's: 0.01 for 16 images, momentu
 decay 5e-4, power 0.9 down to 1e-4; a scale of 0.5 to 2 times a shorter side of 512 on
 crops of 512, of which no class may fill more than 0.75, flips and photometric
 distortion; 128 channels in the head. Evaluation is of whole images with a shorter side
-of 512 pixels, which is its protocol; the longer side may have 2048 there, and 1024
-here, since the frame has one size for all.
+of 512 pixels, which is its protocol, in a frame that is turned for portraits; the
+longer side may have 2048 pixels there, and 1024 here, the frame's.
 
 Not followed: BatchNorm's statistics are those of the images that all devices hold at
 once, micro_batch_size of each; there is none in the head (theirs has synced BatchNorm
@@ -43,9 +43,8 @@ def get_config():
     config.name = "semantic_fpn_r50_agvm-sgd_bs512"
     config.batch_size = BATCH
     config.micro_batch_size = 4
-    config.steps = 0
-    # 20,210 images; ceil(20210 / batch) steps an epoch make 160,000 steps of 32.
-    config.epochs = STEPS_AT_32 * 32 / 20_210
+    # Follows --config.batch_size; 253 epochs of 20,210 images.
+    config.steps = STEPS_AT_32 * 32 // config.get_oneway_ref("batch_size")
     config.image_size = (512, 512)
 
     config.data.name = "ade20k"
@@ -54,6 +53,7 @@ def get_config():
     config.data.max_boxes = 1
     config.data.short_sides = (512,)
     config.data.long_side = 2048
+    config.data.crop = "frame"
     config.data.scale_range = (0.5, 2.0)
     config.data.cat_max_ratio = 0.75
     config.data.brightness = 0.125
@@ -81,6 +81,7 @@ def get_config():
     config.eval.image_size = (512, 1024)
     config.eval.short_side = 512
     config.eval.long_side = 1024
+    config.eval.orient = True
     config.train.eval_every_epochs = 25.0
     config.train.checkpoint_every_epochs = 5.0
     return config

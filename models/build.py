@@ -216,7 +216,11 @@ def build_detector(
         detector.backbone.freeze(freeze_at)
         return detector
 
-    return make_detector(construct, look_up("model.op_forms", config.op_forms, FORMS))
+    return make_detector(
+        construct,
+        forms=look_up("model.op_forms", config.op_forms, FORMS),
+        forward_mode=config.forward_mode,
+    )
 
 
 def check_classes(config: ConfigDict, num_classes: int, num_labels: int) -> None:

@@ -13,12 +13,12 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from models.weights.placing import from_torchvision, our_path
 from seeded_uninet import NETS, make_images, make_uninet_tensor
 
 from models.backbones.uninet import Architecture, UniNet
 from models.functional import make_detector
 from models.stack import stack_again, unstack
+from models.weights.placing import from_torchvision, our_path
 from models.weights.uninet_rules import uninet_rules
 
 ORACLE = Path(__file__).with_name("uninet_oracle.npz")

@@ -128,6 +128,11 @@ class Annotations:
         height, width = self.sizes[self.object_image].T
         return _has_area(_clipped_corners(self.boxes, height, width))
 
+    def object_counts(self) -> np.ndarray:
+        """(I,) int64: objects of each image that `objects` keeps and are no crowd."""
+        counted = self.object_image[self.have_area() & ~self.crowd]
+        return np.bincount(counted, minlength=len(self))
+
     def select(self, indices: np.ndarray) -> "Annotations":
         """The images at `indices`, in that order, with their objects."""
         place = np.full(len(self), -1)

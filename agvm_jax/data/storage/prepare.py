@@ -31,6 +31,7 @@ from agvm_jax.data.annotations.segments import NO_SEGMENTS, store_segments
 from agvm_jax.data.augment.decode import Turns
 from agvm_jax.data.storage.records import (
     FEATURES,
+    OBJECTS,
     SIZES,
     Card,
     Example,
@@ -94,6 +95,7 @@ def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
         _write_records(origin, annotations, turns, sizes, part)
         _count_records(part, len(sizes))
         np.save(part / SIZES, annotations.sizes)
+        np.save(part / OBJECTS, annotations.object_counts())
         report = dataclasses.replace(
             annotations.report(),
             turned_images=int(turns.turned.sum()),

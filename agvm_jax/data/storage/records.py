@@ -15,12 +15,13 @@ from agvm_jax.data.annotations.errors import DataError, UnreadableImage
 from agvm_jax.data.annotations.ground_truth import coco_dictionary
 from agvm_jax.data.annotations.objects import Annotations
 from agvm_jax.data.annotations.report import Report
-from agvm_jax.data.annotations.segments import Segments, load_segments
+from agvm_jax.data.annotations.segments import Segments, labels_of
 from agvm_jax.data.augment.decode import Turns, decode_image
 from agvm_jax.data.storage.panoptic_truth import PanopticTruth
 
-FORMAT = 6  # raise it when the records change: old sets are then prepared anew
+FORMAT = 7  # raise it when the records change: old sets are then prepared anew
 SIZES = "sizes.npy"  # (I, 2) height and width of each image, zeros where unknown
+OBJECTS = "objects.npy"  # (I,) objects of each image that are no crowd
 CARD = "agvm.json"  # what the set holds; written last, so its presence means whole
 
 FEATURES = {
@@ -102,6 +103,7 @@ class Source:
     Attributes:
       folder, card: where it lies, and what it holds.
       learns_masks: whether objects without a usable mask are no ground truth.
+      kept: (I,) which images of the annotation file these are; None: all.
     """
 
     def __init__(
@@ -110,23 +112,28 @@ class Source:
         card: Card,
         origin: Origin,
         learns_masks: bool = False,
+        kept: np.ndarray | None = None,
     ):
         self.folder = folder
         self.learns_masks = learns_masks
         self.card = card
+        self.kept = kept
         self._origin = origin
         self._records = tfds.builder_from_directory(folder).as_data_source(
             card.split, decoders={"image": tfds.decode.SkipDecoding()}
         )
 
     def __len__(self) -> int:
-        return self.card.images
+        return self.card.images if self.kept is None else len(self.kept)
 
     def __getitem__(self, index: int) -> Example:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
+        index %= len(self)
+        if self.kept is not None:
+            index = int(self.kept[index])
         try:
-            example = self._records[index % len(self)]
+            example = self._records[index]
         except Exception as error:  # array_record raises bare RuntimeErrors
             raise DataError(
                 f"Record {index} in {self.folder} cannot be read ({error}); delete that"
@@ -139,7 +146,16 @@ class Source:
     @property
     def sizes(self) -> np.ndarray:
         """(I, 2) height and width of every image, without reading their records."""
-        return np.load(self.folder / SIZES)
+        sizes = np.load(self.folder / SIZES)
+        return sizes if self.kept is None else sizes[self.kept]
+
+    def with_objects(self) -> "Source":
+        """The same split without the images that have no object, or crowds alone.
+
+        `ground_truth` and `report` are still those of all images.
+        """
+        kept = np.flatnonzero(np.load(self.folder / OBJECTS))
+        return Source(self.folder, self.card, self._origin, self.learns_masks, kept)
 
     @property
     def note(self) -> str:
@@ -162,7 +178,8 @@ class Source:
     @functools.cached_property
     def index_of(self) -> dict[int, int]:
         """Image id -> where it stands in the split, in its order."""
-        ids = self._origin.annotations().image_ids.tolist()
+        ids = self._origin.annotations().image_ids
+        ids = (ids if self.kept is None else ids[self.kept]).tolist()
         return {image_id: index for index, image_id in enumerate(ids)}
 
     def image(self, image_id: int) -> np.ndarray:
@@ -183,8 +200,7 @@ class Source:
         Raises:
           UnreadableImage: the record has no segments, or they are damaged.
         """
-        segments = load_segments(self[self.index_of[image_id]])
-        return segments.labels(len(self.card.class_names), semantic == "stuff")
+        return labels_of(self[self.index_of[image_id]], semantic)
 
     def panoptic_truth(self) -> PanopticTruth:
         """The split's panoptic ground truth, in COCO's form."""
