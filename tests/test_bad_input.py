@@ -290,7 +290,7 @@ def test_labels_of_another_size_than_their_image(complaint, labelled):
         "--config.model.detector=semantic_fpn",
         "--config.data.max_unreadable=0",
     )
-    assert "'2.png' is 40x60 where the annotations say 40x50" in message
+    assert "'2.png' is 60x40 where its annotations say 50x40" in message
 
 
 def test_a_detector_of_pixels_without_labels(complaint):
