@@ -31,6 +31,7 @@ from agvm_jax.training.step import TrainStep
 from models.build import build_detector
 from models.functional import Detector
 from models.ops.forms import forms_for
+from models.stack import has_layer_axis
 from models.weights.files import write_weights
 from models.weights.load import load_initial_weights
 from models.weights.placing import flatten
@@ -52,6 +53,7 @@ def build(config: ConfigDict) -> Experiment:
         num_images=len(dataset.train),
         num_devices=mesh.size,
         platform=platform,
+        layered=has_layer_axis,
     )
     judged = Settings(
         semantic=config.data.semantic,

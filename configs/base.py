@@ -94,7 +94,8 @@ def get_config() -> ConfigDict:
     data.shapes.seed = 0
 
     model = config.model = ConfigDict()
-    # retinanet | faster_rcnn | mask_rcnn | panoptic_fpn | semantic_fpn
+    # retinanet | faster_rcnn | mask_rcnn | cascade_rcnn | cascade_mask_rcnn
+    # | panoptic_fpn | semantic_fpn
     model.detector = "retinanet"
     # resnet18 | resnet34 | resnet50 | swin_t | swin_s | swin_b | swin_l
     # | uninet_b0 ... uninet_b6 | uninet_30m | uninet_1b (models/backbones/uninet.py)
@@ -115,6 +116,9 @@ def get_config() -> ConfigDict:
     # Which forms of ops programs are made of: cpu | gpu | tpu | auto, that of the
     # devices. They differ in speed and in rounding; all run everywhere.
     model.op_forms = "auto"
+    # The loss is to be differentiated in forward mode (jax.jvp) too. Only on a CPU does
+    # it cost time: some of its forms have no such derivative, and others stand in.
+    model.forward_mode = False
     model.image_mean = (123.675, 116.28, 103.53)  # of red, green, blue, 0 to 255
     model.image_std = (58.395, 57.12, 57.375)
     # Each head has a section, of which it takes every key; what a paper fixes is a
@@ -143,6 +147,15 @@ def get_config() -> ConfigDict:
     head.pre_nms_top_k = 1000  # candidates an image
     head.max_detections = 100
     head.loss_weight = 1.0  # of its two losses; 1 in R-CNNs
+    head = model.cascade_head = ConfigDict()  # Cascade R-CNN, in place of box_head
+    head.width = 1024  # units of each of the two layers of each stage
+    head.samples = 512  # proposals an image that all its stages learn from
+    head.ious = (0.5, 0.6, 0.7)  # of each stage: what an object is
+    head.loss_weights = (1.0, 0.5, 0.25)  # of each stage
+    head.score_threshold = 0.05
+    head.nms_threshold = 0.5
+    head.pre_nms_top_k = 1000  # candidates an image
+    head.max_detections = 100
     head = model.mask_head = ConfigDict()  # Mask R-CNN, Panoptic FPN
     head.num_convs = 4  # 3x3 convolutions in front of the masks
     head.loss_weight = 1.0

@@ -34,7 +34,7 @@ Start and window go with the batch, as the warm-up does; the rate is another one
 The paper's own tables have 35.8 without AGVM at batch 512, rate 0.32 there (0.02 for
 16, the square root above 128) and, by its figures, drops after 9 and 14 epochs.
 
-Landscape and portrait pictures have a frame each, 128 of a kind in a row: devices x
+Landscape and portrait images have a frame each, 128 of a kind in a row: devices x
 micro_batch_size must divide `data.orientation_group`. Any number of devices will do:
 the micro-batches make up the global batch.
 """

@@ -11,9 +11,9 @@ steps, tau 5, AGVM.
 Any number of devices will do: the micro-batches make up the global batch. The rate is
 the paper's for this batch; for another batch size it follows by the square root.
 
-Pictures keep their ratio: the shorter side is 800 pixels, the longer one at most 1333
+Images keep their ratio: the shorter side is 800 pixels, the longer one at most 1333
 (the authors' code; flips, nothing else). Of 118,287 images the 117,266 with an object
-are shown. Landscape and portrait pictures have a frame
+are shown. Landscape and portrait images have a frame
 each, 512 of a kind in a row; so devices x micro_batch_size must divide 512.
 """
 

@@ -24,6 +24,7 @@ from .detectors.semantic_fpn import SemanticFPN, TestConfig
 from .fpn import FPN
 from .functional import Detector, make_detector
 from .heads.box import BoxHead
+from .heads.cascade import CascadeHead
 from .heads.mask import MaskHead
 from .heads.retina import RetinaHead
 from .heads.rpn import RPNHead
@@ -100,18 +101,22 @@ def build_rcnn(
     backbone: nnx.Module,
     num_classes: int,
     *,
+    cascade: bool = False,
     masks: bool = False,
     num_labels: int | None = None,
     **options,
 ) -> RCNN:
-    """Build a Faster or Mask R-CNN, or with `num_labels` a Panoptic FPN.
+    """Build a Faster, Mask or Cascade R-CNN, with `num_labels` a Panoptic FPN.
 
     Levels are P2 to P6, boxes are read from P2 to P5.
     """
     channels, anchors = config.fpn_channels, Anchors(**config.anchors)
     fpn = FPN(backbone.channels, channels, first_level=2, extra="max_pool", **options)
     rpn = with_settings(RPNHead, config, "rpn")(channels, anchors, **options)
-    make_head = with_settings(BoxHead, config, "box_head")
+    if cascade:
+        make_head = with_settings(CascadeHead, config, "cascade_head")
+    else:
+        make_head = with_settings(BoxHead, config, "box_head")
     heads = {"box_head": make_head(channels, num_classes, **options)}
     if masks:
         make_head = with_settings(MaskHead, config, "mask_head")
@@ -157,6 +162,8 @@ DETECTORS = {
     "retinanet": build_retinanet,
     "faster_rcnn": build_rcnn,
     "mask_rcnn": functools.partial(build_rcnn, masks=True),
+    "cascade_rcnn": functools.partial(build_rcnn, cascade=True),
+    "cascade_mask_rcnn": functools.partial(build_rcnn, cascade=True, masks=True),
     "panoptic_fpn": build_panoptic_fpn,
     "semantic_fpn": build_semantic_fpn,
 }
@@ -209,7 +216,11 @@ def build_detector(
         detector.backbone.freeze(freeze_at)
         return detector
 
-    return make_detector(construct, look_up("model.op_forms", config.op_forms, FORMS))
+    return make_detector(
+        construct,
+        forms=look_up("model.op_forms", config.op_forms, FORMS),
+        forward_mode=config.forward_mode,
+    )
 
 
 def check_classes(config: ConfigDict, num_classes: int, num_labels: int) -> None:

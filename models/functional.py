@@ -14,7 +14,7 @@ from flax import nnx
 
 from agvm_jax.structures import Batch, Predictions
 
-from .ops.forms import use_forms
+from .ops.forms import current_forms, use_forms
 
 Tree = dict[str, Any]
 
@@ -42,7 +42,9 @@ class Detector:
 
 
 def make_detector(
-    construct: Callable[[nnx.Rngs], nnx.Module], forms: str | None = None
+    construct: Callable[[nnx.Rngs], nnx.Module],
+    forms: str | None = None,
+    forward_mode: bool = False,
 ) -> Detector:
     """Turn a module's constructor into a `Detector`.
 
@@ -56,13 +58,18 @@ def make_detector(
       forms: "cpu", "gpu" or "tpu", which forms of ops `init`, `loss` and `predict` are
         traced in, see `ops.forms`; None leaves it to whoever traces them. The methods
         of a module that `bind` gives are left to their caller in any case.
+      forward_mode: `loss` is to be differentiated in forward mode (`jax.jvp`) too. The
+        forms for CPUs cannot be, so those of GPUs stand in for them.
 
     Raises:
       ValueError: no such forms.
     """
 
-    with use_forms(forms):  # a wrong name is said here
-        pass
+    use_forms(forms)  # says so if there are none of that name
+
+    def in_forms():
+        name = forms or current_forms()
+        return use_forms("gpu" if forward_mode and name == "cpu" else name)
 
     def split(key):
         return nnx.split(construct(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
@@ -74,7 +81,7 @@ def make_detector(
 
     @jax.jit
     def init(key):
-        with use_forms(forms):
+        with in_forms():
             _, params, model_state = split(key)
         return _plain(params), _plain(model_state)
 
@@ -86,13 +93,13 @@ def make_detector(
 
     def loss(params, model_state, batch, key):
         module = bind(params, model_state)
-        with use_forms(forms):
+        with in_forms():
             value, parts = module.loss(batch, key)
         return value, (_plain(nnx.state(module, nnx.BatchStat)), parts)
 
     def predict(params, model_state, batch):
         module = bind(params, model_state)
-        with use_forms(forms):
+        with in_forms():
             return module.predict(batch)
 
     return Detector(init, loss, predict, bind, outputs)

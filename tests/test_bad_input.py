@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import cv2
-import numpy as np
 import pytest
 from absl import flags
 
 import train
+from agvm_jax.training import loop
+from agvm_jax.training.restoring import Restored
+from agvm_jax.training.state import create_state
+from benchmarks.coco_writer import coco_content, flat_png, write_split
 
 
 def run(*arguments, config="configs/tiny.py"):
@@ -54,32 +56,15 @@ def complaint(capsys, tmp_path, cache):
 def folder(tmp_path):
     """A COCO-format folder of three images; tests break it."""
     root = tmp_path / "folder"
+    pictures = {f"{i}.png": flat_png(40, 60, 40 * i) for i in range(1, 4)}
+    content = coco_content(
+        [(name, 40, 60) for name in pictures],
+        [(i, (5, 5, 20, 20)) for i in range(1, 4)],
+        (7, "thing"),
+    )
     for split in ("train", "val"):
-        (root / split).mkdir(parents=True)
-        images, annotations = [], []
-        for i in range(1, 4):
-            picture = np.full((40, 60, 3), 40 * i, np.uint8)
-            cv2.imwrite(str(root / split / f"{i}.png"), picture)
-            images.append({"id": i, "file_name": f"{i}.png", "height": 40, "width": 60})
-            annotations.append(
-                {
-                    "id": i,
-                    "image_id": i,
-                    "category_id": 7,
-                    "bbox": [5, 5, 20, 20],
-                    "area": 400,
-                    "iscrowd": 0,
-                }
-            )
-        write(
-            root,
-            split,
-            {
-                "images": images,
-                "annotations": annotations,
-                "categories": [{"id": 7, "name": "thing"}],
-            },
-        )
+        file = root / f"instances_{split}.json"
+        write_split(file, root / split, content, pictures)
     return root
 
 
@@ -197,11 +182,18 @@ def test_an_annotation_of_an_absent_category(complaint, folder):
     assert "3" in complaint(*with_folder(folder))
 
 
-def test_too_many_unreadable_images_are_listed(complaint, folder):
+def test_too_many_unreadable_images_are_listed(complaint, folder, monkeypatch):
+    """They are found when the first batch is read; that takes no weights."""
     for i in (1, 2, 3):
         (folder / "train" / f"{i}.png").write_bytes(b"not an image")
+    monkeypatch.setattr(loop, "first_state", lambda *_: Restored(nothing(), 0, {}))
     err = complaint(*with_folder(folder), "--config.data.max_unreadable=1")
     assert "1.png" in err and "2.png" in err
+
+
+def nothing():
+    """A state of no model, which is never stepped."""
+    return create_state({}, {}, (), (), seed=0)
 
 
 def test_weights_that_are_not_there(complaint, tmp_path):

@@ -189,7 +189,7 @@ def _require_masks(source: Source, mask_size: int) -> None:
     Those that had a segmentation of which nothing is left are left out and reported; a
     set where others have none was not made for this.
     """
-    report = source.report
+    report = source.card.report
     bare = report.boxes - report.masks - report.lost_masks
     if bare or (report.boxes and not report.masks):
         raise DataError(

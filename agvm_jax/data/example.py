@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agvm_jax.data.annotations.errors import DataError, UnreadableImage
+from agvm_jax.data.annotations.objects import unpack
 from agvm_jax.data.annotations.segments import IGNORE, labels_of
 from agvm_jax.data.augment.augmentation import (
     Augmentation,
@@ -15,7 +16,7 @@ from agvm_jax.data.augment.augmentation import (
     still_placement,
 )
 from agvm_jax.data.augment.decode import Size, decode_image, jpeg_divisor
-from agvm_jax.data.storage.records import Source, unpack
+from agvm_jax.data.storage.records import Source
 
 
 class Dropped(NamedTuple):

@@ -14,6 +14,7 @@ import optax
 
 from agvm_jax.optim import baselines, schedules
 from agvm_jax.optim.chaining import modulate
+from agvm_jax.optim.layer_axis import Layered, over_layers
 from agvm_jax.optim.options import AgvmOptions
 from agvm_jax.optim.preconditioning import adam_weights
 from agvm_jax.training.modulation_settings import modulation_words, resolve_modulation
@@ -124,6 +125,8 @@ BUILDERS: Mapping[str, Builder] = {
 
 # Those that leave biases and norms out of weight decay by their definition.
 EXCLUDING = ("lars", "lamb", "pmd_lamb")
+# Those that look at whole arrays, and so have to know of a layer axis.
+WHOLE_ARRAYS = EXCLUDING
 
 
 def build_optimizer(
@@ -134,6 +137,7 @@ def build_optimizer(
     total_steps: int,
     steps_per_epoch: float,
     modules: Any = None,
+    layered: Layered | None = None,
 ) -> Recipe:
     """Return the optimizer that a config describes.
 
@@ -144,6 +148,7 @@ def build_optimizer(
       total_steps: optimizer steps of the run.
       steps_per_epoch: optimizer steps an epoch, for a warm-up given in epochs.
       modules: how parameters are grouped, as `label_tree` takes it; None: by top key.
+      layered: which parameters have a layer axis, see `over_layers`; None: none has.
 
     With AGVM on, the train step measures phi (see `reduction`) and calls
     `tx.update(mean_grads, state, params, phi=phi)`.
@@ -166,6 +171,8 @@ def build_optimizer(
         optim_config, batch_size, total_steps, steps_per_epoch, reasons
     )
     tx = BUILDERS[name](optim_config, schedule)
+    if layered is not None and name in WHOLE_ARRAYS:
+        tx = over_layers(tx, layered)
     tx = _clipped(tx, optim_config, warmup_steps, reasons)
 
     sam = required_norm = None

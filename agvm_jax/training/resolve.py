@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from agvm_jax.optim.layer_axis import Layered
 from agvm_jax.training.batching import BatchPlan, plan_batches
 from agvm_jax.training.input_size import InputSize, evaluation_size
 from agvm_jax.training.recipes import Recipe, build_optimizer
@@ -40,7 +41,12 @@ class Resolved:
 
 
 def resolve(
-    config: Any, *, num_images: int, num_devices: int, platform: str
+    config: Any,
+    *,
+    num_images: int,
+    num_devices: int,
+    platform: str,
+    layered: Layered | None = None,
 ) -> Resolved:
     """Returns every derived number of a run.
 
@@ -49,6 +55,7 @@ def resolve(
       num_images: images of the training split.
       num_devices: over all processes.
       platform: of these devices, "cpu", "gpu" or "tpu".
+      layered: which parameters have a layer axis, see `build_optimizer`.
 
     Raises:
       ValueError: something in the config does not fit together, or not these devices.
@@ -65,6 +72,7 @@ def resolve(
         batch_size=config.batch_size,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
+        layered=layered,
     )
     if recipe.required_norm not in (None, config.model.norm):
         raise ValueError(

@@ -22,6 +22,7 @@ FREE_KEYS = (
     "data.num_threads",
     "data.prefetch",
     "model.op_forms",
+    "model.forward_mode",
     "eval.",
     "train.",
 )

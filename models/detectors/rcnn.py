@@ -1,10 +1,11 @@
 """The R-CNNs: proposals first, then what each of them is.
 
 With a box head Faster R-CNN (Ren et al. 2015) on a feature pyramid (Lin et al. 2017),
-with a mask head as well Mask R-CNN (He et al. 2017). In every detail that changes a
-number these are torchvision's `fasterrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn`,
-but that anchors stand on their cells at any size of image, see `ops.anchors`, and for
-the targets of the masks, see `ops.masks`.
+with a mask head as well Mask R-CNN (He et al. 2017), with a cascade of box heads
+Cascade R-CNN (Cai and Vasconcelos 2018). In every detail that changes a number the
+first two are torchvision's `fasterrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn`, but
+that anchors stand on their cells at any size of image, see `ops.anchors`, and for the
+targets of the masks, see `ops.masks`.
 """
 
 import dataclasses
@@ -70,7 +71,8 @@ class RCNN(PyramidDetector):
         """Return the training loss and its parts.
 
         The parts are "objectness" and "rpn_box" of the proposals, "classification" and
-        "box" of the box head, "mask", and those of the semantic head.
+        "box" of the box head (a cascade's are numbered), "mask", and those of the
+        semantic head.
 
         Args:
           batch: images and annotations, with what the heads learn from.

@@ -22,7 +22,66 @@ from .ranges import check_ranges
 from .roi_sample import RoiSample, sample_rois
 
 
-class BoxHead(nnx.Module):
+class BoxLayers(nnx.Module):
+    """Two fully connected layers, then K + 1 scores and some boxes.
+
+    Args:
+      in_channels: channels of the pyramid.
+      num_classes: K; the background is class K.
+      boxes: for each proposal: K, one for each class, or 1.
+      width: units of each of the two layers.
+      roi_size: bins of a pooled box along each side.
+      dtype: what the activations are computed in.
+      rngs: keys for the initial weights.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        boxes: int,
+        width: int,
+        roi_size: int,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        def make_layer(inputs, outputs, kernel_init):
+            return nnx.Linear(
+                inputs, outputs, kernel_init=kernel_init, dtype=dtype, rngs=rngs
+            )
+
+        xavier = nnx.initializers.xavier_uniform()
+        self.fc6 = make_layer(in_channels * roi_size**2, width, xavier)
+        self.fc7 = make_layer(width, width, xavier)
+        # Fast R-CNN, section 2.3: Gaussians of 0.01 and 0.001.
+        self.class_logits = make_layer(
+            width, num_classes + 1, nnx.initializers.normal(0.01)
+        )
+        self.box_deltas = make_layer(width, boxes * 4, nnx.initializers.normal(0.001))
+
+    def __call__(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Map (B, R, P, P, C) to logits (B, R, K + 1) and deltas (B, R, boxes, 4).
+
+        Both are float32.
+        """
+        x = pooled.reshape(*pooled.shape[:2], -1)
+        x = jax.nn.relu(self.fc6(x))
+        x = jax.nn.relu(self.fc7(x))
+        deltas = self._last(self.box_deltas, x)
+        return self._last(self.class_logits, x), deltas.reshape(*x.shape[:2], -1, 4)
+
+    def _last(self, layer: nnx.Linear, x: jax.Array) -> jax.Array:
+        """Apply a layer to (B, R, width) and do not round what it gives.
+
+        A fully connected layer is a convolution of 1x1.
+        """
+        kernel = layer.kernel[...].astype(x.dtype)[None, None]
+        y = conv2d(x[:, :, None], kernel, out_dtype=jnp.float32)[:, :, 0]
+        return y + layer.bias[...]
+
+
+class BoxHead(BoxLayers):
     """Two fully connected layers, then K + 1 scores and a box for each class.
 
     Its settings are the section `model.box_head`.
@@ -93,20 +152,14 @@ class BoxHead(nnx.Module):
             positive={"loss_weight": loss_weight},
         )
 
-        def make_layer(inputs, outputs, kernel_init):
-            return nnx.Linear(
-                inputs, outputs, kernel_init=kernel_init, dtype=dtype, rngs=rngs
-            )
-
-        xavier = nnx.initializers.xavier_uniform()
-        self.fc6 = make_layer(in_channels * roi_size**2, width, xavier)
-        self.fc7 = make_layer(width, width, xavier)
-        # Fast R-CNN, section 2.3: Gaussians of 0.01 and 0.001.
-        self.class_logits = make_layer(
-            width, num_classes + 1, nnx.initializers.normal(0.01)
-        )
-        self.box_deltas = make_layer(
-            width, num_classes * 4, nnx.initializers.normal(0.001)
+        super().__init__(
+            in_channels,
+            num_classes,
+            boxes=num_classes,
+            width=width,
+            roi_size=roi_size,
+            dtype=dtype,
+            rngs=rngs,
         )
         self.num_classes = num_classes
         self.roi_size = roi_size
@@ -121,27 +174,6 @@ class BoxHead(nnx.Module):
         self.max_detections = max_detections
         self.loss_weight = loss_weight
         self.min_side = min_side
-
-    def __call__(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Map (B, R, P, P, C) to logits (B, R, K + 1) and deltas (B, R, K, 4).
-
-        Both are float32.
-        """
-        x = pooled.reshape(*pooled.shape[:2], -1)
-        x = jax.nn.relu(self.fc6(x))
-        x = jax.nn.relu(self.fc7(x))
-        deltas = self._last(self.box_deltas, x)
-        deltas = deltas.reshape(*x.shape[:2], self.num_classes, 4)
-        return self._last(self.class_logits, x), deltas
-
-    def _last(self, layer: nnx.Linear, x: jax.Array) -> jax.Array:
-        """Apply a layer to (B, R, width) and do not round what it gives.
-
-        A fully connected layer is a convolution of 1x1.
-        """
-        kernel = layer.kernel[...].astype(x.dtype)[None, None]
-        y = conv2d(x[:, :, None], kernel, out_dtype=jnp.float32)[:, :, 0]
-        return y + layer.bias[...]
 
     def loss(
         self, features: Features, proposals: Proposals, batch: Batch, key: jax.Array
@@ -193,7 +225,8 @@ def box_loss(
 
     Args:
       logits: (B, S, K + 1).
-      deltas: (B, S, K, 4); only those of the right class are looked at.
+      deltas: (B, S, K, 4), of which those of the right class are looked at, or (B, S,
+        1, 4) for all classes.
       sample: what they should be.
       box_beta: where the loss of the boxes turns from a square into a line.
 
@@ -245,7 +278,35 @@ def detect(
     scores = jnp.where(proposals.valid[:, None], scores, 0.0)
     scores, rows, classes = top_k_pairs(scores, pre_nms_top_k)
     boxes = decode(deltas[rows, classes], proposals.boxes[rows], box_weights)
-    boxes = clip(boxes, image_size)
+    return thin_out(
+        clip(boxes, image_size),
+        scores,
+        classes,
+        score_threshold=score_threshold,
+        nms_threshold=nms_threshold,
+        max_detections=max_detections,
+        min_side=min_side,
+    )
+
+
+def thin_out(
+    boxes: jax.Array,
+    scores: jax.Array,
+    classes: jax.Array,
+    *,
+    score_threshold: float,
+    nms_threshold: float,
+    max_detections: int,
+    min_side: float,
+) -> Predictions:
+    """Return what is left of one image's candidates after NMS, best first.
+
+    Args:
+      boxes: (N, 4), inside the image.
+      scores: (N,).
+      classes: (N,).
+      score_threshold, nms_threshold, max_detections, min_side: as of `BoxHead`.
+    """
     sides = boxes[:, 2:] - boxes[:, :2]
     rows, kept = nms(
         boxes,

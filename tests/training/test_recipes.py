@@ -298,3 +298,27 @@ def test_a_config_may_be_any_object_with_the_keys():
     optim, settings = sections()
     plain = SimpleNamespace(**optim.to_dict()), SimpleNamespace(**settings.to_dict())
     assert recipes.build_optimizer(*plain, **SIZES).reasons == build().reasons
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb", "pmd_lamb", "adamw"])
+def test_the_layers_of_a_stack_move_as_if_they_were_not_stacked(name):
+    def layered(tree):
+        return {**jax.tree.map(lambda _: False, tree), "backbone": {"kernel": True}}
+
+    stacked, plain = (
+        recipes.build_optimizer(*sections(PLAIN, name=name), **SIZES, layered=layers)
+        for layers in (layered, None)
+    )
+    tx = stacked.tx
+    moved, _ = tx.update(grads(5), tx.init(params()), params())
+    rows = [
+        {"backbone": tree["backbone"]["kernel"][row], "head": tree["head"]}
+        for tree in (params(), grads(5))
+        for row in range(3)
+    ]
+    for row, (weights, slopes) in enumerate(zip(rows[:3], rows[3:], strict=True)):
+        own, _ = plain.tx.update(slopes, plain.tx.init(weights), weights)
+        np.testing.assert_allclose(
+            moved["backbone"]["kernel"][row], own["backbone"], rtol=1e-5
+        )
+        chex.assert_trees_all_close(moved["head"], own["head"], rtol=1e-5)

@@ -187,7 +187,7 @@ class CocoOrigin:
             self.name,
             self.split,
             file_digest(self.annotation_file),
-            [listing(folder) for folder in self.listed or (self.image_folder,)],
+            list(map(listing, self.listed or (self.image_folder,))),
             self.annotated,
             self.categories,
             self.panoptic_file
@@ -221,7 +221,7 @@ class CocoOrigin:
         return annotations
 
     def turns(self, annotations: Annotations) -> Turns:
-        files = (self.image_folder / name for name in annotations.file_names)
+        files = [self.image_folder / name for name in annotations.file_names]
         return decide_turns(files, annotations.sizes, self.annotated)
 
     def image_sizes(self, annotations: Annotations) -> np.ndarray:

@@ -5,8 +5,7 @@ import functools
 import json
 import os
 import pathlib
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +13,7 @@ import tensorflow_datasets as tfds
 
 from agvm_jax.data.annotations.errors import DataError, UnreadableImage
 from agvm_jax.data.annotations.ground_truth import coco_dictionary
-from agvm_jax.data.annotations.objects import Annotations, windows
+from agvm_jax.data.annotations.objects import Annotations
 from agvm_jax.data.annotations.report import Report
 from agvm_jax.data.annotations.segments import Segments, labels_of
 from agvm_jax.data.augment.decode import Turns, decode_image
@@ -36,7 +35,7 @@ FEATURES = {
     "classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
     "crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
     "area": tfds.features.Tensor(shape=(None,), dtype=np.float32),
-    "masks": tfds.features.Text(),  # bytes of `pack`; the boxes tell the sizes
+    "masks": tfds.features.Text(),  # bytes of objects.pack; the boxes tell the sizes
     # Which segment each pixel belongs to, and what that is: segments.store_segments.
     "segments": tfds.features.Text(),
     "segment_classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
@@ -98,8 +97,8 @@ class Source:
     `source[i]` is a dict: image (encoded bytes), file_name, image_id, height and width
     (of the annotated picture), turn (for `decode.decode_image`), boxes (n, 4) float32
     x1 y1 x2 y2 in original pixels, classes (n,) int32, crowd (n,) bool, area (n,)
-    float32, things (how many classes have boxes), masks (bytes for `unpack`), and
-    what `segments.load_segments` reads. Order and length are the annotation file's.
+    float32, things (how many classes have boxes), masks (bytes for `objects.unpack`),
+    and what `segments.load_segments` reads. Order and length are the annotation file's.
 
     Attributes:
       folder, card: where it lies, and what it holds.
@@ -225,18 +224,13 @@ def read_card(folder: pathlib.Path) -> Card | None:
 
 
 def write_card(
-    origin: Origin, annotations: Annotations, turns: Turns, part: pathlib.Path
+    origin: Origin, annotations: Annotations, report: Report, part: pathlib.Path
 ) -> Card:
     """Write the card, and see to it that all of `part` is on the disk."""
-    report = dataclasses.replace(
-        annotations.report(),
-        turned_images=int(turns.turned.sum()),
-        unturned_images=int(turns.unturned.sum()),
-    )
     card = Card(
         name=origin.name,
         split=origin.split,
-        images=len(annotations),
+        images=report.images,
         category_ids=annotations.category_ids,
         class_names=annotations.class_names,
         stuff_ids=annotations.stuff_ids,
@@ -260,21 +254,3 @@ def flush_to_disk(path: pathlib.Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def pack(bitmaps: Sequence[np.ndarray]) -> bytes:
-    """The bitmaps of a picture's objects as one string; their boxes tell the sizes."""
-    return zlib.compress(b"".join(np.packbits(one).tobytes() for one in bitmaps), 6)
-
-
-def unpack(packed: bytes, boxes: np.ndarray) -> list[np.ndarray]:
-    """What `pack` was given, for the same boxes (n, 4)."""
-    bits = np.frombuffer(zlib.decompress(packed), np.uint8)
-    bitmaps, start = [], 0
-    for x1, y1, x2, y2 in windows(boxes).tolist():
-        pixels = (y2 - y1) * (x2 - x1)
-        end = start + -(-pixels // 8)
-        one = np.unpackbits(bits[start:end], count=pixels)
-        bitmaps.append(one.reshape(y2 - y1, x2 - x1))
-        start = end
-    return bitmaps

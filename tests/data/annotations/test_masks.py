@@ -12,15 +12,19 @@ from placements import random_placement
 from pycocotools import mask as pycoco
 
 from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.annotations.objects import bitmap, windows
-from agvm_jax.data.augment.placement import Placement, crop_mask
+from agvm_jax.data.annotations.objects import bitmap, pack, unpack, windows
+from agvm_jax.data.augment.placement import Placement, crop_masks
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.formats import files
 from agvm_jax.data.pipeline import eval_batches, train_batches
-from agvm_jax.data.storage.records import pack, unpack
 
 # pycocotools and numpy 2 disagree about the copy keyword; it works all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
+
+
+def crop_mask(bitmap, region, side):
+    (mask,) = crop_masks([bitmap], np.array([region], np.float64), side)
+    return mask
 
 
 def blob(rng, height, width):

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from agvm_jax.data.annotations.objects import pack
 from agvm_jax.data.annotations.segments import segments_from_labels, store_segments
 from agvm_jax.data.augment.augmentation import (
     Augmentation,
@@ -17,7 +18,6 @@ from agvm_jax.data.augment.augmentation import (
 from agvm_jax.data.augment.color import ColorJitter
 from agvm_jax.data.augment.cropping import Cropping
 from agvm_jax.data.example import make_row
-from agvm_jax.data.storage.records import pack
 from configs import base
 
 FRAME = (40, 56)

@@ -201,7 +201,7 @@ def test_blocks_start_as_nothing():
         attention=Attention,
         layers=layers,
     )
-    for gamma in (block.gamma1, block.gamma2):
+    for gamma in (block.gamma_1, block.gamma_2):
         np.testing.assert_array_equal(gamma[...], np.full(4, 1e-6, np.float32))
 
 

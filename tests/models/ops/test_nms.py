@@ -12,10 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models.ops.forms import use_forms
 from models.ops.nms import nms
 
 NUM_BOXES, TILE = 50, 16  # three tiles and a bit
 CASES = 240  # for each of nine thresholds
+
+
+@pytest.fixture(params=["cpu", "gpu"], autouse=True)
+def forms(request):
+    """Every test here runs for each form; a TPU's is that of GPUs."""
+    with use_forms(request.param):
+        yield request.param
 
 
 def greedy_nms(boxes, scores, classes, valid, threshold, max_outputs):
