@@ -53,7 +53,9 @@ def test_the_forms_for_tpus_give_mask_rcnn_the_losses_of_cpus():
     found = {}
     for forms in ("cpu", "tpu"):
         loss = jax.jit(make_detector(construct, forms).loss, compiler_options=QUICKLY)
-        _, (_, parts) = loss(params, model_state, with_masks(), jax.random.key(0))
+        _, (_, parts) = loss(
+            params, model_state, make_batch_with_masks(), jax.random.key(0)
+        )
         found[forms] = parts
     assert found["cpu"]["mask"] > 0
     chex.assert_trees_all_close(found["tpu"], found["cpu"], rtol=1e-4)
