@@ -1,55 +1,14 @@
 """Bad input: exit code 2 and one sentence that names the thing and the remedy."""
 
 import json
-import sys
 from pathlib import Path
-from unittest import mock
 
 import pytest
-from absl import flags
 
-import train
 from agvm_jax.training import loop
 from agvm_jax.training.restoring import Restored
 from agvm_jax.training.state import create_state
 from benchmarks.coco_writer import coco_content, flat_png, write_split
-
-
-def run(*arguments, config="configs/tiny.py"):
-    """Runs train.main as the command line does; returns its exit code."""
-    flags.FLAGS.unparse_flags()
-    for name in [n for n in flags.FLAGS if n.startswith("config.")]:
-        delattr(flags.FLAGS, name)
-    # ml_collections looks for overrides in sys.argv itself.
-    with mock.patch.object(sys, "argv", ["train.py", f"--config={config}", *arguments]):
-        return train.main(sys.argv)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Prepared data that the tests share."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def complaint(capsys, tmp_path, cache):
-    """Returns a function: run with these overrides, which must fail; what it says."""
-
-    def complain(*overrides, **options):
-        code = run(
-            f"--config.workdir={tmp_path / 'run'}",
-            f"--config.data.cache_dir={cache}",
-            "--config.train.progress=False",
-            *overrides,
-            **options,
-        )
-        err = capsys.readouterr().err
-        assert code == 2, err
-        assert err.startswith("error: ") and "Traceback" not in err
-        assert len(err.strip().splitlines()) <= 12
-        return err
-
-    return complain
 
 
 @pytest.fixture
@@ -231,78 +190,3 @@ def test_a_run_folder_of_another_config_is_left_alone(complaint, tmp_path):
     assert "batch_size is 4 there and 8 here" in err
     assert "with --config.workdir=FOLDER" in err  # a name would not help here
     assert json.loads(config.read_text()) == {"batch_size": 4}
-
-
-@pytest.fixture
-def labelled(tmp_path):
-    """Three images and label PNGs a split, of a set without things."""
-    root = tmp_path / "labelled"
-    for split in ("train", "val"):
-        for kind in (split, f"{split}_labels"):
-            (root / kind).mkdir(parents=True)
-        for i in range(3):
-            image = np.full((40, 60, 3), 60 * i, np.uint8)
-            cv2.imwrite(str(root / split / f"{i}.png"), image)
-            labels = np.full((40, 60), i % 2, np.uint8)
-            cv2.imwrite(str(root / f"{split}_labels" / f"{i}.png"), labels)
-    (root / "classes.txt").write_text("sky\nground\n")
-    return root
-
-
-def on_labels(root):
-    return (
-        "--config.data.name=label_folder",
-        f"--config.data.root={root}",
-        "--config.data.semantic=all",
-    )
-
-
-def test_stuff_without_things_for_a_panoptic_fpn(complaint, labelled):
-    message = complaint(
-        *on_labels(labelled),
-        "--config.data.mask_size=28",
-        "--config.model.detector=panoptic_fpn",
-    )
-    assert "--config.model.detector=semantic_fpn" in message
-
-
-def test_a_label_outside_the_classes(complaint, labelled):
-    labels = np.full((40, 60), 7, np.uint8)
-    cv2.imwrite(str(labelled / "train_labels" / "1.png"), labels)
-    message = complaint(*on_labels(labelled), "--config.model.detector=semantic_fpn")
-    assert "1.png holds the values [7], but there are 2 classes" in message
-
-
-def test_labels_of_another_size_than_their_image(complaint, labelled):
-    """Up to data.max_unreadable such images are left out; more are an error."""
-    labels = np.zeros((40, 50), np.uint8)
-    cv2.imwrite(str(labelled / "train_labels" / "2.png"), labels)
-    message = complaint(
-        *on_labels(labelled),
-        "--config.model.detector=semantic_fpn",
-        "--config.data.max_unreadable=0",
-    )
-    assert "'2.png' is 60x40 where its annotations say 50x40" in message
-
-
-def test_a_detector_of_pixels_without_labels(complaint):
-    message = complaint("--config.model.detector=semantic_fpn")
-    assert "--config.data.semantic=all, or stuff" in message
-
-
-def test_thresholds_of_the_panoptic_merge(complaint, tmp_path):
-    message = complaint("--config.eval.panoptic.overlap_threshold=50.0")
-    assert "eval.panoptic.overlap_threshold=50.0 must lie in 0 .. 1" in message
-    assert not (tmp_path / "run").exists()
-
-
-def test_windows_that_leave_gaps(complaint):
-    message = complaint(
-        "--config.model.detector=semantic_fpn",
-        "--config.data.semantic=all",
-        "--config.data.shapes.stuff=True",
-        "--config.model.test_cfg.mode=slide",
-        "--config.model.test_cfg.crop_size=32,32",
-        "--config.model.test_cfg.stride=48,32",
-    )
-    assert "model.test_cfg.stride=(48, 32) leaves pixels between windows" in message
