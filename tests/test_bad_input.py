@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import cv2
+import numpy as np
 import pytest
 from absl import flags
 
