@@ -277,7 +277,7 @@ def test_a_label_outside_the_classes(complaint, labelled):
 
 def test_labels_of_another_size_than_their_image(complaint, labelled):
     """Up to data.max_unreadable such images are left out; more are an error."""
-    labels = np.zeros((40, 50), np.uint8)
+    labels = np.tile(np.eye(10, dtype=np.uint8), (4, 5))
     cv2.imwrite(str(labelled / "train_labels" / "2.png"), labels)
     message = complaint(
         *on_labels(labelled),
