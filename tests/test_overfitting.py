@@ -13,15 +13,13 @@ from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.tasks import Settings, choose_task
 from models.build import build_detector
 
-SIDE = 96
 
-
-def overfit(name, folder, steps, rate):
+def overfit(name, folder, side, steps, rate):
     """Numbers after so many steps of Adam on the four validation images."""
     config = importlib.import_module(f"configs.{name}").get_config()
     config.data.update(cache_dir=str(folder), max_boxes=3, num_threads=1)
     config.data.shapes.update(
-        train_images=1, val_images=4, image_size=(SIDE, SIDE), max_objects=3
+        train_images=1, val_images=4, image_size=(side, side), max_objects=3
     )
     config.model.update(width=0.125, fpn_channels=32, norm="frozen")
     config.model.rpn.update(pre_nms_top_k=(60, 40), post_nms_top_k=(40, 20))
@@ -32,7 +30,7 @@ def overfit(name, folder, steps, rate):
         config.model,
         num_classes=len(dataset.class_names),
         num_labels=len(dataset.label_names(semantic)),
-        image_size=(SIDE, SIDE),
+        image_size=(side, side),
     )
     task = choose_task(detector.outputs)
     task.check_data(config.data, config.model.detector)
@@ -40,7 +38,7 @@ def overfit(name, folder, steps, rate):
         dataset, Settings(semantic, merge=MergeRule(**config.eval.panoptic))
     )
     (batch,) = eval_batches(
-        dataset.val, image_size=SIDE, batch_size=4, data_config=config.data
+        dataset.val, image_size=side, batch_size=4, data_config=config.data
     )
     on_device = jax.tree.map(jnp.asarray, batch)
     tx = optax.adam(optax.cosine_decay_schedule(rate, steps))
@@ -64,7 +62,7 @@ def overfit(name, folder, steps, rate):
 
 @pytest.mark.slow  # a minute
 def test_semantic_fpn_over_fits_four_images(tmp_path):
-    task, numbers, parts = overfit("semantic_fpn_shapes", tmp_path, 160, 6e-3)
+    task, numbers, parts = overfit("semantic_fpn_shapes", tmp_path, 96, 160, 6e-3)
     assert task.name == "semantic" and set(parts) == {"semantic"}
     assert numbers["mIoU"] > 0.95
 
@@ -72,6 +70,6 @@ def test_semantic_fpn_over_fits_four_images(tmp_path):
 @pytest.mark.slow  # minutes
 @pytest.mark.timeout(900)
 def test_panoptic_fpn_over_fits_four_images(tmp_path):
-    task, numbers, parts = overfit("panoptic_fpn_shapes", tmp_path, 80, 4e-3)
+    task, numbers, parts = overfit("panoptic_fpn_shapes", tmp_path, 128, 110, 3e-3)
     assert task.name == "panoptic" and {"mask", "box", "semantic"} <= set(parts)
     assert numbers["PQ"] > 0.8 and numbers["PQ_things"] > 0.8
