@@ -44,8 +44,12 @@ def with_folder(root):
     )
 
 
-def test_an_unknown_key_is_named(complaint):
-    assert "batchsize" in complaint("--config.batchsize=3")
+def test_an_unknown_key_is_named_with_those_that_may_be_meant(complaint):
+    err = complaint("--config.batchsize=3")
+    assert err == (
+        "error: --config.batchsize: there is no such key: did you mean batch_size?\n"
+    )
+    assert "did you mean model.rpn.samples?" in complaint("--config.model.rpn_samples=5")
 
 
 def test_a_missing_config_file_is_named(complaint):
