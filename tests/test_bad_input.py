@@ -46,10 +46,11 @@ def with_folder(root):
 
 def test_an_unknown_key_is_named_with_those_that_may_be_meant(complaint):
     err = complaint("--config.batchsize=3")
-    assert err == (
-        "error: --config.batchsize: there is no such key: did you mean batch_size?\n"
+    assert err.startswith(
+        "error: --config.batchsize: there is no such key: did you mean batch_size"
     )
-    assert "did you mean model.rpn.samples?" in complaint("--config.model.rpn_samples=5")
+    err = complaint("--config.model.rpn_samples=5")
+    assert "did you mean model.rpn.samples?" in err
 
 
 def test_a_missing_config_file_is_named(complaint):
