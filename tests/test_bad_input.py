@@ -296,15 +296,3 @@ def test_thresholds_of_the_panoptic_merge(complaint, tmp_path):
     message = complaint("--config.eval.panoptic.overlap_threshold=50.0")
     assert "eval.panoptic.overlap_threshold=50.0 must lie in 0 .. 1" in message
     assert not (tmp_path / "run").exists()
-
-
-def test_windows_that_leave_gaps(complaint):
-    message = complaint(
-        "--config.model.detector=semantic_fpn",
-        "--config.data.semantic=all",
-        "--config.data.shapes.stuff=True",
-        "--config.model.test_cfg.mode=slide",
-        "--config.model.test_cfg.crop_size=32,32",
-        "--config.model.test_cfg.stride=48,32",
-    )
-    assert "model.test_cfg.stride=(48, 32) leaves pixels between windows" in message
