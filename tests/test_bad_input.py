@@ -1,57 +1,16 @@
 """Bad input: exit code 2 and one sentence that names the thing and the remedy."""
 
 import json
-import sys
 from pathlib import Path
-from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
-from absl import flags
 
-import train
 from agvm_jax.training import loop
 from agvm_jax.training.restoring import Restored
 from agvm_jax.training.state import create_state
 from benchmarks.coco_writer import coco_content, flat_png, write_split
-
-
-def run(*arguments, config="configs/tiny.py"):
-    """Runs train.main as the command line does; returns its exit code."""
-    flags.FLAGS.unparse_flags()
-    for name in [n for n in flags.FLAGS if n.startswith("config.")]:
-        delattr(flags.FLAGS, name)
-    # ml_collections looks for overrides in sys.argv itself.
-    with mock.patch.object(sys, "argv", ["train.py", f"--config={config}", *arguments]):
-        return train.main(sys.argv)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Prepared data that the tests share."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def complaint(capsys, tmp_path, cache):
-    """Returns a function: run with these overrides, which must fail; what it says."""
-
-    def complain(*overrides, **options):
-        code = run(
-            f"--config.workdir={tmp_path / 'run'}",
-            f"--config.data.cache_dir={cache}",
-            "--config.train.progress=False",
-            *overrides,
-            **options,
-        )
-        err = capsys.readouterr().err
-        assert code == 2, err
-        assert err.startswith("error: ") and "Traceback" not in err
-        assert len(err.strip().splitlines()) <= 12
-        return err
-
-    return complain
 
 
 @pytest.fixture

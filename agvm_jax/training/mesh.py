@@ -79,6 +79,15 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(put, batch)
 
 
+def as_replicated(mesh: Mesh, shapes: Any) -> Any:
+    """Gives a pytree of shapes the sharding of `put_replicated`."""
+    sharding = replicated(mesh)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+    )
+
+
 def put_replicated(mesh: Mesh, tree: Any) -> Any:
     """Copies a pytree to every device of the mesh.
 

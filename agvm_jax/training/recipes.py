@@ -42,11 +42,6 @@ class Recipe:
     sam: Perturbation | None  # None: one gradient a step
     required_norm: str | None  # the `model.norm` that the method's definition includes
 
-    @property
-    def measures(self) -> bool:
-        """Whether the train step has to measure phi and hand it to `tx.update`."""
-        return self.agvm is not None
-
     def weights(self, opt_state: optax.OptState) -> Any:
         """Return what `GroupPlan.add` and `finish` take as weights: mostly None.
 

@@ -38,7 +38,8 @@ def sigmoid_focal_loss(
     return form(logits, targets, alpha, gamma)
 
 
-@functools.partial(jax.checkpoint, static_argnums=(2, 3))
+# Without the barriers of `prevent_cse` the compiler fuses the slope with its readers.
+@functools.partial(jax.checkpoint, static_argnums=(2, 3), prevent_cse=False)
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _sigmoid_focal_loss(logits, targets, alpha, gamma):
     return focal_loss(logits, targets, alpha, gamma)

@@ -13,8 +13,9 @@ from agvm_jax.optim.stacked import phi_of_groups
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import plan_batches
 from agvm_jax.training.recipes import build_optimizer
-from agvm_jax.training.state import create_state, with_counts_of
+from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep
+from agvm_jax.training.update import with_counts_of
 from benchmarks.hlo import collectives
 from configs import base
 

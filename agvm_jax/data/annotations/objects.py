@@ -107,7 +107,7 @@ class Annotations:
         }
 
     def bitmaps(self, index: int) -> list[np.ndarray]:
-        """The masks of the same objects, each as the bitmap of its box; see `masks`."""
+        """The masks of the same objects, each as the bitmap of its box."""
         rows, boxes = self._kept(index)
         return [
             bitmap(self.segmentations[row], window)

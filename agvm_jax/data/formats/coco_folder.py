@@ -24,6 +24,7 @@ from agvm_jax.data.formats.files import (
     Sign,
     digest,
     file_digest,
+    label_listing,
     listing,
     read_file,
     require_folder,
@@ -193,7 +194,7 @@ class CocoOrigin:
             self.panoptic_file
             and (
                 file_digest(self.panoptic_file),
-                listing(self.panoptic_file.with_suffix("")),
+                label_listing(self.panoptic_file.with_suffix("")),
             ),
             # Nothing where there are none: sets prepared before there could be any
             # keep their names.

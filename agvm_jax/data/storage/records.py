@@ -30,7 +30,7 @@ FEATURES = {
     "image_id": tfds.features.Scalar(np.int64),
     "height": tfds.features.Scalar(np.int64),
     "width": tfds.features.Scalar(np.int64),
-    "turn": tfds.features.Scalar(np.int64),  # of the decoded image: exif.turn
+    "turn": tfds.features.Scalar(np.int64),  # of the decoded image: decode.turn
     "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
     "classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
     "crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
