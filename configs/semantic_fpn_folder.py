@@ -7,8 +7,7 @@ the same names in ``train_labels/`` and ``val_labels/``; ``classes.txt`` names t
 classes, one a line. Other names: `data.train_labels` and the keys beside it; values
 without a class: `data.label_void`.
 
-Sized for a CPU and a few hundred images. docs/results.md tells what it reaches on
-CamVid.
+Sized for a CPU and a few hundred images. Not measured yet.
 """
 
 from configs import base
