@@ -18,17 +18,20 @@ from jax.sharding import SingleDeviceSharding  # noqa: E402
 
 from benchmarks.pods import devices_of  # noqa: E402
 from benchmarks.program_cost import costs  # noqa: E402
-from models.fpn import upsample  # noqa: E402
 from models.heads.anchor_outputs import deltas_of  # noqa: E402
 from models.heads.retina_loss import class_losses as losses_by_place  # noqa: E402
 from models.ops.conv import conv2d  # noqa: E402
+from models.ops.forms import use_forms  # noqa: E402
 from models.ops.losses import sigmoid_focal_loss  # noqa: E402
 from models.ops.matching import IGNORE  # noqa: E402
+from models.ops.repetition import upsample  # noqa: E402
+from models.ops.roi_align import roi_align  # noqa: E402
 
 FOCAL = 0.25, 2.0  # alpha and gamma
 P2, P3 = (208, 336), (104, 168)
 RPN_MAPS = (P2, P3, (52, 84), (26, 42), (13, 21))
 CHANNELS, CLASSES = 256, 80
+STRIDES = (4, 8, 16, 32)
 
 
 def doubling_plainly(x, lateral):
@@ -74,6 +77,15 @@ def class_losses(kernel, x, labels):
     return losses_by_place(logits, labels, *FOCAL)
 
 
+def pooled(x2, x3, x4, x5, boxes):
+    return roi_align((x2, x3, x4, x5), boxes, strides=STRIDES, output_size=7)
+
+
+def pooled_plainly(*arguments):
+    with use_forms("gpu"):
+        return pooled(*arguments)
+
+
 def parts(shape):
     """Yield name, plain form, the model's form and arguments; `shape` makes one."""
 
@@ -91,6 +103,9 @@ def parts(shape):
     labels = shape((8, 9 * P3[0] * P3[1]), jnp.int32)
     arguments = (kernel, features(8, *P3), labels)
     yield "class scores P3, 8 images", class_losses_plainly, class_losses, arguments
+    maps = [features(8, *sides) for sides in RPN_MAPS[:4]]
+    arguments = (*maps, shape((8, 512, 4), jnp.float32))
+    yield "RoIAlign 7x7, 8 images", pooled_plainly, pooled, arguments
 
 
 def estimate(function, arguments, shape):
@@ -126,7 +141,8 @@ def main() -> None:
     print(f"{'':28s}{'plain':>22s}{'as it is':>22s}")
     for name, plain, ours, arguments in parts(shape):
         start = time.perf_counter()
-        columns = [estimate(form, arguments, shape) for form in (plain, ours)]
+        with use_forms("tpu"):
+            columns = [estimate(form, arguments, shape) for form in (plain, ours)]
         print(
             f"{name:28s}"
             + "".join(f"{c:10.1f} M {mb:6.0f} MB " for c, mb in columns)

@@ -10,7 +10,7 @@ and the epochs to what you have.
 
 Measured here, on 2 CPU cores that other work shared, with the BCCD blood cells (205
 images to train on, 640x480): 2600 steps in 25 minutes, AP 54.3, AP50 86.5 on its 159
-validation images. docs/results.md has the curves and pictures.
+validation images. docs/results.md has the curves and images.
 """
 
 from configs import base

@@ -20,6 +20,7 @@ from .backbones.uninet import UniNet
 from .detectors.pyramid import PyramidDetector
 from .detectors.rcnn import RCNN
 from .detectors.retinanet import RetinaNet
+from .detectors.semantic_fpn import SemanticFPN, TestConfig
 from .fpn import FPN
 from .functional import Detector, make_detector
 from .heads.box import BoxHead
@@ -27,8 +28,12 @@ from .heads.cascade import CascadeHead
 from .heads.mask import MaskHead
 from .heads.retina import RetinaHead
 from .heads.rpn import RPNHead
+from .heads.semantic import SemanticHead
 from .ops.anchors import Anchors
+from .ops.forms import NAMES
 
+# None: the forms of the platform that JAX computes on.
+FORMS = {"auto": None, **{name: name for name in NAMES}}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -98,9 +103,13 @@ def build_rcnn(
     *,
     cascade: bool = False,
     masks: bool = False,
+    num_labels: int | None = None,
     **options,
 ) -> RCNN:
-    """Build an R-CNN: levels P2 to P6, boxes are read from P2 to P5."""
+    """Build a Faster, Mask or Cascade R-CNN, with `num_labels` a Panoptic FPN.
+
+    Levels are P2 to P6, boxes are read from P2 to P5.
+    """
     channels, anchors = config.fpn_channels, Anchors(**config.anchors)
     fpn = FPN(backbone.channels, channels, first_level=2, extra="max_pool", **options)
     rpn = with_settings(RPNHead, config, "rpn")(channels, anchors, **options)
@@ -112,7 +121,41 @@ def build_rcnn(
     if masks:
         make_head = with_settings(MaskHead, config, "mask_head")
         heads["mask_head"] = make_head(channels, num_classes, **options)
+    if num_labels is not None:
+        make_head = with_settings(SemanticHead, config, "semantic_head")
+        heads["semantic_head"] = make_head(channels, num_labels, **options)
     return RCNN(backbone, fpn, rpn, **heads, **image_statistics(config))
+
+
+def build_panoptic_fpn(
+    config: ConfigDict,
+    backbone: nnx.Module,
+    num_classes: int,
+    *,
+    num_labels: int,
+    **options,
+) -> RCNN:
+    """Build a Panoptic FPN: a Mask R-CNN with a semantic head."""
+    return build_rcnn(
+        config, backbone, num_classes, masks=True, num_labels=num_labels, **options
+    )
+
+
+def build_semantic_fpn(
+    config: ConfigDict,
+    backbone: nnx.Module,
+    num_classes: int,
+    *,
+    num_labels: int,
+    **options,
+) -> SemanticFPN:
+    """Build a Semantic FPN on levels P2 to P5; no class of boxes is asked for."""
+    channels = config.fpn_channels
+    fpn = FPN(backbone.channels, channels, first_level=2, extra="max_pool", **options)
+    make_head = with_settings(SemanticHead, config, "semantic_head")
+    head = make_head(channels, num_labels, **options)
+    looks = TestConfig(**config.test_cfg)
+    return SemanticFPN(backbone, fpn, head, test_cfg=looks, **image_statistics(config))
 
 
 DETECTORS = {
@@ -121,13 +164,19 @@ DETECTORS = {
     "mask_rcnn": functools.partial(build_rcnn, masks=True),
     "cascade_rcnn": functools.partial(build_rcnn, cascade=True),
     "cascade_mask_rcnn": functools.partial(build_rcnn, cascade=True, masks=True),
+    "panoptic_fpn": build_panoptic_fpn,
+    "semantic_fpn": build_semantic_fpn,
 }
+# Detectors that learn a class for each pixel; the others learn boxes, and of these
+# Panoptic FPN does as well.
+OF_PIXELS = ("semantic_fpn", "panoptic_fpn")
 
 
 def build_detector(
     config: ConfigDict,
     *,
     num_classes: int,
+    num_labels: int = 0,
     image_size: tuple[int, int],
     axis_name: str | None = None,
     freeze_at: int = 0,
@@ -136,7 +185,8 @@ def build_detector(
 
     Args:
       config: the section `model` of `configs/base.py`.
-      num_classes: K; class ids are 0..K-1.
+      num_classes: K, classes of boxes; class ids are 0..K-1.
+      num_labels: classes of pixels, 0 where the data have no label maps.
       image_size: (height, width) of the padded input. Any size will do: a side of n
         pixels gives maps of ceil(n / 2^level).
       axis_name: the mesh axis of the replicas, for synced BatchNorm; None outside of
@@ -147,14 +197,15 @@ def build_detector(
     Raises:
       ValueError: a name is unknown or a value out of range.
     """
-    if num_classes < 1:
-        raise ValueError(f"a detector needs at least one class, not {num_classes}")
     if len(image_size) != 2 or min(image_size) < 32:
         raise ValueError(
             f"image_size {tuple(image_size)} is not a (height, width) of at least 32 "
             "pixels, the stride of the backbone"
         )
     build = look_up("model.detector", config.detector, DETECTORS)
+    check_classes(config, num_classes, num_labels)
+    if config.detector in OF_PIXELS:
+        build = functools.partial(build, num_labels=num_labels)
     build_backbone = look_up("model.backbone", config.backbone, BACKBONES)
     dtype = look_up("model.dtype", config.dtype, DTYPES)
 
@@ -165,7 +216,37 @@ def build_detector(
         detector.backbone.freeze(freeze_at)
         return detector
 
-    return make_detector(construct)
+    return make_detector(
+        construct,
+        forms=look_up("model.op_forms", config.op_forms, FORMS),
+        forward_mode=config.forward_mode,
+    )
+
+
+def check_classes(config: ConfigDict, num_classes: int, num_labels: int) -> None:
+    """Check that there are classes for what the detector learns.
+
+    Raises:
+      ValueError: there are none, or `test_cfg` asks for what the detector cannot do.
+    """
+    name = config.detector
+    if num_classes < 1 and name != "semantic_fpn":
+        raise ValueError(
+            f"model.detector={name} learns boxes and the data have no class with boxes:"
+            " use a data set that has, or --config.model.detector=semantic_fpn for"
+            " classes of pixels alone"
+        )
+    if num_labels < 1 and name in OF_PIXELS:
+        raise ValueError(
+            f"model.detector={name} learns a class for each pixel and the data carry no"
+            " label maps: use --config.data.semantic=all, or stuff, which makes one"
+            " class of all things"
+        )
+    if name != "semantic_fpn" and TestConfig(**config.test_cfg) != TestConfig():
+        raise ValueError(
+            f"model.detector={name} looks at whole images, once: model.test_cfg is for"
+            " semantic_fpn"
+        )
 
 
 def with_settings(

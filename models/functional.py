@@ -14,6 +14,8 @@ from flax import nnx
 
 from agvm_jax.structures import Batch, Predictions
 
+from .ops.forms import current_forms, use_forms
+
 Tree = dict[str, Any]
 
 
@@ -39,7 +41,11 @@ class Detector:
     outputs: frozenset[str]
 
 
-def make_detector(construct: Callable[[nnx.Rngs], nnx.Module]) -> Detector:
+def make_detector(
+    construct: Callable[[nnx.Rngs], nnx.Module],
+    forms: str | None = None,
+    forward_mode: bool = False,
+) -> Detector:
     """Turn a module's constructor into a `Detector`.
 
     The module has the methods `loss(batch, key) -> (scalar, dict)` and
@@ -49,7 +55,21 @@ def make_detector(construct: Callable[[nnx.Rngs], nnx.Module]) -> Detector:
 
     Args:
       construct: builds the module from its random keys.
+      forms: "cpu", "gpu" or "tpu", which forms of ops `init`, `loss` and `predict` are
+        traced in, see `ops.forms`; None leaves it to whoever traces them. The methods
+        of a module that `bind` gives are left to their caller in any case.
+      forward_mode: `loss` is to be differentiated in forward mode (`jax.jvp`) too. The
+        forms for CPUs cannot be, so those of GPUs stand in for them.
+
+    Raises:
+      ValueError: no such forms.
     """
+
+    use_forms(forms)  # says so if there are none of that name
+
+    def in_forms():
+        name = forms or current_forms()
+        return use_forms("gpu" if forward_mode and name == "cpu" else name)
 
     def split(key):
         return nnx.split(construct(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
@@ -61,7 +81,8 @@ def make_detector(construct: Callable[[nnx.Rngs], nnx.Module]) -> Detector:
 
     @jax.jit
     def init(key):
-        _, params, model_state = split(key)
+        with in_forms():
+            _, params, model_state = split(key)
         return _plain(params), _plain(model_state)
 
     def bind(params, model_state):
@@ -72,11 +93,14 @@ def make_detector(construct: Callable[[nnx.Rngs], nnx.Module]) -> Detector:
 
     def loss(params, model_state, batch, key):
         module = bind(params, model_state)
-        value, parts = module.loss(batch, key)
+        with in_forms():
+            value, parts = module.loss(batch, key)
         return value, (_plain(nnx.state(module, nnx.BatchStat)), parts)
 
     def predict(params, model_state, batch):
-        return bind(params, model_state).predict(batch)
+        module = bind(params, model_state)
+        with in_forms():
+            return module.predict(batch)
 
     return Detector(init, loss, predict, bind, outputs)
 

@@ -1,6 +1,9 @@
-"""The command line of train.py: its flags, the config they make, and its last words."""
+"""The command line of train.py: its flags, the config they make, what it says."""
 
+import difflib
+import runpy
 import sys
+from collections.abc import Mapping
 
 import jax
 from absl import flags
@@ -32,8 +35,10 @@ def parse(arguments: list[str]) -> ConfigDict:
             raise ValueError(
                 "there is no config: python train.py --config configs/quickstart.py"
             )
-    except (AttributeError, KeyError, TypeError, flags.Error) as error:
-        # ml_collections tells of a mistyped key with an AttributeError and a hint.
+    except (AttributeError, KeyError) as error:
+        # ml_collections tells of an unknown key by its last part alone.
+        raise ValueError(_unknown_key(arguments) or str(error).strip("'\"")) from error
+    except (TypeError, flags.Error) as error:
         raise ValueError(str(error).strip("'\"")) from error
     except OSError as error:
         raise ValueError(f"the config file cannot be read: {error}") from error
@@ -44,10 +49,49 @@ def parse(arguments: list[str]) -> ConfigDict:
     return config
 
 
+def _unknown_key(arguments: list[str]) -> str:
+    """Returns a sentence about the first key that the config file does not have."""
+    options = [a.lstrip("-").partition("=") for a in arguments if a.startswith("--")]
+    files = [value for name, _, value in options if name == "config" and value]
+    if "--config" in arguments[:-1]:
+        files.append(arguments[arguments.index("--config") + 1])
+    known = _keys(runpy.run_path(files[-1])["get_config"]())
+    for name, _, _ in options:
+        key = name.removeprefix("config.")
+        if key != name and key not in known:
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
+            hint = f": did you mean {' or '.join(near)}?" if near else ""
+            return f"--config.{key}: there is no such key{hint}"
+    return ""
+
+
+def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    found = []
+    for name, value in config.items(preserve_field_references=True):
+        found.append(f"{prefix}{name}")
+        if isinstance(value, ConfigDict):
+            found += _keys(value, f"{prefix}{name}.")
+    return found
+
+
 def join() -> None:
     """Joins the other processes of a cluster, with --distributed."""
     if FLAGS.distributed:
         jax.distributed.initialize()
+
+
+def introduce(facts: Mapping[str, str]) -> None:
+    """Prints what was derived from the config, so that nobody has to guess it.
+
+    Args:
+      facts: topic -> what is to be known of it; "" is left out. The first process says
+        it for all.
+    """
+    if jax.process_index() == 0:
+        for topic, fact in facts.items():
+            if fact:
+                print(f"{topic:<12}" + fact.replace("\n", "\n" + " " * 12))
+        sys.stdout.flush()
 
 
 def leave(code: ExitCode) -> int:

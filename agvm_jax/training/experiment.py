@@ -1,63 +1,103 @@
-"""What the loop works with, and what it returns."""
+"""What the loop works with, in five parts, and what it returns."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from agvm_jax.training.batching import BatchPlan
+from agvm_jax.training.resolve import Resolved
 from agvm_jax.training.start_from import Source
 from agvm_jax.training.state import TrainState
 from agvm_jax.training.step import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
+class Data:
+    """Where batches come from.
+
+    Attributes:
+      dataset: what they are made of, for reports; the loop does not look at it.
+      train: ``(first) -> iterator`` of this process's host batches from the pass with
+        that number on, with ``close()`` and ``counters``.
+      validation: ``() -> iterable`` of this process's validation batches.
+    """
+
+    dataset: Any
+    train: Callable[[int], Iterator[Any]]
+    validation: Callable[[], Iterable[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is trained, on its devices.
+
+    Attributes:
+      mesh: the data mesh.
+      step: the compiled train step.
+      predict: ``(state, host batch) -> Predictions`` of the same rows.
+      write_weights: ``(state)``, leaves the weights in the run folder; called by the
+        first process when a sitting ends, for whatever reason.
+    """
+
+    mesh: jax.sharding.Mesh
+    step: TrainStep
+    predict: Callable[[TrainState, Any], Any]
+    write_weights: Callable[[TrainState], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How it is judged.
+
+    Attributes:
+      task: what is measured; its ``metric`` names the number that ranks checkpoints.
+      evaluator: what `run` fills; it can tell more after it.
+      run: ``(state) -> dict`` of the numbers by their names.
+    """
+
+    task: Any
+    evaluator: Any
+    run: Callable[[TrainState], dict[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a run begins that has no checkpoint of its own yet.
+
+    Attributes:
+      state: ``() -> TrainState`` before the first step, replicated over the mesh.
+      source: the checkpoint of another run that it starts from instead, or None.
+      seed: what the random key of the run is made from.
+    """
+
+    state: Callable[[], TrainState]
+    source: Source | None
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything that the loop works with; ``train.py`` builds it from a config.
+    """Everything that the loop works with; ``experiment.py`` builds it from a config.
 
     Attributes:
       folder: the run folder.
-      mesh: the data mesh.
-      plan: how a batch is shared out.
-      total_steps: optimizer steps in the run.
-      steps_per_epoch: steps that show every image once, possibly a fraction.
-      initial_state: ``() -> TrainState``, replicated over the mesh.
-      source: the checkpoint of another run that this one starts from, or None.
-      seed: what the random key of the run is made from.
-      step: the compiled train step.
-      schedule: step -> learning rate, on the host.
-      train_batches: ``(first) -> iterator`` of this process's host batches from the
-        pass with that number on, with ``close()`` and ``counters``.
-      eval_batches: ``() -> iterable`` of this process's validation batches.
-      predict: ``(state, host batch) -> Predictions`` of the same rows.
-      task: what is measured; its ``metric`` names the number that ranks checkpoints.
-      evaluate: ``(state) -> dict`` of the evaluation's numbers by their names.
-      evaluator: what `evaluate` fills; it can tell more after it.
-      write_weights: ``(state)``, leaves the weights in the run folder; called by the
-        first process when a sitting ends, for whatever reason.
       settings: the config's ``train`` section.
+      resolved: the numbers that follow from the config: steps, shares of a batch, rate.
+      data: where batches come from.
+      model: what is trained.
+      evaluation: how it is judged.
+      start: where it begins.
     """
 
     folder: Path
-    mesh: jax.sharding.Mesh
-    plan: BatchPlan
-    total_steps: int
-    steps_per_epoch: float
-    initial_state: Callable[[], TrainState]
-    source: Source | None
-    seed: int
-    step: TrainStep
-    schedule: Callable[[int], Any]
-    train_batches: Callable[[int], Iterator[Any]]
-    eval_batches: Callable[[], Any]
-    predict: Callable[[TrainState, Any], Any]
-    task: Any
-    evaluate: Callable[[TrainState], dict[str, float]]
-    evaluator: Any
-    write_weights: Callable[[TrainState], None]
     settings: Any
+    resolved: Resolved
+    data: Data
+    model: Model
+    evaluation: Evaluation
+    start: Start
 
 
 @dataclasses.dataclass(frozen=True)

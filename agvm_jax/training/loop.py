@@ -17,6 +17,7 @@ from agvm_jax.training.checkpoint import Checkpoints
 from agvm_jax.training.experiment import Experiment, Outcome
 from agvm_jax.training.feed import Feed, StepAbandoned
 from agvm_jax.training.progress import Clock, Progress
+from agvm_jax.training.resolve import Resolved
 from agvm_jax.training.restoring import Restored, restore_newest, saved_steps
 from agvm_jax.training.start_from import how_to_go_on, restore_source
 from agvm_jax.training.state import TrainState
@@ -40,12 +41,12 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
     log = metrics_lib.open_log(experiment.folder, jax.process_index() == 0)
     with device_memory.said_of(device_memory.STATE):
         begin = first_state(experiment, log)
-    if begin.step >= experiment.total_steps:
+    if begin.step >= experiment.resolved.total_steps:
         with device_memory.said_of(device_memory.EVALUATION):
-            results = experiment.evaluate(begin.state)
+            results = experiment.evaluation.run(begin.state)
         _write_weights(experiment, begin.state, log)
         return Outcome(begin.state, begin.step, results, "was finished")
-    said = device_memory.said_of(device_memory.training(experiment.plan))
+    said = device_memory.said_of(device_memory.training(experiment.resolved.plan))
     try:
         with contextlib.closing(_Sitting(experiment, begin, log)) as sitting, said:
             status = sitting.run()
@@ -58,20 +59,20 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
 
 def first_state(experiment: Experiment, log: logging.Logger) -> Restored:
     """Returns what a sitting begins with: the newest good checkpoint, or step 0."""
-    folder, source = experiment.folder / "checkpoints", experiment.source
+    folder, begin = experiment.folder / "checkpoints", experiment.start
     own = bool(saved_steps(folder))
-    if not own and source is None:
-        return Restored(experiment.initial_state(), 0, {})
+    if not own and begin.source is None:
+        return Restored(begin.state(), 0, {})
     # Only the shapes are made of a state that is restored: there are never two.
-    shapes = jax.eval_shape(experiment.initial_state)
-    like = mesh_lib.as_replicated(experiment.mesh, shapes)
+    shapes = jax.eval_shape(begin.state)
+    like = mesh_lib.as_replicated(experiment.model.mesh, shapes)
     if not own:
-        return restore_source(source, like, experiment.seed, log)
+        return restore_source(begin.source, like, begin.seed, log)
     restored = restore_newest(folder, like, log)
     log.info(
         "resumed from the checkpoint of step %d of %d",
         restored.step,
-        experiment.total_steps,
+        experiment.resolved.total_steps,
     )
     return restored
 
@@ -81,6 +82,7 @@ class _Sitting:
 
     def __init__(self, experiment: Experiment, begin: Restored, log: logging.Logger):
         settings, start = experiment.settings, begin.step
+        resolved, mesh = experiment.resolved, experiment.model.mesh
         first_process = jax.process_index() == 0
         self.state, self.step = begin.state, start
         # Not when another run's checkpoint is the start: that step is the other's.
@@ -88,12 +90,12 @@ class _Sitting:
         self.results: dict[str, float] = {}
         self._experiment, self._log = experiment, log
         self._log_every = settings.log_every_steps
-        self._eval_every = _every(settings.eval_every_epochs, experiment)
-        self._save_every = _every(settings.checkpoint_every_epochs, experiment)
+        self._eval_every = _every(settings.eval_every_epochs, resolved)
+        self._save_every = _every(settings.checkpoint_every_epochs, resolved)
         if first_process:
             metrics_lib.write_environment(experiment.folder)
         # Read before the writer removes what lies after the start.
-        metric = experiment.task.metric
+        metric = experiment.evaluation.task.metric
         self._metric = metrics_lib.evaluated(experiment.folder, metric, start)
         self._writer = metrics_lib.MetricsWriter(
             experiment.folder,
@@ -108,21 +110,21 @@ class _Sitting:
             log,
         )
         self._progress = Progress(
-            experiment.total_steps, start, settings.progress and first_process
+            resolved.total_steps, start, settings.progress and first_process
         )
         self._stop = StopSignal()
-        passes = experiment.plan.micro_batches
+        passes = resolved.plan.micro_batches
         # The stream is indexed, and every step takes the same number of passes.
-        batches = experiment.train_batches(start * passes)
-        self._feed = Feed(experiment.mesh, batches, passes, self._progress, self._stop)
+        batches = experiment.data.train(start * passes)
+        self._feed = Feed(mesh, batches, passes, self._progress, self._stop)
         self._watch = Watch(settings.max_skipped_steps, experiment.folder, log)
         self._windows = Windows(self._write_window, begin.record.get("window", ()))
         self._noise_scale = jax.jit(noise_scale)
-        self._clock = Clock(experiment.plan.batch_size)
+        self._clock = Clock(resolved.plan.batch_size)
 
     def run(self) -> str:
         """Trains to the end or to a signal; returns which, as `Outcome.status`."""
-        total = self._experiment.total_steps
+        total = self._experiment.resolved.total_steps
         with self._stop:
             missing = self._evaluation_is_due() and self.step not in self._metric
             missing &= self._resumed
@@ -130,7 +132,7 @@ class _Sitting:
                 self._evaluate()  # the former sitting was stopped before it
             while self.step < total:
                 try:
-                    self.state, scalars = self._experiment.step(
+                    self.state, scalars = self._experiment.model.step(
                         self.state, self._feed, self.step
                     )
                 except StepAbandoned:
@@ -171,11 +173,11 @@ class _Sitting:
                 self._log.info("data: %s: %d", name.replace("_", " "), count)
 
     def _end_window(self) -> None:
-        step, experiment = self.step, self._experiment
+        step, resolved = self.step, self._experiment.resolved
         scales = self._noise_scale(self.state.noise)
         more = {
-            "lr": experiment.schedule(step - 1),
-            "epoch": step / experiment.steps_per_epoch,
+            "lr": resolved.recipe.schedule(step - 1),
+            "epoch": step / resolved.steps_per_epoch,
             "images_per_second": self._clock.images_per_second(),
             **{f"noise_scale/{name}": scale for name, scale in scales.items()},
         }
@@ -197,10 +199,11 @@ class _Sitting:
 
     def _evaluate(self) -> None:
         self._wait_for_the_device()
+        evaluation = self._experiment.evaluation
         said = device_memory.said_of(device_memory.EVALUATION)
         with self._clock.paused(), said:
-            self.results = self._experiment.evaluate(self.state)
-        metric = self._experiment.task.metric
+            self.results = evaluation.run(self.state)
+        metric = evaluation.task.metric
         self._metric[self.step] = self.results[metric]
         line = {f"eval/{name}": value for name, value in self.results.items()}
         self._writer.write(self.step, line)
@@ -229,16 +232,16 @@ class _Sitting:
             "stopped by a signal after step %d of %d; everything is saved, and the same"
             " command goes on from here",
             self.step,
-            self._experiment.total_steps,
+            self._experiment.resolved.total_steps,
         )
         return "interrupted"
 
 
-def _every(epochs: float, experiment: Experiment) -> int:
+def _every(epochs: float, resolved: Resolved) -> int:
     """Turns a number of epochs into steps; 0 means "only at the end"."""
     if epochs <= 0:
-        return experiment.total_steps + 1
-    return max(1, round(epochs * experiment.steps_per_epoch))
+        return resolved.total_steps + 1
+    return max(1, round(epochs * resolved.steps_per_epoch))
 
 
 def _write_weights(
@@ -248,7 +251,7 @@ def _write_weights(
     if lost or jax.process_index() != 0:
         return
     try:
-        experiment.write_weights(state)
+        experiment.model.write_weights(state)
     except jax.errors.JaxRuntimeError:
         pass  # the step that failed took the state with it
     except OSError as error:

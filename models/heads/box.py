@@ -104,6 +104,7 @@ class BoxHead(BoxLayers):
       pre_nms_top_k: detections of an image that go to NMS.
       max_detections: detections an image may have.
       min_side: pixels; detections with a side below it are dropped.
+      loss_weight: what its losses are multiplied by.
       dtype: what the activations are computed in.
       rngs: keys for the initial weights.
 
@@ -128,6 +129,7 @@ class BoxHead(BoxLayers):
         pre_nms_top_k: int = 1000,
         max_detections: int = 100,
         min_side: float = 1e-2,
+        loss_weight: float = 1.0,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -147,6 +149,7 @@ class BoxHead(BoxLayers):
                 "pre_nms_top_k": pre_nms_top_k,
                 "max_detections": max_detections,
             },
+            positive={"loss_weight": loss_weight},
         )
 
         super().__init__(
@@ -169,6 +172,7 @@ class BoxHead(BoxLayers):
         self.nms_threshold = nms_threshold
         self.pre_nms_top_k = pre_nms_top_k
         self.max_detections = max_detections
+        self.loss_weight = loss_weight
         self.min_side = min_side
 
     def loss(
@@ -193,7 +197,8 @@ class BoxHead(BoxLayers):
             box_weights=self.box_weights,
         )
         logits, deltas = self(features.pool(sample.boxes, self.roi_size))
-        return box_loss(logits, deltas, sample, box_beta=self.box_beta), sample
+        parts = box_loss(logits, deltas, sample, box_beta=self.box_beta)
+        return {name: self.loss_weight * part for name, part in parts.items()}, sample
 
     def predict(self, features: Features, proposals: Proposals) -> Predictions:
         """Return the detections among the proposals."""

@@ -52,6 +52,7 @@ class MaskHead(nnx.Module):
       num_classes: K.
       num_convs: 3x3 convolutions.
       roi_size: bins of a pooled box along each side; masks have twice as many.
+      loss_weight: what its loss is multiplied by.
       dtype: what the activations are computed in.
       rngs: keys for the initial weights.
 
@@ -66,6 +67,7 @@ class MaskHead(nnx.Module):
         *,
         num_convs: int = 4,
         roi_size: int = 14,
+        loss_weight: float = 1.0,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -76,6 +78,7 @@ class MaskHead(nnx.Module):
                 "num_convs": num_convs,
                 "roi_size": roi_size,
             },
+            positive={"loss_weight": loss_weight},
         )
 
         def make_conv(out_channels, size):
@@ -88,6 +91,7 @@ class MaskHead(nnx.Module):
         self.logits = make_conv(num_classes, 1)
         self.num_classes = num_classes
         self.roi_size = roi_size
+        self.loss_weight = loss_weight
         self.dtype = dtype
 
     def __call__(self, pooled: jax.Array, classes: jax.Array) -> jax.Array:
@@ -141,7 +145,8 @@ class MaskHead(nnx.Module):
         total = sum_over_objects(
             cross_entropy, pooled, objects.labels, targets, is_object
         )
-        return {"mask": total / jnp.maximum(is_object.sum(), 1)}
+        mean = total / jnp.maximum(is_object.sum(), 1)
+        return {"mask": self.loss_weight * mean}
 
     def predict(self, features: Features, found: Predictions) -> jax.Array:
         """Return the masks of detections, (B, D, 2 P, 2 P) float32 probabilities."""

@@ -69,6 +69,7 @@ def propose(
             (sides >= min_side).all(axis=1),
             iou_threshold=nms_threshold,
             max_outputs=max_proposals,
+            runs=[len(level) for level in scores],
         )
         return Proposals(jnp.where(valid[:, None], boxes[rows], 0.0), valid)
 

@@ -9,6 +9,7 @@ def check_ranges(
     shares: Mapping[str, float] | None = None,
     counts: Mapping[str, int] | None = None,
     pairs: Mapping[str, Sequence[int]] | None = None,
+    positive: Mapping[str, float] | None = None,
 ) -> None:
     """Check the settings of one head.
 
@@ -17,6 +18,7 @@ def check_ranges(
       shares: thresholds and the like, in [0, 1].
       counts: at least 1.
       pairs: two counts, for training and for evaluation.
+      positive: above 0, such as the weight of a loss.
 
     Raises:
       ValueError: one is out of range; the message names its key.
@@ -31,6 +33,9 @@ def check_ranges(
     for name, value in (counts or {}).items():
         if not value >= 1:
             raise ValueError(f"{section}.{name} is {value}: it must be at least 1")
+    for name, value in (positive or {}).items():
+        if not value > 0:
+            raise ValueError(f"{section}.{name} is {value}: it must be positive")
     for name, values in (pairs or {}).items():
         if len(values) != 2 or not min(values) >= 1:
             raise ValueError(

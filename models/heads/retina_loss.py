@@ -7,13 +7,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from agvm_jax.structures import Batch
 
 from ..ops.boxes import encode
 from ..ops.losses import sigmoid_focal_loss, smooth_l1
 from ..ops.matching import BACKGROUND, IGNORE, inside_crowd, match
+from ..ops.repetition import repeat_labels
 from .anchor_outputs import AnchorOutputs, by_place
 
 
@@ -114,7 +114,7 @@ def retina_loss(
             by_place(level_logits), level_labels, focal_alpha, focal_gamma
         )
         distance = smooth_l1(deltas, level_targets.reshape(deltas.shape))
-        found = _spread(level_labels, 4) >= 0
+        found = repeat_labels(level_labels, 4) >= 0
         box_loss += jnp.where(found, distance, 0.0).sum((1, 2))
 
     num_found = jnp.maximum((labels >= 0).sum(axis=1), 1)
@@ -138,24 +138,7 @@ def class_losses(
     """
     num_anchors = labels.shape[-1]
     num_classes = logits.shape[-1] // num_anchors
-    spread = _spread(labels, num_classes)
+    spread = repeat_labels(labels, num_classes)
     present = spread == jnp.tile(jnp.arange(num_classes), num_anchors)
     focal = sigmoid_focal_loss(logits, present, alpha, gamma)
     return jnp.where(spread != IGNORE, focal, 0.0).sum((1, 2))
-
-
-def _spread(labels: jax.Array, count: int) -> jax.Array:
-    """Repeat each of (B, P, A) `count` times in a row: (B, P, A x count)."""
-    return lax.platform_dependent(
-        labels,
-        tpu=functools.partial(_spread_by_product, count=count),
-        default=functools.partial(jnp.repeat, repeats=count, axis=-1),
-    )
-
-
-def _spread_by_product(labels: jax.Array, count: int) -> jax.Array:
-    """Repeat (B, P, A) `count` times along its last axis, by the matrix unit."""
-    copies = jnp.repeat(jnp.eye(labels.shape[-1]), count, axis=1)
-    precision = lax.Precision.HIGHEST  # exact for the class ids of any data set
-    spread = jnp.matmul(labels.astype(jnp.float32), copies, precision=precision)
-    return spread.astype(labels.dtype)

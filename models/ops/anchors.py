@@ -26,7 +26,7 @@ def octave_sizes(sizes: Sequence[float], scales: int) -> tuple[tuple[float, ...]
     ((32, 40, 50), (64, 80, 101))
     """
     if scales < 1:
-        raise ValueError(f"anchor_scales is {scales}: a level needs at least 1")
+        raise ValueError(f"model.anchors.scales is {scales}: a level needs at least 1")
     return tuple(
         (size, *(int(size * 2.0 ** (step / scales)) for step in range(1, scales)))
         for size in sizes

@@ -50,7 +50,7 @@ def test_two_classes_worked_out_by_hand():
 def test_a_class_that_neither_occurs_nor_is_predicted_is_left_out_of_the_mean():
     evaluator = SemanticEvaluator(NAMES, [1])
     evaluator.add(
-        batch_of(np.zeros((1, 2, 2), int), [1]), labelled(np.zeros((1, 2, 2)))
+        batch_of(np.zeros((1, 2, 2), int), [1]), labelled(np.zeros((1, 2, 2), int))
     )
     assert set(evaluator.compute().values()) == {1.0}
     none = SemanticEvaluator(NAMES, [])
@@ -174,7 +174,7 @@ def test_missing_maps_other_sizes_and_repeated_images_are_refused():
     with pytest.raises(ValueError, match="needs `semantic`"):
         evaluator.add(batch_of(None, [1]), labelled(truth))
     with pytest.raises(ValueError, match=r"\(4, 2\) against a truth of size \(2, 2\)"):
-        evaluator.add(batch_of(truth, [1]), labelled(np.zeros((1, 4, 2))))
+        evaluator.add(batch_of(truth, [1]), labelled(np.zeros((1, 4, 2), int)))
     evaluator.add(batch_of(truth, [1]), labelled(truth))
     with pytest.raises(ValueError, match="image 1 was added twice"):
         evaluator.add(batch_of(truth, [1]), labelled(truth))

@@ -126,6 +126,67 @@ def test_an_image_smaller_than_the_stride_is_refused(image_size):
         build_detector(make_config(), num_classes=3, image_size=image_size)
 
 
-def test_a_detector_without_classes_is_refused():
-    with pytest.raises(ValueError, match="at least one class"):
-        build_detector(make_config(), num_classes=0, image_size=IMAGE_SIZE)
+@pytest.mark.parametrize(
+    ("changes", "counts", "message"),
+    [
+        ({}, (0, 0), "=retinanet learns boxes and the data have no class with boxes"),
+        (
+            {"detector": "panoptic_fpn"},
+            (0, 5),  # stuff and no things
+            "--config.model.detector=semantic_fpn for classes of pixels alone",
+        ),
+        (
+            {"detector": "panoptic_fpn"},
+            (3, 0),
+            "=panoptic_fpn learns a class for each pixel and the data carry no label",
+        ),
+        (
+            {"detector": "semantic_fpn"},
+            (3, 0),
+            "--config.data.semantic=all, or stuff",
+        ),
+        ({"test_cfg.flip": True}, (3, 0), "model.test_cfg is for semantic_fpn"),
+        (
+            {"detector": "semantic_fpn", "test_cfg.mode": "windows"},
+            (0, 5),
+            "choose one of whole, slide",
+        ),
+        (
+            {"detector": "semantic_fpn", "semantic_head.channels": 40},
+            (0, 5),
+            "multiple of norm_groups, 32",
+        ),
+    ],
+)
+def test_what_the_data_lack_or_a_detector_cannot_do_is_refused(
+    changes, counts, message
+):
+    classes, labels = counts
+    with pytest.raises(ValueError, match=message):
+        build_detector(
+            make_config(**changes),
+            num_classes=classes,
+            num_labels=labels,
+            image_size=IMAGE_SIZE,
+        )
+
+
+@pytest.mark.parametrize(
+    ("detector", "modules", "outputs"),
+    [
+        ("semantic_fpn", {"semantic_head"}, {"semantic"}),
+        (
+            "panoptic_fpn",
+            {"rpn", "box_head", "mask_head", "semantic_head"},
+            {"boxes", "masks", "semantic"},
+        ),
+    ],
+)
+def test_detectors_of_pixels_have_the_papers_modules(detector, modules, outputs):
+    config = make_config(detector=detector)
+    config.anchors.scales = 1
+    built = build_detector(config, num_classes=3, num_labels=4, image_size=IMAGE_SIZE)
+    params, _ = jax.eval_shape(built.init, jax.random.key(0))
+    assert set(params) == {"backbone", "fpn"} | modules
+    assert params["semantic_head"]["logits"]["bias"].shape == (4,)
+    assert built.outputs == outputs

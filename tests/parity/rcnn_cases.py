@@ -13,7 +13,7 @@ from seeded_weights import (
     RCNN_PRE_NMS_TOP_K,
     RCNN_SAMPLES,
     ROIS,
-    make_pictures,
+    make_images,
     pick,
 )
 
@@ -22,7 +22,7 @@ from models.build import build_detector
 from models.functional import Detector
 from models.ops.images import normalize_images
 
-ROWS = 5  # of a batch; more than any picture has objects
+ROWS = 5  # of a batch; more than any image has objects
 # In the order in which the oracle has them.
 LOSSES = ("objectness", "rpn_box", "classification", "box", "mask")
 # A program that runs once is sooner done when LLVM leaves it as it is: compiling the
@@ -47,15 +47,15 @@ def build(config, scene) -> Detector:
 
 
 def make_batch(scene, masks_of=None) -> Batch:
-    """The pictures and objects of a scene, and (n, M, M) masks of each picture's."""
+    """The images and objects of a scene, and (n, M, M) masks of each image's."""
     count = len(scene.objects)
     image = np.zeros((count, *scene.canvas, 3), np.uint8)
     boxes = np.zeros((count, ROWS, 4), np.float32)
     classes = np.zeros((count, ROWS), np.int32)
     valid = np.zeros((count, ROWS), bool)
-    for index, picture in enumerate(make_pictures(scene.pictures)):
-        height, width = picture.shape[:2]
-        image[index, :height, :width] = picture
+    for index, one in enumerate(make_images(scene.image_sizes)):
+        height, width = one.shape[:2]
+        image[index, :height, :width] = one
         for row, (*box, label) in enumerate(scene.objects[index]):
             boxes[index, row], classes[index, row] = box, label
             valid[index, row] = True
@@ -67,7 +67,7 @@ def make_batch(scene, masks_of=None) -> Batch:
         masks = jnp.asarray(masks)
     return Batch(
         image=jnp.asarray(image),
-        image_size=jnp.asarray(scene.pictures, jnp.int32),
+        image_size=jnp.asarray(scene.image_sizes, jnp.int32),
         image_id=jnp.arange(count, dtype=jnp.int32),
         boxes=jnp.asarray(boxes),
         classes=jnp.asarray(classes),

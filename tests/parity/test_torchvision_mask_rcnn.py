@@ -38,7 +38,8 @@ from test_torchvision_faster_rcnn import faster_rcnn_names
 from configs import mask_rcnn
 from models.heads.mask import mask_cross_entropy, sampled_mask_targets
 from models.ops.roi_align import roi_align
-from models.pretrained import MASK_RCNN_RULES, from_torchvision
+from models.weights.placing import from_torchvision
+from models.weights.rules import MASK_RCNN_RULES
 
 # Whole detectors, compiled at two sizes: minutes.
 pytestmark = pytest.mark.slow

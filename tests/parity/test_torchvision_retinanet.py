@@ -26,14 +26,15 @@ from seeded_weights import (
     NUM_CLASSES,
     OBJECTS,
     PRE_NMS_TOP_K,
-    make_pictures,
+    make_images,
     make_tensor,
 )
 
 from agvm_jax.structures import Batch
 from configs import base
 from models.build import build_detector
-from models.pretrained import RETINANET_RULES, from_torchvision, our_path
+from models.weights.placing import from_torchvision, our_path
+from models.weights.rules import RETINANET_RULES
 
 # A whole detector, compiled with its gradient.
 pytestmark = pytest.mark.slow
@@ -87,17 +88,15 @@ def torchvision_names() -> dict[str, tuple[int, ...]]:
 
 
 def make_batch() -> Batch:
-    count, rows = len(OBJECTS), 5  # more rows than any picture has objects
+    count, rows = len(OBJECTS), 5  # more rows than any image has objects
     image = np.zeros((count, *CANVAS, 3), np.uint8)
     boxes = np.zeros((count, rows, 4), np.float32)
     classes = np.zeros((count, rows), np.int32)
     valid = np.zeros((count, rows), bool)
     size = np.zeros((count, 2), np.int32)
-    for index, (picture, objects) in enumerate(
-        zip(make_pictures(), OBJECTS, strict=True)
-    ):
-        size[index] = picture.shape[:2]
-        image[index, : size[index, 0], : size[index, 1]] = picture
+    for index, (one, objects) in enumerate(zip(make_images(), OBJECTS, strict=True)):
+        size[index] = one.shape[:2]
+        image[index, : size[index, 0], : size[index, 1]] = one
         for row, (*box, label) in enumerate(objects):
             boxes[index, row], classes[index, row] = box, label
             valid[index, row] = True
@@ -195,7 +194,7 @@ def test_detections_are_torchvisions(ours, oracle):
 
 
 def test_the_oracle_shows_every_limit_at_work(oracle):
-    """Threshold, list length and picture border all decide about something."""
+    """Threshold, list length and image border all decide about something."""
     assert oracle["counts"].max() == MAX_DETECTIONS > oracle["counts"].min()
     assert 0.05 < oracle["scores"].min() < 0.055
     first = oracle["boxes"][: oracle["counts"][0]]

@@ -17,9 +17,9 @@ from seeded_uninet import NETS, make_images, make_uninet_tensor
 
 from models.backbones.uninet import Architecture, UniNet
 from models.functional import make_detector
-from models.pretrained import from_torchvision, our_path
 from models.stack import stack_again, unstack
-from models.uninet_rules import uninet_rules
+from models.weights.placing import from_torchvision, our_path
+from models.weights.uninet_rules import uninet_rules
 
 ORACLE = Path(__file__).with_name("uninet_oracle.npz")
 LEVELS = ("c2", "c3", "c4", "c5")

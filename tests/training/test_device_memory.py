@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import toy_run
-from toy_run import make_experiment
+from toy_run import make_experiment, replaced
 
 from agvm_jax.training.batching import BatchPlan, plan_batches
 from agvm_jax.training.device_memory import (
@@ -40,7 +40,7 @@ def test_an_evaluation_that_does_not_fit_names_its_own_key(tmp_path):
     def greedy(state):
         return jax.lax.optimization_barrier(jnp.ones((2**42,)))[0]
 
-    object.__setattr__(experiment, "evaluate", greedy)
+    experiment = replaced(experiment, "evaluation", run=greedy)
     with pytest.raises(OutOfDeviceMemory, match="a smaller --config.eval.batch_size"):
         train_and_evaluate(experiment)
 

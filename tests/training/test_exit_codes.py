@@ -20,13 +20,11 @@ def main(monkeypatch, tmp_path):
     """Returns a function: train.main with a toy of these settings; its exit code."""
 
     def main(**settings):
-        config = SimpleNamespace(data=None)
-        monkeypatch.setattr(train, "parse", lambda arguments: config)
-        monkeypatch.setattr(train, "open_dataset", lambda data: None)
+        monkeypatch.setattr(train, "parse", lambda arguments: None)
         monkeypatch.setattr(
-            train, "build", lambda config, data: make_experiment(tmp_path, **settings)
+            train, "build", lambda config: make_experiment(tmp_path, **settings)
         )
-        monkeypatch.setattr(train, "finish", lambda *arguments: None)
+        monkeypatch.setattr(train, "report", lambda *arguments: None)
         flags.FLAGS(["train.py"])
         return int(train.main(["train.py"]))
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from toy_run import ROWS, Stream, comparable, losses, make_experiment
+from toy_run import ROWS, Stream, comparable, losses, make_experiment, replaced
 
 from agvm_jax.training.loop import train_and_evaluate
 from agvm_jax.training.restoring import saved_steps
@@ -70,7 +70,7 @@ def test_the_rate_that_is_logged_is_the_one_that_was_used(tmp_path):
         "optim.lr": 1.0,
     }
     experiment = make_experiment(tmp_path, steps=1, settings=settings)
-    before = experiment.initial_state().params
+    before = experiment.start.state().params
     after = train_and_evaluate(experiment).state.params
     moved = jax.tree.map(lambda a, b: float(((a - b) ** 2).sum()), after, before)
     line = comparable(tmp_path)[0]
@@ -96,7 +96,7 @@ def test_batches_of_two_shapes_are_one_run(tmp_path):
     straight, turning = tmp_path / "straight", tmp_path / "turning"
     train_and_evaluate(make_experiment(straight, steps=3, micro_batches=4))
     experiment = make_experiment(turning, steps=3, micro_batches=4)
-    experiment = dataclasses.replace(experiment, train_batches=Turning)
+    experiment = replaced(experiment, "data", train=Turning)
     assert train_and_evaluate(experiment).status == "finished"
     assert losses(turning) == losses(straight)  # this loss does not look at images
 
@@ -168,7 +168,7 @@ def test_a_run_that_goes_on_holds_its_state_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ocp.StandardCheckpointer, "restore", restore)
     experiment = make_experiment(tmp_path)
-    state = jax.tree.leaves(jax.eval_shape(experiment.initial_state))
+    state = jax.tree.leaves(jax.eval_shape(experiment.start.state))
     gc.collect()
     before = len(jax.live_arrays())
     assert train_and_evaluate(experiment).status == "finished"
@@ -182,7 +182,7 @@ def test_a_noise_scale_that_was_not_measured_is_not_one_without_bound(tmp_path):
         folder = tmp_path / str(measured)
         experiment = make_experiment(folder, steps=2)
         if not measured:
-            experiment.step.measures = lambda index: False
+            experiment.model.step.measures = lambda index: False
         train_and_evaluate(experiment)
         lines = [line for line in comparable(folder) if "loss" in line]
         found[measured] = ["noise_scale/all" in line for line in lines]

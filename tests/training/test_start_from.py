@@ -9,10 +9,9 @@ import jax
 import numpy as np
 import pytest
 from absl import flags
-from toy_run import comparable, losses, make_experiment
+from toy_run import comparable, losses, make_experiment, replaced
 
 import train
-from agvm_jax.data.dataset import open_dataset
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.loop import train_and_evaluate
 from agvm_jax.training.restoring import (
@@ -75,14 +74,14 @@ def test_batches_are_left_out(former, tmp_path):
 def test_what_is_not_carried_over(former):
     experiment = make_experiment(former)
     like = mesh_lib.as_replicated(
-        experiment.mesh, jax.eval_shape(experiment.initial_state)
+        experiment.model.mesh, jax.eval_shape(experiment.start.state)
     )
     restored = restore_source(find_source(str(former), 8), like, 3, LOG)
     assert restored.step == 6 and restored.record == {}
     assert int(restored.state.step) == 6 and int(restored.state.skipped) == 0
     np.testing.assert_array_equal(restored.state.key, random_key(3))
     for leaf in jax.tree.leaves(restored.state):
-        assert leaf.sharding == mesh_lib.replicated(experiment.mesh)
+        assert leaf.sharding == mesh_lib.replicated(experiment.model.mesh)
 
 
 def test_a_source_that_cannot_be_is_told(former, tmp_path):
@@ -144,7 +143,7 @@ def test_weights_are_left_whatever_ended_the_run(tmp_path, monkeypatch, how):
         assert train_and_evaluate(experiment).status == "interrupted"
     else:
         if how == "crash":
-            object.__setattr__(experiment, "evaluate", crash)
+            experiment = replaced(experiment, "evaluation", run=crash)
         with pytest.raises((TrainingStopped, OSError)):
             train_and_evaluate(experiment)
     weights = np.load(tmp_path / "weights.npz")
@@ -168,7 +167,7 @@ def build(tmp_path):
         # ml_collections looks for overrides in sys.argv itself.
         with mock.patch.object(sys, "argv", arguments):
             config = train.parse(arguments)
-        return train.build(config, open_dataset(config.data))
+        return train.build(config)
 
     return build
 
@@ -181,8 +180,8 @@ def test_the_command_line_starts_from_another_run_and_skips(build, former, tmp_p
         "--config.train.skip_steps=2",
         "--config.seed=0",
     )
-    assert plain.source is None and skipping.source == Source(former, 4)
-    streams = plain.train_batches(6), skipping.train_batches(4)
+    assert plain.start.source is None and skipping.start.source == Source(former, 4)
+    streams = plain.data.train(6), skipping.data.train(4)
     first, second = (next(stream) for stream in streams)
     for stream in streams:
         stream.close()

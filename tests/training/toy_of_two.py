@@ -3,7 +3,6 @@
 python toy_of_two.py FOLDER
 """
 
-import dataclasses
 import json
 import signal
 import sys
@@ -13,10 +12,10 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from toy_run import make_experiment
+from toy_run import make_experiment, replaced
 
-from agvm_jax.training.examples import predicted_examples
 from agvm_jax.training.loop import train_and_evaluate
+from agvm_jax.training.predicting import predicted_examples
 from agvm_jax.training.restoring import saved_steps
 
 
@@ -59,7 +58,7 @@ def draw_some(folder: Path) -> dict:
     experiment = make_experiment(folder)
     rows = 1 + jax.process_index()
     batches = [SimpleNamespace(image_id=np.arange(rows)) for _ in range(5)]
-    experiment = dataclasses.replace(experiment, eval_batches=lambda: batches)
+    experiment = replaced(experiment, "data", validation=lambda: batches)
     return {"batches": len(predicted_examples(experiment, None, 3))}
 
 

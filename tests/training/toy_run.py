@@ -1,5 +1,6 @@
 """A run so small that it compiles at once: two modules, four rows, numbered batches."""
 
+import dataclasses
 import os
 import signal
 import time
@@ -13,10 +14,15 @@ from agvm_jax.optim.modules import label_tree
 from agvm_jax.optim.noise import noise_init
 from agvm_jax.structures import Batch
 from agvm_jax.training import mesh as mesh_lib
-from agvm_jax.training.batching import plan_batches
-from agvm_jax.training.experiment import Experiment
+from agvm_jax.training.experiment import (
+    Data,
+    Evaluation,
+    Experiment,
+    Model,
+    Start,
+)
 from agvm_jax.training.metrics import read_metrics
-from agvm_jax.training.recipes import build_optimizer
+from agvm_jax.training.resolve import resolve
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep
 from configs import base
@@ -99,16 +105,13 @@ def make_experiment(
     config.train.max_skipped_steps = 2
     config.train.skip_steps = skip
     config.update_from_flattened_dict(settings or {})
-    batch_size = ROWS * micro_batches
-    recipe = build_optimizer(
-        config.optim,
-        config.agvm,
-        batch_size=batch_size,
-        total_steps=steps,
-        steps_per_epoch=2,
+    config.steps = steps
+    config.batch_size, config.micro_batch_size = ROWS * micro_batches, ROWS // 2
+    resolved = resolve(
+        config, num_images=2 * config.batch_size, num_devices=2, platform="cpu"
     )
+    recipe = resolved.recipe
     mesh = mesh_lib.data_mesh(jax.devices()[:2])
-    plan = plan_batches(batch_size, 2, ROWS // 2, estimator="halves")
     params = {"backbone": jnp.full((4, 3), 0.1), "head": jnp.full(3, 0.1)}
 
     def initial_state():
@@ -117,28 +120,40 @@ def make_experiment(
         )
         return mesh_lib.put_replicated(mesh, state)
 
+    def evaluate(state):
+        step = int(state.step)
+        return {"score": scores[step] if scores else step / 10}
+
     return Experiment(
         folder=folder,
-        mesh=mesh,
-        plan=plan,
-        total_steps=steps,
-        steps_per_epoch=2,
-        initial_state=initial_state,
-        source=source,
-        seed=seed,
-        step=TrainStep(loss, recipe, plan, mesh, label_tree(params)),
-        schedule=recipe.schedule,
-        train_batches=lambda first: Stream(first + skip * micro_batches, **stream),
-        eval_batches=list,
-        predict=lambda state, batch: None,
-        task=SimpleNamespace(metric="score"),
-        evaluate=lambda state: {
-            "score": scores[int(state.step)] if scores else float(state.step) / 10
-        },
-        evaluator=SimpleNamespace(),
-        write_weights=lambda state: np.savez(folder / "weights.npz", **state.params),
         settings=config.train,
+        resolved=resolved,
+        data=Data(
+            dataset=None,
+            train=lambda first: Stream(first + skip * micro_batches, **stream),
+            validation=list,
+        ),
+        model=Model(
+            mesh=mesh,
+            step=TrainStep(loss, recipe, resolved.plan, mesh, label_tree(params)),
+            predict=lambda state, batch: None,
+            write_weights=lambda state: np.savez(
+                folder / "weights.npz", **state.params
+            ),
+        ),
+        evaluation=Evaluation(
+            task=SimpleNamespace(metric="score"),
+            evaluator=SimpleNamespace(),
+            run=evaluate,
+        ),
+        start=Start(initial_state, source, seed),
     )
+
+
+def replaced(experiment, part, **changes):
+    """Returns the experiment with fields of one of its parts replaced."""
+    new = dataclasses.replace(getattr(experiment, part), **changes)
+    return dataclasses.replace(experiment, **{part: new})
 
 
 def comparable(folder):

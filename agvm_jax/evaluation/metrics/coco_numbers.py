@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import hotcoco
 import numpy as np
+from jaxtyping import Float, Int
 
 AREAS = ("all", "small", "medium", "large")  # sides < 32, < 96, the rest
 
@@ -46,7 +47,7 @@ def summary(
 
 
 def class_numbers(
-    result: hotcoco.COCOeval, columns: Sequence[int]
+    result: hotcoco.COCOeval, columns: Sequence[int] | Int[np.ndarray, " K"]
 ) -> list[tuple[float, float]]:
     """Return (AP, AP50) of each class; `columns` says where it stands in the arrays."""
     precision = result.eval["precision"][:, :, :, 0, -1]
@@ -70,7 +71,7 @@ def percent(value: float) -> str:
     return "-" if value < 0 else f"{100 * value:.1f}"
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: Float[np.ndarray, "..."]) -> float:
     """Mean over the defined entries, -1 if there are none."""
     defined = values[values > -1]
     return float(np.mean(defined)) if defined.size else -1.0

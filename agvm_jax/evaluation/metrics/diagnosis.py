@@ -16,11 +16,12 @@ By LVIS' rules detections do not count of which nothing is known (see `federated
 
 import dataclasses
 from collections.abc import Collection
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import hotcoco
 import numpy as np
 from hotcoco.primitives import bbox_iou
+from jaxtyping import Bool, Float, Int, Integer
 
 from agvm_jax.evaluation.metrics.ground_truth import GroundTruth
 
@@ -28,6 +29,7 @@ KINDS = ("localisation", "classification", "duplicate", "background", "both", "m
 _TIDE = dict(zip(KINDS, ("Loc", "Cls", "Dupe", "Bkg", "Both", "Miss"), strict=True))
 
 
+@runtime_checkable
 class Detections(Protocol):
     """What is diagnosed: see `DetectionEvaluator`, which has all of it."""
 
@@ -173,10 +175,10 @@ def diagnose(
 
 
 def _sort_image(
-    iou: np.ndarray,
-    same: np.ndarray,
-    crowd: np.ndarray,
-    forgiven: np.ndarray,
+    iou: Float[np.ndarray, "D G"],
+    same: Bool[np.ndarray, "D G"],
+    crowd: Bool[np.ndarray, " G"],
+    forgiven: Bool[np.ndarray, " D"],
     overlap: float,
     background: float,
 ) -> tuple[dict[str, int], int]:
@@ -215,12 +217,12 @@ def _sort_image(
 
 
 def _count_pairs(
-    confusion: np.ndarray,
-    iou: np.ndarray,
-    found_classes: np.ndarray,
-    object_classes: np.ndarray,
-    crowd: np.ndarray,
-    forgiven: np.ndarray,
+    confusion: Int[np.ndarray, "C C"],
+    iou: Float[np.ndarray, "D G"],
+    found_classes: Integer[np.ndarray, " D"],
+    object_classes: Integer[np.ndarray, " G"],
+    crowd: Bool[np.ndarray, " G"],
+    forgiven: Bool[np.ndarray, " D"],
     overlap: float,
 ) -> None:
     """Add one image to a confusion matrix; arguments as in `_sort_image`."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 IMAGE_KEYS = ("neg_category_ids", "not_exhaustive_category_ids")
 # Rare, common, frequent: LVIS v1 has up to 10, up to 100, or more training images of a
@@ -55,7 +56,7 @@ class Federated:
 
     def unknown(
         self, image_ids: Iterable[int], category_ids: Iterable[int], present: set
-    ) -> np.ndarray:
+    ) -> Bool[np.ndarray, " N"]:
         """Return (N,) bool: detections of which their image says nothing.
 
         Args:

@@ -7,6 +7,7 @@ from typing import Any
 
 import hotcoco
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from agvm_jax.evaluation.metrics.federated import (
     Federated,
@@ -41,16 +42,16 @@ class GroundTruth:
     masks: hotcoco.COCO | None
     sizes: dict[int, tuple[int, int]]
     file_names: dict[int, str]
-    image_ids: np.ndarray
-    boxes: np.ndarray
-    classes: np.ndarray
-    crowd: np.ndarray
-    masked: np.ndarray
+    image_ids: Int[np.ndarray, " G"]
+    boxes: Float[np.ndarray, "G 4"]
+    classes: Int[np.ndarray, " G"]
+    crowd: Bool[np.ndarray, " G"]
+    masked: Bool[np.ndarray, " G"]
     short_polygons: int
     federated: Federated | None
 
     @property
-    def flat(self) -> np.ndarray:
+    def flat(self) -> Bool[np.ndarray, " G"]:
         """(G,) bool, boxes without area: nothing can match them, so they are missed."""
         return (self.boxes[:, 2:] <= 0).any(axis=1)
 
@@ -142,7 +143,7 @@ def read_ground_truth(
 def _area(annotation: Mapping[str, Any]) -> float:
     """Of the mask, as it is told; else of the box."""
     width, height = annotation["bbox"][2:]
-    return annotation.get("area", max(width, 0.0) * max(height, 0.0))
+    return float(annotation.get("area", max(width, 0.0) * max(height, 0.0)))
 
 
 def _read_images(

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int, Integer
 
 VOID = 0
 
@@ -39,9 +40,9 @@ class Tally:
 
 
 def match_segments(
-    truth: np.ndarray,
+    truth: Integer[np.ndarray, "..."],
     truth_segments: Sequence[Mapping[str, Any]],
-    found: np.ndarray,
+    found: Integer[np.ndarray, "..."],
     found_segments: Sequence[Mapping[str, Any]],
 ) -> Tally:
     """Match an image's predicted segments with the true ones.
@@ -120,8 +121,10 @@ def quality(
 
 
 def _shared_pixels(
-    truth: np.ndarray, found: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    truth: Integer[np.ndarray, "H W"], found: Integer[np.ndarray, "H W"]
+) -> tuple[
+    Integer[np.ndarray, " T"], Integer[np.ndarray, " F"], Int[np.ndarray, "T F"]
+]:
     """Return both maps' ids, rising, and how many pixels each pair of them shares.
 
     Runs of equal pixels are counted rather than pixels: there are far fewer.
@@ -138,7 +141,7 @@ def _shared_pixels(
 
 
 def _by_id(
-    segments: Sequence[Mapping[str, Any]], ids: np.ndarray, whose: str
+    segments: Sequence[Mapping[str, Any]], ids: Integer[np.ndarray, " N"], whose: str
 ) -> dict[int, Mapping[str, Any]]:
     info = {segment["id"]: segment for segment in segments}
     drawn = set(ids.tolist()) - {VOID}

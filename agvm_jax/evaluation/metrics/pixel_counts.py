@@ -3,9 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float, Int, Integer
+
+# Height and width.
+Size = Sequence[int | np.integer] | Integer[np.ndarray, "2"]
 
 
-def count_pixels(truth: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+def count_pixels(
+    truth: Integer[np.ndarray, "..."], labels: Integer[np.ndarray, "..."], classes: int
+) -> Int[np.ndarray, "K K+1"]:
     """Return (K, K + 1) counts: row the true class, column the label, last for others.
 
     Pixels whose true class is not in 0..K-1 are left out.
@@ -28,36 +34,38 @@ def count_pixels(truth: np.ndarray, labels: np.ndarray, classes: int) -> np.ndar
 
 
 def enlarge_labels(
-    labels: np.ndarray,
-    image_size: Sequence[int],
-    padded_size: Sequence[int],
-    original_size: Sequence[int],
-) -> np.ndarray:
-    """Return the labels of the original picture's pixels, nearest neighbour.
+    labels: Integer[np.ndarray, "h w"],
+    image_size: Size,
+    padded_size: Size,
+    original_size: Size,
+) -> Integer[np.ndarray, "H W"]:
+    """Return the labels of the original image's pixels, nearest neighbour.
 
     Args:
       labels: (h, w) over the padded input, at any stride.
-      image_size: height and width of the picture inside the padded input.
+      image_size: height and width of the image inside the padded input.
       padded_size: height and width of the padded input.
-      original_size: height and width of the original picture.
+      original_size: height and width of the original image.
     """
     index = []
     for cells, size, padded, original in zip(
         labels.shape, image_size, padded_size, original_size, strict=True
     ):
-        # A pixel's centre, from the original picture to the padded input to a cell.
+        # A pixel's centre, from the original image to the padded input to a cell.
         position = (np.arange(original) + 0.5) * (size / original) * (cells / padded)
         index.append(np.minimum(position.astype(np.int64), cells - 1))
     return labels[np.ix_(*index)]
 
 
-def mean_of_defined(values: np.ndarray) -> float:
+def mean_of_defined(values: Float[np.ndarray, " K"]) -> float:
     """Return the mean of (K,) values without those that are NaN, -1 if all are."""
     defined = values[~np.isnan(values)]
     return float(np.mean(defined)) if defined.size else -1.0
 
 
-def ratios(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ratios(
+    counts: Int[np.ndarray, "K K+1"],
+) -> tuple[Float[np.ndarray, " K"], Float[np.ndarray, " K"]]:
     """Return IoU and accuracy of each class, (K,) each, NaN where undefined.
 
     Args:

@@ -5,6 +5,7 @@ from typing import Any
 
 import hotcoco
 import numpy as np
+from jaxtyping import Bool, Shaped
 
 # Of an image whose size is not known: its file could not be read, so nothing is ever
 # found there, and its objects are missed whatever their masks are.
@@ -67,7 +68,7 @@ def box_region(box: Sequence[float], size: tuple[int, int]) -> Mapping[str, Any]
 
 def read_masks(
     annotations: Sequence[Mapping[str, Any]], sizes: Mapping[int, tuple[int, int]]
-) -> tuple[list[Any], np.ndarray, int]:
+) -> tuple[list[Any], Bool[np.ndarray, " G"], int]:
     """Return each annotation's mask or box region, which of them are masks, (G,) bool,
     and how many polygons were left out.
 
@@ -91,9 +92,9 @@ def read_masks(
 def index_masks(
     images: Sequence[Mapping[str, Any]],
     categories: Sequence[Mapping[str, Any]],
-    columns: Mapping[str, np.ndarray],
+    columns: Mapping[str, Shaped[np.ndarray, "G ..."]],
     regions: Sequence[Any],
-    masked: np.ndarray,
+    masked: Bool[np.ndarray, " G"],
 ) -> hotcoco.COCO:
     """Index masks so that objects without one are neither to be found nor wrong.
 

@@ -109,7 +109,7 @@ def test_a_detection_at_the_threshold_counts():
 
 def test_of_images_with_equal_f1_the_one_with_more_hits_is_the_better():
     hits, wrong = np.array([1, 3, 2, 0, 4]), np.array([0, 0, 2, 0, 4])
-    diagnosis = Diagnosis(0.3, {}, {}, hits, wrong, wrong, np.arange(5) + 10, None)
+    diagnosis = Diagnosis(0.3, {}, {}, hits, wrong, wrong, np.arange(5) + 10, wrong)
     # Without objects or detections: left out. Equal to the end: by their ids.
     assert diagnosis.ranking().tolist() == [11, 10, 12, 14]
 
