@@ -26,6 +26,8 @@ LEVELS = ("c2", "c3", "c4", "c5")
 
 
 class Model(nnx.Module):
+    outputs = frozenset()
+
     def __init__(self, rngs, net):
         self.backbone = UniNet(net, norm="local", rngs=rngs)
 

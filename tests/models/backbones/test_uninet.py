@@ -97,6 +97,8 @@ def images():
 class Model(nnx.Module):
     """As much of a detector as `make_detector` asks for."""
 
+    outputs = frozenset()
+
     def __init__(self, rngs, net, parts=0, **options):
         self.backbone = UniNet(net, norm="local", rngs=rngs, **options)
         self.backbone.freeze(parts)
