@@ -16,6 +16,8 @@ import jax
 
 from ..cpu import batch_norm as cpu_batch_norm
 from ..cpu import conv as cpu_conv
+from ..cpu import dense_pooling as cpu_dense_pooling
+from ..cpu import depthwise as cpu_depthwise
 from ..cpu import focal_loss as cpu_focal_loss
 from ..cpu import matching as cpu_matching
 from ..cpu import nms as cpu_nms
@@ -31,6 +33,8 @@ FORMS: dict[str, dict[str, Callable]] = {
     "batch_norm": {"cpu": cpu_batch_norm.batch_norm},
     "best_objects": {"cpu": cpu_matching.best_objects},
     "conv2d": {"cpu": cpu_conv.conv2d},
+    "dense_max_pool": {"cpu": cpu_dense_pooling.dense_max_pool},
+    "depthwise_conv": {"cpu": cpu_depthwise.depthwise_conv},
     "inside_crowd": {"cpu": cpu_matching.inside_crowd},
     "max_pool": {"cpu": cpu_pooling.max_pool},
     "nms": {"cpu": cpu_nms.nms},
