@@ -3,22 +3,26 @@
 The one file of the scripts in this folder that knows both wings, data and models.
 """
 
+import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from agvm_jax.data.dataset import Dataset, open_dataset
-from agvm_jax.data.pipeline import eval_batches, train_batches
-from agvm_jax.data.settings import check_settings
+from agvm_jax.data import Dataset, eval_batches, open_dataset, train_batches
+from agvm_jax.data.example import check_config
+from agvm_jax.data.pipeline import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
+from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.tasks import Settings, Task, choose_task
 from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.command_line import introduce
 from agvm_jax.training.experiment import Data, Evaluation, Experiment, Model, Start
+from agvm_jax.training.modulation_settings import modules_of
 from agvm_jax.training.partition import Partition
 from agvm_jax.training.predicting import make_predict
 from agvm_jax.training.resolve import Resolved, resolve
@@ -29,12 +33,12 @@ from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import TrainState, create_state
 from agvm_jax.training.step import TrainStep
 from models.build import build_detector
-from models.initial_weights import load_initial_weights
-from models.pretrained import flatten
-from models.weight_files import write_weights
-
-# What detectors give, where it is more than boxes; from it follows what is measured.
-OUTPUTS = {"mask_rcnn": {"boxes", "masks"}}
+from models.functional import Detector
+from models.ops.forms import forms_for
+from models.stack import has_layer_axis
+from models.weights.files import write_weights
+from models.weights.load import load_initial_weights
+from models.weights.placing import flatten
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -46,22 +50,30 @@ def build(config: ConfigDict) -> Experiment:
       ValueError: something in the config, the data or the run folder does not fit.
     """
     dataset = open_dataset(config.data)
+    platform = jax.devices()[0].platform
     resolved = resolve(
         config,
         num_images=len(dataset.train),
         num_devices=jax.device_count(),
-        platform=jax.devices()[0].platform,
+        platform=platform,
         host_devices=jax.local_device_count(),
+        layered=has_layer_axis,
     )
     mesh = mesh_lib.data_mesh(fsdp_size=resolved.sharding.fsdp_size)
     partition = Partition(mesh, resolved.sharding.mode)
-    task = choose_task(OUTPUTS.get(config.model.detector, {"boxes"}))
+    judged = Settings(
+        semantic=config.data.semantic,
+        max_detections=config.eval.max_detections,
+        merge=MergeRule(**config.eval.panoptic),
+    )
+    evaluated = resolved.evaluated
+    check_settings(config.data, config.image_size, resolved.plan.images_per_pass)
+    check_config(evaluated.data_config, evaluated.image_size)
+    detector = _detector(
+        config, resolved, dataset, platform, mesh_lib.replica_axes(mesh)
+    )
+    task = choose_task(detector.outputs)
     task.check_data(config.data, config.model.detector)
-    images_per_pass, evaluated = resolved.plan.images_per_pass, resolved.evaluated
-    check_settings(config.data, config.image_size, images_per_pass)
-    check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
-    axes = mesh_lib.replica_axes(mesh)
-    detector = _detector(config, resolved, len(dataset.class_names), axes)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     jax.eval_shape(resolved.recipe.tx.init, params)  # so that its errors are said now
@@ -81,7 +93,7 @@ def build(config: ConfigDict) -> Experiment:
             "run folder": str(folder),
         }
     )
-    labels = label_tree(params)
+    labels = label_tree(params, modules_of(config.agvm))
 
     def initial_state() -> TrainState:
         params, model_state = detector.init(jax.random.key(config.seed))
@@ -109,17 +121,23 @@ def build(config: ConfigDict) -> Experiment:
         resolved=resolved,
         data=data,
         model=model,
-        evaluation=_evaluation(config, task, data, model, folder),
+        evaluation=_evaluation(task, judged, data, model, folder),
         start=Start(initial_state, source, config.seed),
     )
 
 
-def _detector(config: ConfigDict, resolved: Resolved, num_classes: int, axes):
+def _detector(
+    config: ConfigDict, resolved: Resolved, dataset: Dataset, platform: str, axes: Any
+) -> Detector:
+    semantic = config.data.semantic
     settings = config.model.copy_and_resolve_references()
     settings.dtype = resolved.dtype
+    if settings.op_forms == "auto":
+        settings.op_forms = forms_for(platform)
     return build_detector(
         settings,
-        num_classes=num_classes,
+        num_classes=len(dataset.class_names),
+        num_labels=0 if semantic == "none" else len(dataset.label_names(semantic)),
         image_size=config.image_size,
         axis_name=axes,
         freeze_at=resolved.freeze_at,
@@ -190,13 +208,9 @@ def _model(detector, step: TrainStep, partition: Partition, folder: Path) -> Mod
 
 
 def _evaluation(
-    config: ConfigDict, task: Task, data: Data, model: Model, folder: Path
+    task: Task, judged: Settings, data: Data, model: Model, folder: Path
 ) -> Evaluation:
-    judged = Settings(
-        semantic=config.data.semantic,
-        max_detections=config.eval.max_detections,
-        save_to=folder / "eval" / "found",
-    )
+    judged = dataclasses.replace(judged, save_to=folder / "eval" / "found")
     evaluator = task.evaluator(data.dataset, judged)
 
     def run(state: TrainState) -> dict[str, float]:

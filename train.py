@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # keep start-up quiet
 import jax
 from ml_collections import ConfigDict
 
-from agvm_jax.data.errors import DataError
+from agvm_jax.data import DataError
 from agvm_jax.evaluation.reports.pictures import write_pictures
 from agvm_jax.evaluation.reports.run import write_run_report
 from agvm_jax.optim.noise import useful_batch_sentence
@@ -69,8 +69,11 @@ def report(config: ConfigDict, experiment: Experiment, outcome: Outcome) -> None
     if outcome.status == "was finished":
         log.info(
             "\nthis run was finished before, at step %d; this is its evaluation."
-            " For another run: --config.seed=N or --config.name=NAME",
+            " For another run: %s",
             outcome.step,
+            "--config.workdir=FOLDER"
+            if config.workdir
+            else "--config.seed=N or --config.name=NAME",
         )
     dataset, semantic = experiment.data.dataset, config.data.semantic
     write_pictures(

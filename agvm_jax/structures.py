@@ -10,7 +10,7 @@ Conventions, written here once and used everywhere:
 * every array has a static shape: "not chosen" is a mask, never a shorter array.
 
 Letters in shapes: B batch, H W image, N objects an image at most, K classes,
-D detections an image at most, m mask side, s semantic stride.
+D detections an image at most, m mask side, s a stride or scale.
 """
 
 import dataclasses
@@ -57,20 +57,22 @@ class Batch:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Detections of a batch, best first, padded to one shape.
+    """What is found in a batch: detections, best first, padded to one shape, or labels.
 
     Attributes:
-      boxes: (B, D, 4) float32, clipped to ``image_size``.
+      boxes: (B, D, 4) float32, clipped to ``image_size``. None, like the three after
+        it, where nothing but labels is found.
       scores: (B, D) float32 in [0, 1]; 0 in padding rows.
       classes: (B, D) int32, 0..K-1; -1 in padding rows.
       valid: (B, D) bool.
       masks: None, or (B, D, m, m) float32 probabilities, each over its box.
-      semantic: None, or (B, H/s, W/s) int32.
+      semantic: None, or (B, s H, s W) int, the class of each of the s x s parts of each
+        pixel of the padded input.
     """
 
-    boxes: Array
-    scores: Array
-    classes: Array
-    valid: Array
+    boxes: Array | None = None
+    scores: Array | None = None
+    classes: Array | None = None
+    valid: Array | None = None
     masks: Array | None = None
     semantic: Array | None = None

@@ -2,10 +2,10 @@
 
     python -m benchmarks.convolutions                     # or --image-size 512
 
-The layers are those of RetinaNet ResNet-50 at 256 px, batch 4, and one of Mask R-CNN's
-mask head, 16 objects. The two forms take turns; the best of the turns counts. On GPU
-and TPU the 1x1 convolutions are matrix products, everything else is the same program on
-both sides.
+The layers are those of RetinaNet ResNet-50 at 256 px, batch 4, UniNet-B0's depthwise
+ones, and one of Mask R-CNN's mask head, 16 objects. The two forms take turns; the best
+of the turns counts. On GPU and TPU the 1x1 convolutions are matrix products, everything
+else is the same program on both sides.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from agvm_jax.training.host_memory import keep_freed_memory
+from models.ops import depthwise
 from models.ops.conv import conv2d
 from models.ops.pooling import max_pool
 
@@ -42,6 +43,16 @@ LAYERS = (
     ("tower on P5", 8, 256, 256, 3, 1),
     ("tower on P7", 2, 256, 256, 3, 1),
     ("class scores on P3", 32, 256, 819, 3, 1),
+)
+
+# The same of UniNet-B0's depthwise ones, at 256 px.
+DEPTHWISE_LAYERS = (
+    ("stage 1, depthwise", 128, 24, 1),
+    ("stage 2, depthwise", 64, 192, 1),
+    ("stage 3, depthwise", 32, 480, 1),
+    ("stage 4, depthwise", 16, 384, 1),
+    ("stage 2, dw strided", 128, 24, 2),
+    ("stage 4, dw strided", 32, 80, 2),
 )
 
 
@@ -110,6 +121,18 @@ def main() -> None:
             random(BATCH, scale * side, scale * side, channels),
             random(size, size, channels, channels_out),
         )
+    for name, side, channels, stride in DEPTHWISE_LAYERS:
+        compare(
+            name,
+            functools.partial(depthwise.plain_conv, stride),
+            lambda x, kernel, stride=stride: depthwise.depthwise_conv(
+                x, kernel, stride
+            ),
+            random(BATCH, scale * side, scale * side, channels),
+            random(3, 3, 1, channels),
+        )
+    pixels = random(BATCH, scale * 128, scale * 128, 32)
+    compare("dense max pool", depthwise.plain_pool, depthwise.dense_max_pool, pixels)
     pixels = random(BATCH, scale * 128, scale * 128, 64)
     compare("max pool", plain_max_pool, max_pool, pixels)
     rois = random(16, 14, 14, 256)

@@ -21,6 +21,19 @@ ALLOWED = {
     "agvm_jax/optim": (),
     "agvm_jax/training": ("agvm_jax.optim",),
     "agvm_jax/data": (*SHARED, "agvm_jax.visualization"),
+    "agvm_jax/data/annotations": (),
+    "agvm_jax/data/augment": ("agvm_jax.data.annotations",),
+    "agvm_jax/data/storage": (
+        "agvm_jax.data.annotations",
+        "agvm_jax.data.augment",
+        "agvm_jax.panoptic_png",
+    ),
+    "agvm_jax/data/formats": (
+        "agvm_jax.data.annotations",
+        "agvm_jax.data.augment",
+        "agvm_jax.data.storage",
+        "agvm_jax.panoptic_png",
+    ),
     "agvm_jax/evaluation": (*SHARED, "agvm_jax.visualization"),
     "agvm_jax/evaluation/metrics": SHARED,
     "agvm_jax/evaluation/reports": (
@@ -144,7 +157,7 @@ def test_no_folder_of_the_package_imports_from_one_that_imports_it():
     pytest.fail(str({name: sorted(found) for name, found in folders.items()}))
 
 
-def test_only_the_waist_splits_and_merges_modules():
+def test_only_the_waist_and_the_stack_split_and_merge_modules():
     found = [
         str(path.relative_to(ROOT))
         for path in [
@@ -153,7 +166,7 @@ def test_only_the_waist_splits_and_merges_modules():
         ]
         if "nnx.merge(" in path.read_text() or "nnx.split(" in path.read_text()
     ]
-    assert found == ["models/functional.py"]
+    assert sorted(found) == ["models/functional.py", "models/stack.py"]
 
 
 def test_importing_the_package_brings_jax_and_optax_only():
@@ -171,6 +184,25 @@ def test_importing_the_package_brings_jax_and_optax_only():
         check=True,
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_the_data_wing_is_imported_when_it_is_asked_for():
+    code = (
+        "import sys, agvm_jax.data as data;"
+        "heavy = {'grain', 'cv2', 'tensorflow_datasets', 'matplotlib', 'hotcoco'};"
+        "found = heavy & {name.split('.')[0] for name in sys.modules};"
+        "print(sorted(found), data.DataError.__name__, data.open_dataset.__name__,"
+        " data.train_batches.__name__, data.eval_batches.__name__)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    expected = "[] DataError open_dataset train_batches eval_batches"
+    assert run.stdout.strip() == expected
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
@@ -193,7 +225,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
-        assert "agvm_jax/data/url_checksums.tsv" in archive.namelist()
+        assert "agvm_jax/data/tools/url_checksums.tsv" in archive.namelist()
         metadata = next(n for n in archive.namelist() if n.endswith("METADATA"))
         text = archive.read(metadata).decode()
     assert {t for t in tops if not t.endswith(".dist-info")} == {"agvm_jax"}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from agvm_jax.optim.modules import is_inexact, module_names
-from agvm_jax.optim.options import Estimator, Split, check_groups, half_of
+from agvm_jax.optim.options import Estimator, Split, check_groups
 from agvm_jax.optim.reduction import (
     divided,
     psum_scalars,
@@ -27,6 +27,7 @@ from agvm_jax.optim.stacked import count_groups
 from agvm_jax.optim.variance import (
     GroupStats,
     ModuleScalars,
+    half_of,
     map_floats,
     module_sq_norms,
     no_stats,

@@ -20,11 +20,11 @@ from jax.sharding import PartitionSpec
 
 from agvm_jax.optim.groups import GroupAccumulator, GroupPlan, in_dtypes
 from agvm_jax.optim.modules import is_inexact
-from agvm_jax.optim.options import half_of
 from agvm_jax.optim.reduction import divided, psum_scalars
 from agvm_jax.optim.replicas import Shards, find_shards, joined
 from agvm_jax.optim.variance import (
     GroupStats,
+    half_of,
     map_floats,
     module_sq_norms,
     no_stats,

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from agvm_jax.optim.layer_axis import Layered
 from agvm_jax.training.batching import BatchPlan, plan_batches
 from agvm_jax.training.input_size import InputSize, evaluation_size
 from agvm_jax.training.recipes import Recipe, build_optimizer
@@ -49,6 +50,7 @@ def resolve(
     num_devices: int,
     platform: str,
     host_devices: int | None = None,
+    layered: Layered | None = None,
 ) -> Resolved:
     """Returns every derived number of a run.
 
@@ -58,6 +60,7 @@ def resolve(
       num_devices: over all processes.
       platform: of these devices, "cpu", "gpu" or "tpu".
       host_devices: those of this process; None: all of them.
+      layered: which parameters have a layer axis, see `build_optimizer`.
 
     Raises:
       ValueError: something in the config does not fit together, or not these devices.
@@ -74,6 +77,7 @@ def resolve(
         batch_size=config.batch_size,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
+        layered=layered,
     )
     if recipe.required_norm not in (None, config.model.norm):
         raise ValueError(

@@ -123,7 +123,7 @@ class ShardedTrainStep(TrainStep):
         def accumulate(state, carry, batch, index):
             layout, used = self._layout(state), _used(state)
             by_norms = self._groups.estimator == "norms"
-            weights = self._recipe.weights(state.opt_state) if by_norms else None
+            weights = self._weights(state.opt_state) if by_norms else None
             add = functools.partial(self._add, layout)
             specs = (layout.state, rows, rows, P(), P())
             mapped = self._shard_map(add, specs, rows)
@@ -131,7 +131,7 @@ class ShardedTrainStep(TrainStep):
 
         def apply(measure, state, carry):
             layout = self._layout(state)
-            weights = self._recipe.weights(state.opt_state) if measure else None
+            weights = self._weights(state.opt_state) if measure else None
             reduce = functools.partial(self._reduce, layout, measure)
             found = Reduced(layout.grads, P(), P(), P(), layout.state.model_state)
             parts = None if weights is None else layout.grads

@@ -88,6 +88,8 @@ class TrainStep:
     ):
         self._loss = loss
         self._recipe = recipe
+        preconditioned = recipe.agvm is not None and recipe.agvm.precondition
+        self._weights = recipe.weights if preconditioned else lambda opt_state: None
         self._mesh = mesh
         self._axes = replica_axes(mesh)
         self.micro_batches = plan.micro_batches
@@ -208,7 +210,7 @@ class TrainStep:
         )
         groups = grads
         if self._groups:
-            weights = self._recipe.weights(state.opt_state)
+            weights = self._weights(state.opt_state)
             groups = self._groups.add(carry.groups, grads, weights)
         return lead(added(carry, groups, value))
 
@@ -227,7 +229,7 @@ class TrainStep:
         stats = None
         if self._groups:
             grads, stats = self._groups.finish(
-                carry.groups, self._recipe.weights(state.opt_state), measure
+                carry.groups, self._weights(state.opt_state), measure
             )
         else:
             grads = mean_gradients(carry.groups, self._axes)

@@ -15,7 +15,7 @@ import optax
 from agvm_jax.optim.noise import noise_update, update_variance
 from agvm_jax.optim.variance import GroupStats, module_sq_norms
 from agvm_jax.training.recipes import Recipe
-from agvm_jax.training.state import TrainState, with_counts_of
+from agvm_jax.training.state import TrainState
 
 
 class Reduced(NamedTuple):
@@ -71,7 +71,7 @@ def updated(
     def accept(new, old):
         return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
-    phi = {"phi": stats.phi} if recipe.measures else {}
+    phi = {"phi": stats.phi} if recipe.agvm else {}
     former = lay(state.params)
     updates, opt_state = recipe.tx.update(grads, state.opt_state, former, **phi)
     params = lay(optax.apply_updates(former, lay(updates)))
@@ -105,7 +105,25 @@ def updated(
             num_images=num_images,
         )
         metrics |= {f"update_variance/{k}": v for k, v in variances.items()}
-    if recipe.measures:
+    if recipe.agvm:
         mu = optax.tree.get(new_state.opt_state, "AgvmState").mu
         metrics |= {f"mu/{name}": value for name, value in mu.items()}
     return new_state, metrics
+
+
+def with_counts_of(clock: Any, opt_state: Any) -> Any:
+    """Returns an optimizer's state with the counts of another.
+
+    Counts are its integer scalars: optax and `agvm` count steps in them and nothing
+    else.
+
+    Args:
+      clock: the state that tells the time.
+      opt_state: the state that is wanted otherwise; of the same structure.
+    """
+
+    def leaf(theirs, ours):
+        count = jnp.ndim(ours) == 0 and jnp.issubdtype(ours.dtype, jnp.integer)
+        return theirs if count else ours
+
+    return jax.tree.map(leaf, clock, opt_state)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agvm_jax.data.shapes import Style, draw_shapes
+from agvm_jax.data.formats.shapes_drawing import Style, draw_shapes
 from agvm_jax.structures import Batch
 from benchmarks.paper.scales import Scale
 

@@ -1,12 +1,13 @@
 """Pieces of COCO folders that tests of the data wing are made from."""
 
 import base64
+import json
 import struct
 
 import cv2
 import numpy as np
 
-from agvm_jax.data import masks
+from agvm_jax.data.formats.coco_json import read_coco
 
 # 16 x 8, Adobe CMYK, left half red, right half cyan.
 CMYK_JPEG = base64.b64decode(
@@ -34,6 +35,14 @@ def label_png(values):
     return cv2.imencode(".png", values)[1].tobytes()
 
 
+def read(content, tmp_path, **options):
+    """What `read_coco` makes of a dictionary, or of the bytes of a file."""
+    path = tmp_path / "annotations.json"
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    path.write_bytes(data)
+    return read_coco(path, **options)
+
+
 def annotation(i, image_id, category_id, bbox, **more):
     return {
         "id": i,
@@ -44,13 +53,27 @@ def annotation(i, image_id, category_id, bbox, **more):
     }
 
 
+def run_lengths(mask):
+    """(h, w) bool -> COCO's uncompressed run lengths, pixel by pixel.
+
+    They go down the columns and begin with zeros.
+    """
+    counts, shown = [0], False
+    for pixel in np.asarray(mask).T.ravel().tolist():
+        if pixel != shown:
+            counts.append(0)
+            shown = pixel
+        counts[-1] += 1
+    return {"size": list(np.shape(mask)), "counts": counts}
+
+
 def with_masks(two_images):
     """The dictionary with a polygon, run lengths and again a polygon."""
     first, crowd, second = two_images["annotations"]
     first["segmentation"] = [[1, 2, 11, 2, 11, 7, 1, 7]]
     mask = np.zeros((20, 30), bool)
     mask[4:9, 5:20] = True
-    crowd["segmentation"] = masks.mask_to_run_lengths(mask)
+    crowd["segmentation"] = run_lengths(mask)
     second["segmentation"] = [[2, 2, 6, 2, 6, 6, 2, 6], [3, 3, 4, 4]]
     return two_images
 

@@ -1,6 +1,6 @@
 """Placements drawn at random, for tests of what moves with a picture."""
 
-from agvm_jax.data.transforms import Augmentation, draw
+from agvm_jax.data.augment.augmentation import Augmentation, draw
 
 
 def random_placement(rng, size, frame, flip, scale_range):

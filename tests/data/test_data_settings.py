@@ -5,8 +5,8 @@ import re
 import pytest
 from listed_sources import Listed, listed, take
 
-from agvm_jax.data import settings
-from agvm_jax.data.errors import DataError
+from agvm_jax.data import pipeline
+from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.pipeline import _read_options
 
 
@@ -20,7 +20,10 @@ from agvm_jax.data.pipeline import _read_options
         ({"short_sides": (0,)}, "data.short_sides"),
         ({"long_side": -1}, "data.long_side is -1"),
         ({"orientation_group": -4}, "data.orientation_group is -4"),
-        ({"crop": "center"}, "data.crop is center; it must be none, size or iou"),
+        ({"crop": "center"}, "data.crop is center; it must be none, size, iou or"),
+        ({"crop": "frame"}, "data.crop is frame; it needs short_sides or long_side"),
+        ({"cat_max_ratio": 0.0}, "cat_max_ratio is 0.0; it must lie above 0"),
+        ({"cat_max_ratio": 0.5}, "set data.semantic to all or stuff"),
         ({"crop_range": (0.0, 1.0)}, "data.crop_range"),
         ({"crop_range": (0.5, 1.1)}, "data.crop_range"),
         ({"crop_probability": 2.0}, "data.crop_probability"),
@@ -56,16 +59,16 @@ def test_a_stream_that_cannot_be_is_refused(options, words, data_config):
 
 
 def test_threads_are_as_many_as_asked_for_or_one_a_core_up_to_sixteen(monkeypatch):
-    assert settings.reading_threads(5) == 5
+    assert pipeline.reading_threads(5) == 5
     for cores, threads in ((1, 1), (3, 3), (200, 16)):
         for name in ("sched_getaffinity", "cpu_count"):
             answer = range(cores) if name == "sched_getaffinity" else cores
             monkeypatch.setattr(
-                settings.os, name, lambda *_, answer=answer: answer, raising=False
+                pipeline.os, name, lambda *_, answer=answer: answer, raising=False
             )
-        assert settings.reading_threads(0) == threads
-        monkeypatch.delattr(settings.os, "sched_getaffinity")
-        assert settings.reading_threads(0) == threads
+        assert pipeline.reading_threads(0) == threads
+        monkeypatch.delattr(pipeline.os, "sched_getaffinity")
+        assert pipeline.reading_threads(0) == threads
         monkeypatch.undo()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from listed_sources import example, listed
 
-from agvm_jax.data.errors import DataError
+from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.pipeline import eval_batches, train_batches
 
 

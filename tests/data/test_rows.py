@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from listed_sources import Listed, assert_same, example, listed, take
 
-from agvm_jax.data.errors import DataError
+from agvm_jax.data.annotations.errors import DataError
 
 
 def test_padding_objects_are_zero_and_not_valid(data_config):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from models.pretrained import our_path
+from models.weights.placing import our_path
 
 
 def assert_close(found, expected, tolerance):

@@ -29,7 +29,8 @@ from seeded_weights import (
 from test_torchvision_retinanet import torchvision_names
 
 from configs import faster_rcnn
-from models.pretrained import FASTER_RCNN_RULES, from_torchvision, our_path
+from models.weights.placing import from_torchvision, our_path
+from models.weights.rules import FASTER_RCNN_RULES
 
 # Whole detectors, compiled at two sizes: minutes.
 pytestmark = pytest.mark.slow

@@ -13,10 +13,10 @@ import pytest
 from flax import nnx
 from seeded_swin import CANVASES, make_images, make_swin_tensor
 
-from models.backbone_rules import SWIN_RULES
 from models.backbones.swin import Swin
 from models.functional import make_detector
-from models.pretrained import from_torchvision, our_path
+from models.weights.placing import from_torchvision, our_path
+from models.weights.rules import SWIN_RULES
 
 ORACLE = Path(__file__).with_name("swin_oracle.npz")
 # torchvision has a norm on the last output alone, before its classifier.
@@ -65,6 +65,8 @@ class Same(nnx.Module):
 
 class Features(nnx.Module):
     """A Swin-T with a norm on the last output alone, and a loss of it."""
+
+    outputs = frozenset()
 
     def __init__(self, rngs):
         self.backbone = Swin("t", rngs=rngs)

@@ -6,11 +6,14 @@ import pytest
 
 from models.ops import (
     anchors,
+    bilinear,
     boxes,
+    forms,
     images,
     losses,
     matching,
     nms,
+    repetition,
     roi_align,
     sampling,
     topk,
@@ -20,7 +23,21 @@ from models.ops import (
 
 @pytest.mark.parametrize(
     "module",
-    [anchors, boxes, images, losses, matching, nms, roi_align, sampling, topk, windows],
+    [
+        anchors,
+        bilinear,
+        boxes,
+        forms,
+        images,
+        losses,
+        matching,
+        nms,
+        repetition,
+        roi_align,
+        sampling,
+        topk,
+        windows,
+    ],
     ids=lambda module: module.__name__,
 )
 def test_the_examples_run(module):
