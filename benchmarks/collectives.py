@@ -11,7 +11,7 @@ many collectives of each kind the program holds, the bytes that a device sends, 
 ratio to the plain mean, as the program asks for them and as the compiler turned them
 out. Nothing is run, so no accelerator is needed: pods are compiled for by libtpu, if it
 is installed. The gradients are arguments, since nothing in the backward pass
-communicates.
+communicates. Then the trainer's own steps follow, in each mode of `train.shard`.
 """
 
 import argparse
@@ -41,6 +41,7 @@ from agvm_jax import (  # noqa: E402
 )
 from agvm_jax.optim.reduction import mean_gradients  # noqa: E402
 from benchmarks.hlo import KINDS, collectives  # noqa: E402
+from benchmarks.sharded_collectives import print_modes  # noqa: E402
 from configs import base  # noqa: E402
 from models.build import build_detector  # noqa: E402
 
@@ -230,6 +231,7 @@ def main() -> None:
     )
     devices = jax.devices()
     print_table(f"CPU, {len(devices)} devices", params, devices, args.split)
+    print_modes(params, devices)
     if importlib.util.find_spec("libtpu") is None:
         print("\nlibtpu is not installed here: no TPU pods", file=sys.stderr)
         return

@@ -80,7 +80,8 @@ def updated(
         noise = noise_update(noise, stats, batch_size=batch_size)
     new_state = TrainState(
         step=state.step + 1,
-        params=accept(params, former),
+        # Laid out once more, or it would be chosen where both are whole: two gathers.
+        params=lay(accept(params, former)),
         model_state=accept(reduced.model_state, state.model_state),
         # Counts are the clock of schedules, and a skipped step took its time.
         opt_state=with_counts_of(opt_state, accept(opt_state, state.opt_state)),
