@@ -56,7 +56,7 @@ def checksums(tree: Any) -> dict[str, int]:
     # One program a shape, not one for all: equal shapes share it, so that 700 arrays of
     # a ResNet-50 detector and its optimizer compile 32 programs of a few lines. As one
     # program they compile longer and, on a CPU, run ten times as long.
-    sums = jax.device_get([_checksum(leaf) for leaf in leaves.values()])
+    sums = jax.device_get([_in_turn(_checksum(leaf), leaf) for leaf in leaves.values()])
     return {path: int(value) for path, value in zip(leaves, sums, strict=True)}
 
 
@@ -106,6 +106,19 @@ def verify(tree: Any, record: Mapping[str, Any]) -> None:
         raise DamagedCheckpoint(
             f"{', '.join(wrong[:3])}{more} {verb} not what was saved"
         )
+
+
+def _in_turn(value: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Waits for the sum of an array that is shared out over CPU devices.
+
+    Such a sum is exchanged between them. A CPU runs all its devices on one pool of
+    threads, and programs that wait for each other's threads there never end: two
+    hundred of these at once hung within a minute. A chip runs them one by one.
+    """
+    on_cpu = any(device.platform == "cpu" for device in leaf.devices())
+    if on_cpu and not leaf.is_fully_replicated:
+        value.block_until_ready()
+    return value
 
 
 @jax.jit
