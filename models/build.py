@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from .backbones.resnet import ResNet
 from .backbones.swin import Swin
-from .backbones.uninet import SIZES as UNINETS
 from .backbones.uninet import UniNet
+from .backbones.uninet_sizes import SIZES as UNINETS
 from .detectors.pyramid import PyramidDetector
 from .detectors.rcnn import RCNN
 from .detectors.retinanet import RetinaNet

@@ -19,7 +19,8 @@ from ..features import Features
 from ..ops.boxes import clip, decode, encode
 from ..ops.matching import inside_crowd, match
 from ..ops.topk import top_k_pairs
-from .box import BoxLayers, box_loss, thin_out
+from .box import BoxLayers, box_loss
+from .detections import thin_out
 from .proposals import Proposals
 from .ranges import check_ranges
 from .roi_sample import RoiSample, sample_rois

@@ -4,7 +4,8 @@ Their blocks, down-sampling modules among them, are counted through from the fir
 the last. Our paths are those of blocks that are not stacked (`stack.unstack`).
 """
 
-from ..backbones.uninet import STRIDES, Architecture
+from ..backbones.uninet import STRIDES
+from ..backbones.uninet_sizes import Architecture
 
 # Of a module's parts, behind the block's name: theirs, ours.
 _MB = (
@@ -52,7 +53,7 @@ _PARTS = {
 def uninet_rules(net: Architecture) -> tuple[tuple[str, str], ...]:
     """Return the rules for the backbone of a network, and for its classifier.
 
-    >>> from ..backbones.uninet import SIZES
+    >>> from ..backbones.uninet_sizes import SIZES
     >>> uninet_rules(SIZES["b0"])[2]
     ('blocks\\\\.0\\\\.residual\\\\.1', 'backbone/stage1/first/shortcut/conv')
     """

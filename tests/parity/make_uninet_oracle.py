@@ -14,14 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from seeded_uninet import (
-    EXPANSIONS,
-    NETS,
-    STRIDES,
-    Net,
-    make_images,
-    make_uninet_tensor,
-)
+from seeded_uninet import EXPANSIONS, NETS, STRIDES, Net, make_images
+from seeded_uninet import make_uninet_tensor as make_tensor
 from torch import nn
 from torch.nn import functional
 
@@ -272,7 +266,7 @@ def main() -> None:
             {
                 key: tensor
                 if key.endswith("num_batches_tracked")
-                else torch.from_numpy(make_uninet_tensor(key, tuple(tensor.shape)))
+                else torch.from_numpy(make_tensor(key, tuple(tensor.shape)))
                 for key, tensor in state.items()
             }
         )

@@ -15,7 +15,8 @@ import pytest
 from flax import nnx
 from seeded_uninet import NETS, make_images, make_uninet_tensor
 
-from models.backbones.uninet import Architecture, UniNet
+from models.backbones.uninet import UniNet
+from models.backbones.uninet_sizes import Architecture
 from models.functional import make_detector
 from models.stack import stack_again, unstack
 from models.weights.placing import from_torchvision, our_path

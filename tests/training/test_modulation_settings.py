@@ -55,7 +55,7 @@ def test_the_config_the_options_and_the_keywords_are_the_same():
             assert keywords[name].default == default, name
     config = base.get_config()
     # The optimizer's own eps, config.optim.eps, is that of the preconditioned cosine.
-    own = {"enabled", "start_delay"}
+    own = {"enabled", "start_delay", "modules"}
     assert set(config.agvm) - own == set(fields) - {"precondition_eps"}
     derived = {"tau": 0, "start_step": -1}  # "by itself"
     for name in set(config.agvm) - own:
@@ -67,7 +67,8 @@ def test_every_option_of_the_config_arrives():
         anchor="head", estimator="norms", split="contiguous", tau=3, alpha=0.5,
         start_step=7, clip=(0.25, 4.0), eps=1e-3, average="growing", precondition=True,
     )  # fmt: skip
-    assert set(changes) == set(base.get_config().agvm) - {"enabled", "start_delay"}
+    others = {"enabled", "start_delay", "modules"}  # in tests of their own
+    assert set(changes) == set(base.get_config().agvm) - others
     resolved = build(changes, name="adamw", eps=1e-5).agvm
     for name, value in changes.items():
         assert getattr(resolved, name) == value

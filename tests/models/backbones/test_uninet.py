@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.backbones.uninet import SIZES, Architecture, UniNet
+from models.backbones.uninet import UniNet
 from models.backbones.uninet_attention import Attention, TransformerBlock
 from models.backbones.uninet_convolutions import FusedMBConv, MBConv
 from models.backbones.uninet_layers import Layers
+from models.backbones.uninet_sizes import SIZES, Architecture
 from models.functional import make_detector
 from models.stack import Sequence, Stack, unstack
 

@@ -9,7 +9,8 @@ import numpy as np
 from box_loops import slow_iou, slow_nms
 from small_rcnn import K, make_batch
 
-from models.heads.box import box_loss, detect
+from models.heads.box import box_loss
+from models.heads.detections import detect
 from models.heads.proposals import Proposals
 from models.heads.roi_sample import sample_rois
 from models.ops.boxes import clip, decode
