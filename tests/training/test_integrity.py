@@ -1,5 +1,10 @@
 """Checksums: any sharding gives the same one, and no flipped bit goes unseen."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +60,36 @@ def test_it_is_the_same_for_every_sharding(arrays):
     for spec in (P(), P(("a", "b")), P("a", "b")):
         spread = jax.device_put(arrays, NamedSharding(mesh, spec))
         assert integrity.checksums(spread) == expected
+
+
+SHARED_OUT = """
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from agvm_jax.training.integrity import checksums
+from agvm_jax.training.mesh import data_mesh
+
+parts = NamedSharding(data_mesh(), PartitionSpec("data"))
+tree = {str(i): jax.device_put(jnp.ones((64, 8)), parts) for i in range(200)}
+for _ in range(4):
+    assert len(set(checksums(tree).values())) == 1
+"""
+
+
+def test_sums_of_many_arrays_do_not_wait_for_each_other():
+    """They took each other's threads, and XLA ended the process; so it has its own."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", SHARED_OUT],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(root),
+            "JAX_NUM_CPU_DEVICES": "4",
+            "XLA_FLAGS": "--xla_cpu_collective_call_terminate_timeout_seconds=20",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[:1000]
 
 
 def test_every_flipped_bit_is_found(arrays):
