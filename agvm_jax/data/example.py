@@ -160,7 +160,7 @@ def make_row(
 def make_image(
     data: bytes, drawn: Drawn, frame: Size, turn_code: int = 1
 ) -> np.ndarray:
-    """Decode and place a picture: (*frame, 3) uint8; UnreadableImage says why not."""
+    """Decode and place an image: (*frame, 3) uint8; UnreadableImage says why not."""
     placement = drawn.placement
     divisor = jpeg_divisor(data, placement.size, placement.resized, turn_code)
     image = decode_image(data, placement.size, divisor, turn_code)
@@ -178,7 +178,7 @@ def fill_row(
     rng: np.random.Generator | None = None,
     labels: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], Dropped]:
-    """`make_row` for a picture that `make_image` made."""
+    """`make_row` for an image that `make_image` made."""
     placement = drawn.placement
     boxes, keep = placement.boxes(example["boxes"])
     keep &= drawn.keeps(example["boxes"], example["crowd"])

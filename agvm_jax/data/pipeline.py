@@ -35,7 +35,7 @@ from agvm_jax.data.order import (
 from agvm_jax.data.storage.records import Source
 from agvm_jax.structures import Batch
 
-_BUFFER_BYTES = 2**30  # pictures prepared ahead never take more than this
+_BUFFER_BYTES = 2**30  # images prepared ahead never take more than this
 _MOST_THREADS = 16  # beyond, they wait for Python's lock
 
 

@@ -1,4 +1,4 @@
-"""Placements drawn at random, for tests of what moves with a picture."""
+"""Placements drawn at random, for tests of what moves with an image."""
 
 from agvm_jax.data.augment.augmentation import Augmentation, draw
 

@@ -1,4 +1,4 @@
-"""Photometric distortion: brightness, contrast, saturation and hue of a picture."""
+"""Photometric distortion: brightness, contrast, saturation and hue of an image."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Colors:
-    """What is done to a picture's colours; it moves nothing.
+    """What is done to an image's colours; it moves nothing.
 
     Attributes:
       brightness: added to every value, on the scale 0 to 255.

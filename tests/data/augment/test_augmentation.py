@@ -73,7 +73,7 @@ def made_up(rng, size=(30, 44), objects=4):
 
 
 def original(place, y, x):
-    """A point of the frame in pixels of the original picture."""
+    """A point of the frame in pixels of the original image."""
     if place.flip:
         x = place.window[1] - x
     return (
@@ -180,7 +180,7 @@ def test_the_draws_above_lose_objects_by_every_augmentation_that_crops():
 
 
 def test_pixels_go_where_the_labels_go():
-    """Pictures painted by label: away from edges they show their label."""
+    """Images painted by label: away from edges they show their label."""
     checked = [_check_painted_labels(np.random.default_rng(seed)) for seed in range(20)]
     assert np.mean(checked) > 0.2
 
@@ -210,8 +210,8 @@ def _check_painted_labels(rng):
     return (~near).mean()
 
 
-def test_an_enlarged_window_is_cut_from_the_whole_enlarged_picture():
-    """The window alone is computed; the whole picture, cut after, shows the same."""
+def test_an_enlarged_window_is_cut_from_the_whole_enlarged_image():
+    """The window alone is computed; the whole image, cut after, shows the same."""
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.integers(0, 256, (30, 44, 3), np.uint8), (5, 5), 1.5)
     for seed in range(10):

@@ -76,7 +76,7 @@ def test_hue_is_a_circle():
         )
 
 
-def test_a_turn_that_is_next_to_nothing_gives_the_picture_back():
+def test_a_turn_that_is_next_to_nothing_gives_the_image_back():
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     error = np.abs(Colors(hue=1e-9).apply(image).astype(int) - image)
     assert error.max() <= 6 and error.mean() < 0.4

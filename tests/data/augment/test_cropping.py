@@ -27,7 +27,7 @@ def slow_iou(box, part):
 
 
 @pytest.mark.parametrize("kind", ["size", "iou"])
-def test_a_crop_lies_in_the_picture_and_keeps_the_shares_asked_for(kind):
+def test_a_crop_lies_in_the_image_and_keeps_the_shares_asked_for(kind):
     rng = np.random.default_rng(0)
     for _ in range(300):
         boxes = random_boxes(rng, 3)
@@ -47,7 +47,7 @@ def test_size_crops_reach_every_place_and_every_size():
         assert set(rows) == set(range(4 - extent + 1))
 
 
-def test_a_crop_of_one_pixel_pictures_is_the_picture():
+def test_a_crop_of_one_pixel_images_is_the_image():
     rng = np.random.default_rng(0)
     assert Cropping("size").draw(rng, (1, 1), np.zeros((0, 4))) == (0, 0, 1, 1)
 
@@ -60,7 +60,7 @@ def test_the_probability_is_kept_and_the_rest_is_whole():
 
 
 def test_an_iou_crop_holds_an_objects_centre_and_overlaps_as_drawn():
-    """Over many draws each least overlap is used, and whole pictures appear."""
+    """Over many draws each least overlap is used, and whole images appear."""
     overlaps, whole = [], 0
     for seed in range(400):
         rng = np.random.default_rng(seed)
@@ -100,7 +100,7 @@ def test_the_overlap_asked_for_is_reached(monkeypatch):
     assert found > 50
 
 
-def test_without_objects_an_iou_crop_is_the_whole_picture():
+def test_without_objects_an_iou_crop_is_the_whole_image():
     rng = np.random.default_rng(0)
     for _ in range(20):
         assert Cropping("iou").draw(rng, SIZE, np.zeros((0, 4))) == (0, 0, *SIZE)

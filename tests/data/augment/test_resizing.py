@@ -1,4 +1,4 @@
-"""How large pictures become: the frame, the shorter side, the longer side."""
+"""How large images become: the frame, the shorter side, the longer side."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ PAPER = Resizing((800,), 1333)
     size=st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
     frame=st.tuples(st.integers(1, 1400), st.integers(1, 1400)),
 )
-def test_without_a_rule_a_picture_touches_the_frame_and_keeps_its_ratio(size, frame):
+def test_without_a_rule_an_image_touches_the_frame_and_keeps_its_ratio(size, frame):
     height, width = Resizing().target(size, frame, 0)
     assert 1 <= height <= frame[0] and 1 <= width <= frame[1]
     assert height == frame[0] or width == frame[1]
@@ -66,8 +66,8 @@ def test_sizes_that_detectron_gives_come_out_in_the_frame_of_the_orientation(
     assert still_placement(size, frame, PAPER).resized == expected
 
 
-def test_a_picture_in_the_wrong_frame_still_fits():
-    """One frame for all: a portrait picture is bounded by the frame's height."""
+def test_an_image_in_the_wrong_frame_still_fits():
+    """One frame for all: a portrait image is bounded by the frame's height."""
     assert still_placement((640, 480), FRAME, PAPER).resized == (800, 600)
 
 

@@ -57,7 +57,7 @@ def test_where_no_window_is_mixed_the_last_one_tried_is_taken():
     assert drawn.placement.window == FRAME
 
 
-def test_a_frame_cut_out_of_a_larger_picture_has_all_its_pixels():
+def test_a_frame_cut_out_of_a_larger_image_has_all_its_pixels():
     """mmsegmentation's ADE20K: sides of 512 and at most 2048, on frames of 512."""
     rule = Augmentation(resizing=Resizing((512,), 2048, fits=False))
     for size, resized in (((480, 640), (512, 683)), ((300, 3000), (205, 2048))):
@@ -65,4 +65,4 @@ def test_a_frame_cut_out_of_a_larger_picture_has_all_its_pixels():
         assert drawn.placement.resized == resized
         assert drawn.placement.window == (min(512, resized[0]), 512)
     still = still_placement((480, 640), (512, 512), rule.resizing)
-    assert still.resized == (384, 512)  # evaluation shows whole pictures
+    assert still.resized == (384, 512)  # evaluation shows whole images
