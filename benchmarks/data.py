@@ -24,7 +24,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from agvm_jax.data.augment.augmentation import Augmentation, draw
+from agvm_jax.data.augment.augmentation import Augmentation, sample
 from agvm_jax.data.augment.decode import decode_image, jpeg_divisor
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.example import fill_row
@@ -142,13 +142,17 @@ def stages(args) -> dict[str, float]:
         example = timed("read the record", source.__getitem__, index)
         size = (example["height"], example["width"])
         frame = oriented(FRAME, size)
-        drawn = timed("draw the augmentation", draw, rng, size, frame, augmentation)
-        place, data = drawn.placement, example["image"]
+        transform = timed(
+            "sample the augmentation", sample, rng, size, frame, augmentation
+        )
+        place, data = transform.placement, example["image"]
         code = example["turn"]
         divisor = jpeg_divisor(data, size, place.resized, code)
         image = timed("decode", decode_image, data, size, divisor, code)
         image = timed("resize, flip, pad", place.image, image, frame, divisor)
-        timed("boxes and masks", fill_row, image, example, drawn, frame, config, rng)
+        timed(
+            "boxes and masks", fill_row, image, example, transform, frame, config, rng
+        )
         by_frame.setdefault(frame, []).append(image)
     for same in by_frame.values():
         for start in range(0, len(same), args.batch_size):

@@ -58,7 +58,7 @@ def get_config() -> ConfigDict:
     # Random scale of the image; what reaches over the input is cut, what falls short
     # is padded. (0.1, 2.0) is large-scale jitter.
     data.scale_range = (1.0, 1.0)
-    # Pixels of the shorter side, one of them drawn in training, the largest taken in
+    # Pixels of the shorter side, one of them sampled in training, the largest taken in
     # evaluation; (): as large as image_size allows.
     data.short_sides = ()
     data.long_side = 0  # pixels the longer side may have; 0: as image_size allows

@@ -1,4 +1,4 @@
-"""What is drawn for one image: its size, placement and colours, from one rng."""
+"""What is sampled for one image: its size, placement and colours, from one rng."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class Resizing:
     """The rule by which images are resized.
 
     Attributes:
-      short_sides: pixels that the shorter side gets; training draws one of them each
+      short_sides: pixels that the shorter side gets; training samples one of them each
         time, evaluation takes the largest. (): as large as the frame allows.
       long_side: pixels that the longer side may have at most, which then decides; 0:
         as many as the frame has.
@@ -29,7 +29,7 @@ class Resizing:
     long_side: int = 0
     fits: bool = True
 
-    def drawn(self, u: float) -> int:
+    def sampled(self, u: float) -> int:
         """The shorter side for a uniform number u in [0, 1); 0: no such rule."""
         if not self.short_sides:
             return 0
@@ -48,7 +48,7 @@ class Resizing:
         Args:
           frame: (H, W); if the rule is to fit, nothing becomes larger than it without
             `scale`.
-          short: what `drawn` or `still` said.
+          short: what `sampled` or `still` said.
           scale: multiplies the result, which may then be larger than the frame.
 
         >>> Resizing((800,), 1333).target((480, 640), (800, 1344), 800)
@@ -83,7 +83,7 @@ class Augmentation:
 
     Attributes:
       flip: probability of a horizontal flip.
-      scale_range: factors drawn evenly beside what `resizing` says. What then reaches
+      scale_range: factors sampled evenly beside what `resizing` says. What then reaches
         over the frame is cut off at random, what falls short is padded: (0.1, 2.0) is
         the large-scale jitter of Ghiasi et al. 2021.
       resizing, cropping, color: the rules named so.
@@ -118,8 +118,8 @@ class Augmentation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
-    """One draw: where the image goes, and what becomes of its objects and colours.
+class Transform:
+    """Where an image goes, and what becomes of its objects and colours.
 
     Attributes:
       placement: for pixels, boxes, masks and labels.
@@ -147,19 +147,19 @@ def still_placement(size: Size, frame: Size, resizing: Resizing = _FILL) -> Plac
     return Placement(size, resized, (0, 0), resized, flip=False)
 
 
-def draw(
+def sample(
     rng: np.random.Generator,
     size: Size,
     frame: Size,
     augmentation: Augmentation,
     boxes: np.ndarray = _NO_BOXES,
     labels: np.ndarray | None = None,
-) -> Drawn:
-    """Draw what happens to one image.
+) -> Transform:
+    """Sample what happens to one image.
 
     Takes the same four numbers from `rng`, whatever is asked for: scale, window and
     flip come from them, and everything else from generators that they seed, one for
-    each purpose. So no key of the config changes what another draws.
+    each purpose. So no key of the config changes what another samples.
 
     Args:
       size: of the image.
@@ -173,15 +173,15 @@ def draw(
     scale = low + (high - low) * u_scale
     short = 0
     if augmentation.resizing.short_sides:
-        short = augmentation.resizing.drawn(_aside(four, 0).random())
+        short = augmentation.resizing.sampled(_aside(four, 0).random())
     part, centers = (0, 0, *size), None
     if augmentation.cropping.kind in ("size", "iou"):
-        part = augmentation.cropping.draw(_aside(four, 1), size, boxes)
+        part = augmentation.cropping.sample(_aside(four, 1), size, boxes)
         if augmentation.cropping.kind == "iou":
             centers = part
     colors = None
     if augmentation.color != _PLAIN:
-        colors = augmentation.color.draw(_aside(four, 2))
+        colors = augmentation.color.sample(_aside(four, 2))
 
     # The whole image is thought resized by the scale of the chosen part; of that the
     # window is the part, or as much of it as the frame holds.
@@ -214,7 +214,7 @@ def draw(
             if _is_mixed(labels, placement, augmentation.cat_max_ratio):
                 break
             placement = placed(shares)
-    return Drawn(placement, colors, centers)
+    return Transform(placement, colors, centers)
 
 
 def _is_mixed(labels: np.ndarray, placement: Placement, most: float) -> bool:
@@ -241,5 +241,5 @@ def _is_mixed(labels: np.ndarray, placement: Placement, most: float) -> bool:
 
 
 def _aside(four: np.ndarray, purpose: int) -> np.random.Generator:
-    """A generator of its own for one purpose, seeded by numbers already drawn."""
+    """A generator of its own for one purpose, seeded by numbers already sampled."""
     return np.random.default_rng([purpose, *four.view(np.uint32).tolist()])

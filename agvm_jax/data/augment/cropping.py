@@ -22,9 +22,9 @@ class Cropping:
     Attributes:
       kind: "none": the whole image. "frame": too; it keeps its own size, and the
         frame is a window of it, see `Resizing.fits`. "size": each side is cut to a
-        share drawn from `shares`, anywhere. "iou": SSD's crop, which looks for a part
-        that some object overlaps by a drawn IoU; objects whose centre lies outside are
-        left out.
+        share sampled from `shares`, anywhere. "iou": SSD's crop, which looks for a part
+        that some object overlaps by a sampled IoU; objects whose centre lies outside
+        are left out.
       shares: smallest and largest share of a side that a crop keeps.
       probability: of cropping at all.
     """
@@ -33,7 +33,7 @@ class Cropping:
     shares: tuple[float, float] = (0.3, 1.0)
     probability: float = 1.0
 
-    def draw(self, rng: np.random.Generator, size: Size, boxes: np.ndarray) -> Part:
+    def sample(self, rng: np.random.Generator, size: Size, boxes: np.ndarray) -> Part:
         """Choose a part of an image.
 
         Args:
@@ -67,7 +67,7 @@ class Cropping:
 def _parts(
     rng: np.random.Generator, size: Size, shares: tuple[float, float], count: int
 ) -> list[Part]:
-    """`count` parts whose sides and places are drawn evenly, of a pixel at least."""
+    """`count` parts whose sides and places are sampled evenly, of a pixel at least."""
     low, high = shares
     u = rng.random((count, 4))
     extent = np.rint((low + (high - low) * u[:, :2]) * size).clip(1, size)

@@ -191,16 +191,16 @@ def test_no_box_means_no_box():
     assert boxes.shape == (0, 4) and keep.shape == (0,)
 
 
-def test_flip_and_scale_do_not_change_what_the_other_draws():
-    def draw(flip, scales):
+def test_flip_and_scale_do_not_change_what_the_other_samples():
+    def placed(flip, scales):
         return random_placement(
             np.random.default_rng(3), (50, 50), (64, 64), flip, scales
         )
 
-    still, flipped = draw(0.0, (0.5, 1.5)), draw(1.0, (0.5, 1.5))
+    still, flipped = placed(0.0, (0.5, 1.5)), placed(1.0, (0.5, 1.5))
     assert (still.resized, still.corner) == (flipped.resized, flipped.corner)
     assert not still.flip and flipped.flip
-    assert draw(1.0, (1.0, 1.0)) == Placement(
+    assert placed(1.0, (1.0, 1.0)) == Placement(
         (50, 50), (64, 64), (0, 0), (64, 64), True
     )
 
