@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from agvm_jax.data import DataError
-from agvm_jax.evaluation.reports.pictures import write_pictures
+from agvm_jax.evaluation.reports.images import write_images
 from agvm_jax.evaluation.reports.run import write_run_report
 from agvm_jax.optim.noise import useful_batch_sentence
 from agvm_jax.training.command_line import complain, join, leave, parse
@@ -76,7 +76,7 @@ def report(config: ConfigDict, experiment: Experiment, outcome: Outcome) -> None
             else "--config.seed=N or --config.name=NAME",
         )
     dataset, semantic = experiment.data.dataset, config.data.semantic
-    write_pictures(
+    write_images(
         experiment.folder,
         outcome.step,
         examples,

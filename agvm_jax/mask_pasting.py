@@ -1,4 +1,4 @@
-"""Masks predicted inside boxes, put back into their pictures and run-length coded."""
+"""Masks predicted inside boxes, put back into their images and run-length coded."""
 
 from typing import NamedTuple
 
@@ -19,8 +19,8 @@ def paste_mask(
 
     Args:
       mask: (m, m) float probabilities.
-      box: (4,) x1 y1 x2 y2 in pixels of the picture; may reach beyond it.
-      height, width: of the picture.
+      box: (4,) x1 y1 x2 y2 in pixels of the image; may reach beyond it.
+      height, width: of the image.
 
     Returns:
       The mask in column-major (Fortran) order, which run-length coding wants.
@@ -28,19 +28,19 @@ def paste_mask(
     x1, y1, x2, y2 = (float(side) for side in box)
     rows = _neighbours(y1, y2, mask.shape[0], height)
     columns = _neighbours(x1, x2, mask.shape[1], width)
-    picture = np.zeros((height, width), np.uint8, order="F")
+    pasted = np.zeros((height, width), np.uint8, order="F")
     if rows.pixels.size and columns.pixels.size:
         # Gathered, not multiplied: a threaded matrix product starves beside JAX.
         padded = np.pad(mask.astype(np.float32), 1)
         tall = rows.mix(padded)  # (rows, m + 2)
         inside = columns.mix(np.ascontiguousarray(tall.T)) >= 0.5  # (columns, rows)
-        picture[rows.span, columns.span] = inside.T
-    return picture
+        pasted[rows.span, columns.span] = inside.T
+    return pasted
 
 
-def encode_mask(picture: np.ndarray) -> bytes:
+def encode_mask(mask: np.ndarray) -> bytes:
     """Return COCO's compressed run lengths of a (H, W) uint8 mask."""
-    return hotcoco.mask.encode(np.asfortranarray(picture))["counts"]
+    return hotcoco.mask.encode(np.asfortranarray(mask))["counts"]
 
 
 class _Neighbours(NamedTuple):

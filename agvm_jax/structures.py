@@ -27,10 +27,10 @@ class Batch:
     """Images and their annotations, padded to one shape.
 
     Attributes:
-      image: (B, H, W, 3) uint8, RGB. The picture stands in the top left corner; what
+      image: (B, H, W, 3) uint8, RGB. The image stands in the top left corner; what
         lies outside ``image_size`` is zero.
-      image_size: (B, 2) int32, height and width of the picture inside the padding,
-        after resizing. A box divided by this and multiplied by the picture's original
+      image_size: (B, 2) int32, height and width of the image inside the padding,
+        after resizing. A box divided by this and multiplied by the image's original
         size is in original pixels.
       image_id: (B,) int64 on the host, int32 on the device; -1 for a row that only
         fills the last batch.

@@ -57,18 +57,18 @@ def write_split(
     annotation_file: Path,
     image_folder: Path,
     content: Mapping[str, Any],
-    pictures: Mapping[str, bytes],
+    encoded: Mapping[str, bytes],
 ) -> None:
     """Write an annotation file and the encoded images that belong to it.
 
     Args:
       annotation_file, image_folder: where; folders are made.
       content: in COCO's form.
-      pictures: file name -> encoded image. Names that are in no entry are written too,
-        and entries without a picture stay without a file.
+      encoded: file name -> encoded image. Names that are in no entry are written too,
+        and entries without an image stay without a file.
     """
     image_folder.mkdir(parents=True, exist_ok=True)
-    for name, data in pictures.items():
+    for name, data in encoded.items():
         path = image_folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

@@ -24,7 +24,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from agvm_jax.data.augment.augmentation import Augmentation, draw
+from agvm_jax.data.augment.augmentation import Augmentation, sample
 from agvm_jax.data.augment.decode import decode_image, jpeg_divisor
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.example import fill_row
@@ -55,18 +55,18 @@ class First:
 
 
 def make_jpegs(root: Path, count: int) -> None:
-    """Write a COCO folder of textured pictures, as large in bytes as COCO's are."""
+    """Write a COCO folder of textured images, as large in bytes as COCO's are."""
     rng = np.random.default_rng(0)
-    images, objects, outlines, pictures = [], [], [], {}
+    images, objects, outlines, encoded = [], [], [], {}
     for i in range(1, count + 1):
         height, width = ((480, 640), (640, 480), (427, 640), (375, 500))[i % 4]
         coarse = rng.integers(0, 256, (9, 12, 3), np.uint8)
-        picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        pixels = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
         noise = rng.normal(0, 14, (height, width, 1))
         noise = cv2.GaussianBlur(noise, (0, 0), 0.8)[..., None] * 1.5
-        picture = (picture + noise).clip(0, 255).astype(np.uint8)
+        pixels = (pixels + noise).clip(0, 255).astype(np.uint8)
         quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
-        pictures[f"{i}.jpg"] = cv2.imencode(".jpg", picture, quality)[1].tobytes()
+        encoded[f"{i}.jpg"] = cv2.imencode(".jpg", pixels, quality)[1].tobytes()
         images.append((f"{i}.jpg", height, width))
         for _ in range(7):
             x, y = rng.uniform(0, width * 0.6), rng.uniform(0, height * 0.6)
@@ -74,7 +74,7 @@ def make_jpegs(root: Path, count: int) -> None:
             objects.append((i, (x, y, w, h)))
             outlines.append([[x, y, x + w, y, x + w, y + h, x, y + h]])
     content = coco_content(images, objects, segmentations=outlines)
-    write_split(root / "instances_train.json", root / "train", content, pictures)
+    write_split(root / "instances_train.json", root / "train", content, encoded)
 
 
 def open_source(args) -> tuple[First, object]:
@@ -136,21 +136,25 @@ def stages(args) -> dict[str, float]:
         spent[name] = spent.get(name, 0.0) + time.thread_time() - start
         return result
 
-    pictures: dict[tuple[int, int], list[np.ndarray]] = {}
+    by_frame: dict[tuple[int, int], list[np.ndarray]] = {}
     for index in range(len(source)):
         rng = np.random.default_rng(index)
         example = timed("read the record", source.__getitem__, index)
         size = (example["height"], example["width"])
         frame = oriented(FRAME, size)
-        drawn = timed("draw the augmentation", draw, rng, size, frame, augmentation)
-        place, data = drawn.placement, example["image"]
+        transform = timed(
+            "sample the augmentation", sample, rng, size, frame, augmentation
+        )
+        place, data = transform.placement, example["image"]
         code = example["turn"]
         divisor = jpeg_divisor(data, size, place.resized, code)
         image = timed("decode", decode_image, data, size, divisor, code)
         image = timed("resize, flip, pad", place.image, image, frame, divisor)
-        timed("boxes and masks", fill_row, image, example, drawn, frame, config, rng)
-        pictures.setdefault(frame, []).append(image)
-    for same in pictures.values():
+        timed(
+            "boxes and masks", fill_row, image, example, transform, frame, config, rng
+        )
+        by_frame.setdefault(frame, []).append(image)
+    for same in by_frame.values():
         for start in range(0, len(same), args.batch_size):
             batch = same[start : start + args.batch_size]
             batch = timed("stack the batch", np.stack, batch)

@@ -10,7 +10,7 @@ batches as d grows, is a given number whatever R is:
 
 "halves" is the paper's: one cosine between the means of the even and the odd groups.
 "norms" is ours: norms alone, the average over all splits. Bias and standard
-deviation are over many draws. With few dimensions (--size 10) the limit is not reached
+deviation are over many samples. In few dimensions (--size 10) the limit is not reached
 and both have a bias. Prints a table and draws docs/images/estimators.png.
 """
 
@@ -32,50 +32,54 @@ GROUPS = (2, 4, 8, 32, 128)
 TRUTHS = (0.01, 0.1, 0.3, 0.6, 0.9)
 
 
-def measure(key, groups: int, truth: float, size: int, draws: int):
-    """Return `draws` values of phi from each estimator, on the same gradients.
+def measure(key, groups: int, truth: float, size: int, samples: int):
+    """Return `samples` values of phi from each estimator, on the same gradients.
 
     Args:
       groups: R.
       truth: phi of two half batches in the limit of many dimensions.
       size: d, the dimensions.
-      draws: independent measurements.
+      samples: independent measurements.
 
     Returns:
-      {estimator: (draws,)}.
+      {estimator: (samples,)}.
     """
     # 1 - truth = s^2 / (s^2 + 2 V) with s = 1: the variance of the mean gradient.
     variance = truth / (1 - truth) / 2
     scale = np.sqrt(variance * groups / size)  # of one group, in one dimension
 
-    def draw(key):
+    def sample(key):
         noise = scale * jax.random.normal(key, (groups, size))
         grads = {"module": noise + 1 / np.sqrt(size)}
         labels = {"module": "module"}
         return [phi_of_groups(grads, labels, e)["module"] for e in ESTIMATORS]
 
     # lax.map, not vmap: R x d gradients at a time are enough for the memory.
-    phis = jax.jit(lambda keys: jax.lax.map(draw, keys))(jax.random.split(key, draws))
+    phis = jax.jit(lambda keys: jax.lax.map(sample, keys))(
+        jax.random.split(key, samples)
+    )
     return {e: np.asarray(phi) for e, phi in zip(ESTIMATORS, phis, strict=True)}
 
 
-def measure_all(size: int, draws: int, seed: int):
+def measure_all(size: int, samples: int, seed: int):
     """Return {(truth, R): {estimator: (bias, standard deviation)}}."""
     found = {}
     key = jax.random.key(seed)
     for truth in TRUTHS:
         for groups in GROUPS:
             key, ours = jax.random.split(key)
-            phis = measure(ours, groups, truth, size, draws)
+            phis = measure(ours, groups, truth, size, samples)
             found[truth, groups] = {
                 e: (phi.mean() - truth, phi.std(ddof=1)) for e, phi in phis.items()
             }
     return found
 
 
-def print_table(found, size: int, draws: int) -> None:
-    print(f"{draws} draws of gradients in {size} dimensions, standard error of a bias:")
-    print(f"its standard deviation / {np.sqrt(draws):.0f}\n")
+def print_table(found, size: int, samples: int) -> None:
+    print(
+        f"{samples} gradients sampled in {size} dimensions, standard error of a bias:"
+    )
+    print(f"its standard deviation / {np.sqrt(samples):.0f}\n")
     print("| phi | R | bias halves | bias replicas | sd halves | sd replicas | ratio |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for (truth, groups), values in found.items():
@@ -119,14 +123,14 @@ def draw_figure(found, size: int, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=1000, help="dimensions")
-    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--figure", default="docs/images/estimators.png", help="or empty for none"
     )
     args = parser.parse_args()
-    found = measure_all(args.size, args.draws, args.seed)
-    print_table(found, args.size, args.draws)
+    found = measure_all(args.size, args.samples, args.seed)
+    print_table(found, args.size, args.samples)
     if args.figure:
         draw_figure(found, args.size, Path(args.figure))
 

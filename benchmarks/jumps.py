@@ -95,7 +95,7 @@ def _name(file: str) -> str:
 def write_folder(root: Path) -> None:
     """A COCO folder of one image and two objects: a polygon, and run lengths."""
     height, width = 48, 64
-    picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     counts = [5 * height, 3 * height, (width - 8) * height]
     content = coco_content(
         [("1.jpg", height, width)],
@@ -105,7 +105,7 @@ def write_folder(root: Path) -> None:
             {"size": [height, width], "counts": counts},
         ],
     )
-    data = cv2.imencode(".jpg", picture)[1].tobytes()
+    data = cv2.imencode(".jpg", image)[1].tobytes()
     for split in ("train", "val"):
         file = root / f"instances_{split}.json"
         write_split(file, root / split, content, {"1.jpg": data})

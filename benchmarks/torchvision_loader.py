@@ -50,7 +50,7 @@ def target_size(width: int, height: int) -> tuple[int, int]:
 
 
 class Torchvision:
-    """torchvision.transforms on PIL pictures, and its detection models' batching."""
+    """torchvision.transforms on PIL images, and its detection models' batching."""
 
     def __init__(self):
         import torch
@@ -59,14 +59,14 @@ class Torchvision:
         torch.set_num_threads(1)
         self._torch, self._functional = torch, functional
 
-    def resize(self, picture, size):
-        return self._functional.resize(picture, size[::-1])
+    def resize(self, pixels, size):
+        return self._functional.resize(pixels, size[::-1])
 
-    def flip(self, picture):
-        return self._functional.hflip(picture)
+    def flip(self, pixels):
+        return self._functional.hflip(pixels)
 
-    def tensor(self, picture):
-        return self._functional.to_tensor(picture)
+    def tensor(self, pixels):
+        return self._functional.to_tensor(pixels)
 
     def normalize(self, image):
         return self._functional.normalize(image, MEAN, STD)
@@ -83,14 +83,14 @@ class Torchvision:
 class Numpy:
     """The same with NumPy, channels last: for where there is no torch."""
 
-    def resize(self, picture, size):
-        return picture.resize(size, Image.Resampling.BILINEAR)
+    def resize(self, pixels, size):
+        return pixels.resize(size, Image.Resampling.BILINEAR)
 
-    def flip(self, picture):
-        return picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    def flip(self, pixels):
+        return pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
-    def tensor(self, picture):
-        return np.asarray(picture).astype(np.float32) / np.float32(255)
+    def tensor(self, pixels):
+        return np.asarray(pixels).astype(np.float32) / np.float32(255)
 
     def normalize(self, image):
         return (image - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
@@ -123,18 +123,18 @@ class Loader:
                 self.batch(same[start : start + self.batch_size])
 
     def batch(self, images: list[dict], flip: float = 0.5):
-        """The pictures as one array, and a list of their boxes."""
+        """The images as one array, and a list of their boxes."""
         tensors, targets = [], []
         for image in images:
-            picture = self._timed("decode", self.files.decode, image)
+            pixels = self._timed("decode", self.files.decode, image)
             boxes = self._timed("boxes", self.files.boxes, image)
-            size = target_size(*picture.size)
-            boxes = boxes * np.tile(np.array(size) / picture.size, 2)
-            picture = self._timed("resize", self.tools.resize, picture, size)
+            size = target_size(*pixels.size)
+            boxes = boxes * np.tile(np.array(size) / pixels.size, 2)
+            pixels = self._timed("resize", self.tools.resize, pixels, size)
             if self._random.random() < flip:
-                picture = self._timed("flip", self.tools.flip, picture)
+                pixels = self._timed("flip", self.tools.flip, pixels)
                 boxes[:, [0, 2]] = size[0] - boxes[:, [2, 0]]
-            tensor = self._timed("to tensor", self.tools.tensor, picture)
+            tensor = self._timed("to tensor", self.tools.tensor, pixels)
             tensor = self._timed("normalise", self.tools.normalize, tensor)
             tensors.append(tensor)
             targets.append(boxes)

@@ -55,10 +55,10 @@ def get_config() -> ConfigDict:
     data.semantic = "none"  # label maps: none | stuff (things are one class) | all
     data.semantic_stride = 4  # pixels of the input a label stands for, each way
     data.flip = 0.5  # probability of a horizontal flip in training
-    # Random scale of the picture; what reaches over the input is cut, what falls short
+    # Random scale of the image; what reaches over the input is cut, what falls short
     # is padded. (0.1, 2.0) is large-scale jitter.
     data.scale_range = (1.0, 1.0)
-    # Pixels of the shorter side, one of them drawn in training, the largest taken in
+    # Pixels of the shorter side, one of them sampled in training, the largest taken in
     # evaluation; (): as large as image_size allows.
     data.short_sides = ()
     data.long_side = 0  # pixels the longer side may have; 0: as image_size allows

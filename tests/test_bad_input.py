@@ -17,15 +17,15 @@ from benchmarks.coco_writer import coco_content, flat_png, write_split
 def folder(tmp_path):
     """A COCO-format folder of three images; tests break it."""
     root = tmp_path / "folder"
-    pictures = {f"{i}.png": flat_png(40, 60, 40 * i) for i in range(1, 4)}
+    encoded = {f"{i}.png": flat_png(40, 60, 40 * i) for i in range(1, 4)}
     content = coco_content(
-        [(name, 40, 60) for name in pictures],
+        [(name, 40, 60) for name in encoded],
         [(i, (5, 5, 20, 20)) for i in range(1, 4)],
         (7, "thing"),
     )
     for split in ("train", "val"):
         file = root / f"instances_{split}.json"
-        write_split(file, root / split, content, pictures)
+        write_split(file, root / split, content, encoded)
     return root
 
 

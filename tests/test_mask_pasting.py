@@ -1,4 +1,4 @@
-"""Pasting masks into pictures, pixel by pixel."""
+"""Pasting masks into images, pixel by pixel."""
 
 import hotcoco
 import numpy as np
@@ -12,7 +12,7 @@ def slow_paste(mask, box, height, width):
     """Look every pixel centre up, four neighbours, zero outside."""
     rows, columns = mask.shape
     x1, y1, x2, y2 = box
-    picture = np.zeros((height, width), np.uint8)
+    pasted = np.zeros((height, width), np.uint8)
     for y in range(height):
         for x in range(width):
             v = (y + 0.5 - y1) / (y2 - y1) * rows - 0.5
@@ -23,8 +23,8 @@ def slow_paste(mask, box, height, width):
                     if 0 <= i < rows and 0 <= j < columns:
                         weight = (1 - abs(v - i)) * (1 - abs(u - j))
                         value += weight * mask[i, j]
-            picture[y, x] = value >= 0.5
-    return picture
+            pasted[y, x] = value >= 0.5
+    return pasted
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -52,14 +52,14 @@ def test_a_probability_of_exactly_a_half_is_in_the_mask():
 @pytest.mark.parametrize(
     "box", [[5, 5, 5, 9], [9, 9, 5, 5], [30, 30, 40, 40], [-9, 0, -1, 9]]
 )
-def test_empty_boxes_and_boxes_outside_the_picture_give_an_empty_mask(box):
+def test_empty_boxes_and_boxes_outside_the_image_give_an_empty_mask(box):
     assert not paste_mask(np.ones((4, 4)), np.array(box), 20, 20).any()
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_run_lengths_are_those_of_pycocotools_and_decode_to_the_mask(seed):
-    picture = (np.random.default_rng(seed).random((17, 9)) < 0.4).astype(np.uint8)
-    counts = encode_mask(picture)
-    assert counts == pycocotools_mask.encode(np.asfortranarray(picture))["counts"]
+    mask = (np.random.default_rng(seed).random((17, 9)) < 0.4).astype(np.uint8)
+    counts = encode_mask(mask)
+    assert counts == pycocotools_mask.encode(np.asfortranarray(mask))["counts"]
     decoded = hotcoco.mask.decode({"size": [17, 9], "counts": counts})
-    np.testing.assert_array_equal(decoded, picture)
+    np.testing.assert_array_equal(decoded, mask)

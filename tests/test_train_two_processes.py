@@ -28,15 +28,15 @@ def scratch(tmp_path_factory):
     """A COCO-format folder in which every second image is empty."""
     scratch = tmp_path_factory.mktemp("scratch")
     folder = scratch / "folder"
-    pictures = {f"{i}.png": flat_png(64, 64, 20 * i) for i in range(1, IMAGES + 1)}
+    encoded = {f"{i}.png": flat_png(64, 64, 20 * i) for i in range(1, IMAGES + 1)}
     content = coco_content(
-        [(name, 64, 64) for name in pictures],
+        [(name, 64, 64) for name in encoded],
         [(i, (8, 8, 30, 30)) for i in range(1, IMAGES + 1, 2)],
         (7, "thing"),
     )
     for split in ("train", "val"):
         file = folder / f"instances_{split}.json"
-        write_split(file, folder / split, content, pictures)
+        write_split(file, folder / split, content, encoded)
     return scratch
 
 

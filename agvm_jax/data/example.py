@@ -10,9 +10,9 @@ from agvm_jax.data.annotations.objects import unpack
 from agvm_jax.data.annotations.segments import IGNORE, labels_of
 from agvm_jax.data.augment.augmentation import (
     Augmentation,
-    Drawn,
     Resizing,
-    draw,
+    Transform,
+    sample,
     still_placement,
 )
 from agvm_jax.data.augment.decode import Size, decode_image, jpeg_divisor
@@ -89,8 +89,8 @@ def load_training_row(
             labels = None
             if config.semantic != "none" and augmentation.cat_max_ratio < 1:
                 labels = labels_of(example, config.semantic)
-            drawn = draw(rng, _known(size), frame, augmentation, targets, labels)
-            row, dropped = make_row(example, drawn, frame, config, rng, labels)
+            transform = sample(rng, _known(size), frame, augmentation, targets, labels)
+            row, dropped = make_row(example, transform, frame, config, rng, labels)
         except UnreadableImage as error:
             unreadable.append((example["file_name"], str(error)))
         else:
@@ -112,8 +112,8 @@ def load_evaluation_row(
     example = source[index]
     try:
         size = _known((example["height"], example["width"]))
-        drawn = Drawn(still_placement(size, frame, resizing))
-        row, dropped = make_row(example, drawn, frame, config)
+        transform = Transform(still_placement(size, frame, resizing))
+        row, dropped = make_row(example, transform, frame, config)
     except UnreadableImage as error:
         unreadable = ((example["file_name"], str(error)),)
         return LoadedRow(empty_row(frame, config), Dropped(), unreadable)
@@ -129,7 +129,7 @@ def _known(size: Size) -> Size:
 
 def make_row(
     example: dict[str, Any],
-    drawn: Drawn,
+    transform: Transform,
     frame: Size,
     config: Any,
     rng: np.random.Generator | None = None,
@@ -139,7 +139,7 @@ def make_row(
 
     Args:
       example: of `records.Source`.
-      drawn: what to do with it.
+      transform: what to do with it.
       frame: (H, W) of the result.
       config: section `data`. Of more objects than its max_boxes N, `rng` picks N at
         random, so that no kind is always the one left out.
@@ -153,35 +153,35 @@ def make_row(
     Raises:
       UnreadableImage: with the reason.
     """
-    image = make_image(example["image"], drawn, frame, example["turn"])
-    return fill_row(image, example, drawn, frame, config, rng, labels)
+    image = make_image(example["image"], transform, frame, example["turn"])
+    return fill_row(image, example, transform, frame, config, rng, labels)
 
 
 def make_image(
-    data: bytes, drawn: Drawn, frame: Size, turn_code: int = 1
+    data: bytes, transform: Transform, frame: Size, turn_code: int = 1
 ) -> np.ndarray:
-    """Decode and place a picture: (*frame, 3) uint8; UnreadableImage says why not."""
-    placement = drawn.placement
+    """Decode and place an image: (*frame, 3) uint8; UnreadableImage says why not."""
+    placement = transform.placement
     divisor = jpeg_divisor(data, placement.size, placement.resized, turn_code)
     image = decode_image(data, placement.size, divisor, turn_code)
-    if drawn.colors is not None:
-        image = drawn.colors.apply(image)
+    if transform.colors is not None:
+        image = transform.colors.apply(image)
     return placement.image(image, frame, divisor)
 
 
 def fill_row(
     image: np.ndarray,
     example: dict[str, Any],
-    drawn: Drawn,
+    transform: Transform,
     frame: Size,
     config: Any,
     rng: np.random.Generator | None = None,
     labels: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], Dropped]:
-    """`make_row` for a picture that `make_image` made."""
-    placement = drawn.placement
+    """`make_row` for an image that `make_image` made."""
+    placement = transform.placement
     boxes, keep = placement.boxes(example["boxes"])
-    keep &= drawn.keeps(example["boxes"], example["crowd"])
+    keep &= transform.keeps(example["boxes"], example["crowd"])
     chosen = np.flatnonzero(keep)
     dropped = max(0, len(chosen) - config.max_boxes)
     if dropped and rng is not None:

@@ -53,7 +53,7 @@ def split_by_orientation(source: Source, frame: Size) -> list[tuple[Members, Siz
 
 
 def oriented(frame: Size, size: Size) -> Size:
-    """The frame, turned to suit a picture of `size`; squares count as landscape."""
+    """The frame, turned to suit an image of `size`; squares count as landscape."""
     short, long = sorted(frame)
     return (short, long) if size[1] >= size[0] else (long, short)
 

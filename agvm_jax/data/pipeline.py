@@ -1,7 +1,7 @@
 """Batches: an endless, resumable training stream and one pass over an evaluation set.
 
 The stream's position is a number of batches and nothing else. Global position p (image
-p % batch_size of batch p // batch_size) shows image `shuffle(epoch)[p % n]` and draws
+p % batch_size of batch p // batch_size) shows image `shuffle(epoch)[p % n]` and samples
 its augmentation from (seed, p), whatever the number of threads or processes; process i
 of k takes positions i, i + k, i + 2k, ... So a run that stops can continue exactly, and
 on another number of processes too. With two frames (`order`) another order takes
@@ -35,7 +35,7 @@ from agvm_jax.data.order import (
 from agvm_jax.data.storage.records import Source
 from agvm_jax.structures import Batch
 
-_BUFFER_BYTES = 2**30  # pictures prepared ahead never take more than this
+_BUFFER_BYTES = 2**30  # images prepared ahead never take more than this
 _MOST_THREADS = 16  # beyond, they wait for Python's lock
 
 

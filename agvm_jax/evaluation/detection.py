@@ -108,7 +108,7 @@ class DetectionEvaluator:
         Args:
           batch: host arrays; only `image_id` and `image_size` are read.
           predictions: host arrays, boxes in pixels of the padded input. They are mapped
-            to the original picture through its height and width in the ground truth.
+            to the original image through its height and width in the ground truth.
 
         Raises:
           ValueError: an image that the ground truth does not have, one that was added

@@ -25,7 +25,7 @@ class InstanceEvaluator(DetectionEvaluator):
     fewer than three points only, is left out of mask AP: it is not to be found, and
     what is found within its box is not wrong. The table counts such objects, and a
     ground truth without any mask is refused. Predictions need `masks`, probabilities
-    over each box. They are pasted into the original picture when they are added and
+    over each box. They are pasted into the original image when they are added and
     kept as run lengths, a few hundred bytes each. A detection's area is its mask's.
 
     `compute` returns the box numbers under their usual names and the mask numbers as

@@ -114,7 +114,7 @@ class PanopticEvaluator:
     def add_map(
         self, image_id: int, found: np.ndarray, segments: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Take a panoptic map of the original picture, from any source.
+        """Take a panoptic map of the original image, from any source.
 
         Args:
           image_id: an image of the ground truth.

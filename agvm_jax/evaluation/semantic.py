@@ -34,8 +34,8 @@ class SemanticEvaluator:
     Args:
       class_names: a name for each class 0..K-1.
       image_ids: the images of the split.
-      load_label: image id -> (H, W) labels of the original picture, 0..K-1, anything
-        else is "ignore". Predictions are then enlarged to the original picture (nearest
+      load_label: image id -> (H, W) labels of the original image, 0..K-1, anything
+        else is "ignore". Predictions are then enlarged to the original image (nearest
         pixel), which published numbers are about. Without it they are compared with
         `batch.semantic` at its own resolution, and there are no numbers while an image
         is missing, since its pixels are not known.

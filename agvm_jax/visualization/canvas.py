@@ -18,7 +18,7 @@ PALETTE = (
 
 
 def class_color(index: int) -> tuple[int, int, int]:
-    """Return the RGB colour of a class, the same in every picture."""
+    """Return the RGB colour of a class, the same in every image."""
     if index < len(PALETTE):
         return PALETTE[index]
     turn = (index - len(PALETTE)) * 0.618034 % 1.0  # golden ratio: neighbours differ
@@ -43,7 +43,7 @@ def letters(size: int) -> ImageFont.FreeTypeFont:
 
 
 def inside(box: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
-    """Return a box in whole pixels that are in the picture."""
+    """Return a box in whole pixels that are in the image."""
     x1, x2 = np.clip([box[0], box[2]], 0, width - 1)
     y1, y2 = np.clip([box[1], box[3]], 0, height - 1)
     return round(x1), round(y1), round(max(x1, x2)), round(max(y1, y2))
@@ -84,7 +84,7 @@ def place_label(
     """Return x1 y1 x2 y2 for a label of a box.
 
     Above the box, else inside it, else below: where it covers the least of the labels
-    in `taken`. `limits` are the picture's width and height.
+    in `taken`. `limits` are the image's width and height.
     """
     left, top, right, bottom = pen.textbbox((0, 0), text, font, "lt")
     wide, tall = int(right - left) + 8, int(bottom - top) + 8
@@ -105,7 +105,7 @@ def place_label(
         covered = sum(_overlap(place, other) for other in taken)
         if covered < least:
             best, least = place, covered
-    if best is None:  # a picture lower than a line of text
+    if best is None:  # an image lower than a line of text
         best = (x1, 0, x1 + wide, tall)
     return best
 

@@ -1,4 +1,4 @@
-"""Pictures with drawn boxes, masks and labels, large enough for their letters."""
+"""Images with drawn boxes, masks and labels, large enough for their letters."""
 
 import math
 import os
@@ -23,7 +23,7 @@ from agvm_jax.visualization.canvas import (
 
 Stroke = Callable[[ImageDraw.ImageDraw, Sequence[int]], None]
 
-# With more detections than this in a picture their labels would hide what they name.
+# With more detections than this in an image their labels would hide what they name.
 MOST_LABELS = 30
 
 
@@ -110,12 +110,12 @@ def draw_objects(
       crowd: (D,) bool; crowd regions are dotted, without a text.
       below: boxes (G, 4), or None, and how they are outlined, before the objects are.
     """
-    picture, scale = enlarge(image, min_side)
-    height, width = picture.shape[:2]
+    pixels, scale = enlarge(image, min_side)
+    height, width = pixels.shape[:2]
     boxes, colors = boxes * scale, [class_color(k) for k in classes.tolist()]
     crowd = np.zeros(len(boxes), bool) if crowd is None else crowd
     if masks is not None or regions is not None:
-        picture = picture.copy()
+        pixels = pixels.copy()
         for i in reversed(range(len(boxes))):
             if masks is not None:
                 where = paste_mask(masks[i], boxes[i], height, width)
@@ -126,8 +126,8 @@ def draw_objects(
                     interpolation=cv2.INTER_NEAREST,
                 )
             where = where.astype(bool)
-            picture[where] = _tint(picture[where], colors[i])
-    canvas = Image.fromarray(picture)
+            pixels[where] = _tint(pixels[where], colors[i])
+    canvas = Image.fromarray(pixels)
     pen = ImageDraw.Draw(canvas)
     line = max(2, round(max(height, width) / 400))
     for outlines, stroke in below:
@@ -169,24 +169,24 @@ def draw_labels(
       strength: of the tint, in [0, 1].
       min_side: as in `draw_detections`.
     """
-    picture, _ = enlarge(image, min_side)
-    height, width = picture.shape[:2]
+    pixels, _ = enlarge(image, min_side)
+    height, width = pixels.shape[:2]
     rows = (np.arange(height) + 0.5) * labels.shape[0] / height
     columns = (np.arange(width) + 0.5) * labels.shape[1] / width
     labels = labels[np.ix_(rows.astype(int), columns.astype(int))]
-    picture = picture.copy()
+    pixels = pixels.copy()
     names = []
     for k, name in enumerate(class_names):
         where = labels == k
         if where.any():
-            picture[where] = _tint(picture[where], class_color(k), strength)
+            pixels[where] = _tint(pixels[where], class_color(k), strength)
             # The name goes to the pixel that lies deepest in the class's area.
             depth = cv2.distanceTransform(
                 np.pad(where, 1).view(np.uint8), cv2.DIST_L2, 3
             )
             y, x = np.unravel_index(int(np.argmax(depth[1:-1, 1:-1])), where.shape)
             names.append((int(x), int(y), name, class_color(k)))
-    canvas = Image.fromarray(picture)
+    canvas = Image.fromarray(pixels)
     pen = ImageDraw.Draw(canvas)
     font = letters(max(12, round(max(height, width) / 40)))
     for x, y, name, color in names:

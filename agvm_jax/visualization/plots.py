@@ -197,12 +197,12 @@ def plot_run(
     return paths
 
 
-def _side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures of one size in rows of two to four, on white."""
-    count = len(pictures)
+def _side_by_side(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images of one size in rows of two to four, on white."""
+    count = len(images)
     columns = 2 if count < 5 else 3 if count < 7 else 4
-    blank = np.full_like(pictures[0], 255)
-    filled = [*pictures, *[blank] * (-count % columns)]
+    blank = np.full_like(images[0], 255)
+    filled = [*images, *[blank] * (-count % columns)]
     rows = [filled[k : k + columns] for k in range(0, count, columns)]
     return np.concatenate([np.concatenate(row, axis=1) for row in rows])
 

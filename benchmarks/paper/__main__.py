@@ -2,7 +2,7 @@
 
     python -m benchmarks.paper --table core --parallel 2     train what is missing
     python -m benchmarks.paper --table core --list           cells, scores so far
-    python -m benchmarks.paper --report                      CSV, tables, pictures
+    python -m benchmarks.paper --report                      CSV, tables, figures
     python -m benchmarks.paper --optimizer my_module:make_tx your own beside AdamW
     python -m benchmarks.paper --table 2 --scale paper       commands for a pod
 

@@ -26,7 +26,7 @@ class Cell:
       method: a key of `methods.METHODS`, or the name of an own one.
       batch: images a step.
       rate: the learning rate after warm-up.
-      seed: of parameters and of the order of the pictures.
+      seed: of parameters and of the order of the images.
       variant: what else differs, as sorted pairs: config keys and their values, and
         options of the run itself, whose keys begin with "run."; () for nothing.
     """

@@ -1,4 +1,4 @@
-"""Pictures of a grid: bars with their seeds, sweeps of the rate, differences."""
+"""Figures of a grid: bars with their seeds, sweeps of the rate, differences."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

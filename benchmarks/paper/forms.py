@@ -38,7 +38,7 @@ class Table:
     Attributes:
       title: what it answers.
       wanted: results so far -> cells, in the order in which they are trained.
-      lines: results so far -> heading -> lines; for `report` and the pictures.
+      lines: results so far -> heading -> lines; for `report` and the figures.
       report: results so far -> Markdown; None: that of sweeps and seeds.
     """
 

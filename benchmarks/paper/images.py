@@ -1,7 +1,7 @@
-"""The pictures of all runs, drawn once and read through a memory map.
+"""The images of all runs, drawn once and read through a memory map.
 
-A run takes pictures in an order that depends on its seed alone: two methods with one
-seed see the same batches, and no run sees a picture twice.
+A run takes images in an order that depends on its seed alone: two methods with one
+seed see the same batches, and no run sees an image twice.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ PARTS = ("image", "boxes", "classes", "valid")
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Pictures with boxes; the arrays are memory maps.
+    """Images with boxes; the arrays are memory maps.
 
     Attributes:
       image: (N, S, S, 3) uint8.
@@ -41,7 +41,7 @@ class Pool:
         return len(self.image)
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """Return the pictures in these rows; an image's id is its row + 1."""
+        """Return the images in these rows; an image's id is its row + 1."""
         height, width = self.image.shape[1:3]
         valid = self.valid[rows]
         return Batch(
@@ -58,7 +58,7 @@ class Pool:
         return drawn * (len(self.class_names) > 1)
 
     def ground_truth(self) -> dict:
-        """Return all pictures as a COCO dictionary; category ids are class + 1."""
+        """Return all images as a COCO dictionary; category ids are class + 1."""
         height, width = self.image.shape[1:3]
         annotations = []
         for row, slot in np.argwhere(self.valid):
@@ -85,22 +85,22 @@ class Pool:
         }
 
 
-def order(seed: int, pictures: int, wanted: int) -> np.ndarray:
+def order(seed: int, images: int, wanted: int) -> np.ndarray:
     """Return the rows that a run of this seed takes, (wanted,), all different.
 
     Raises:
-      ValueError: there are not as many pictures.
+      ValueError: there are not as many images.
     """
-    if wanted > pictures:
+    if wanted > images:
         raise ValueError(
-            f"a run of {wanted} images wants fresh ones, and {pictures} are drawn: "
+            f"a run of {wanted} images wants fresh ones, and {images} are drawn: "
             "raise the scale's train_images"
         )
-    return np.random.default_rng([seed, 14]).permutation(pictures)[:wanted]
+    return np.random.default_rng([seed, 14]).permutation(images)[:wanted]
 
 
 def open_pool(scale: Scale, split: str, folder: Path) -> Pool:
-    """Return the pictures of "train" or "val"; they are drawn if nobody has before."""
+    """Return the images of "train" or "val"; they are drawn if nobody has before."""
     count = {"train": scale.train_images, "val": scale.val_images}[split]
     name = f"{split}_{scale.image_size}px_{scale.max_objects}objects_{count}"
     place = folder / name
@@ -127,7 +127,7 @@ def _draw(scale: Scale, split: str, count: int, place: Path) -> None:
         (style, split, first, min(first + 4096, count))
         for first in range(0, count, 4096)
     ]
-    print(f"drawing {count} pictures of {side} px for {split!r} in {place}", flush=True)
+    print(f"drawing {count} images of {side} px for {split!r} in {place}", flush=True)
     if len(chunks) == 1:
         drawn = map(_draw_chunk, chunks)
         pool = None

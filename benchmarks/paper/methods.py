@@ -22,7 +22,7 @@ class Method:
 
     Attributes:
       name: in the names of cells and files.
-      title: in tables and pictures.
+      title: in tables and figures.
       changes: dotted config keys -> values.
       family: whose rates it is swept over, a key of `RATES`.
       control_of: the method whose averaged mu are this one's fixed factors.

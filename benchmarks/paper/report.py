@@ -1,4 +1,4 @@
-"""One command from run folders to what is read: CSV, Markdown and pictures."""
+"""One command from run folders to what is read: CSV, Markdown and figures."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ SPIKE = 0.2  # of the loss, which falls from 2.3 to 0.8
 
 
 def write_report(folder: Path, docs: Path) -> list[Path]:
-    """Write the CSV of all runs, the tables and the pictures; return their paths.
+    """Write the CSV of all runs, the tables and the figures; return their paths.
 
     Args:
       folder: the run folders of a scale; it may be empty: then all is made from the

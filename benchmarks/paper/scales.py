@@ -20,12 +20,12 @@ class Scale:
 
     Attributes:
       name: the folder that its runs lie in.
-      image_size: pixels of a side; pictures are square.
-      max_objects: objects in the fullest picture.
+      image_size: pixels of a side; images are square.
+      max_objects: objects in the fullest image.
       class_names: of the generated shapes; one name makes all of them one class.
-      train_images: distinct pictures there are; no run sees one twice.
-      val_images: pictures of the validation set.
-      images_seen: pictures a run trains on, at every batch size.
+      train_images: distinct images there are; no run sees one twice.
+      val_images: images of the validation set.
+      images_seen: images a run trains on, at every batch size.
       micro_batches: batch size -> images a pass. A group of gradients, and what
         BatchNorm takes its statistics over. Batches not listed take 64, or a half.
       overrides: dotted keys of configs/base.py -> values.

@@ -36,7 +36,7 @@ class Trainer:
 
     Args:
       scale: how large a run is.
-      train: the pictures to train on.
+      train: the images to train on.
       val: those to validate on.
     """
 

@@ -41,7 +41,7 @@ def work(
       runs: where results are found and written.
       scale: how large a run is.
       methods: name -> method.
-      images: folder of the drawn pictures.
+      images: folder of the drawn images.
       limit: cells at most.
     """
     from benchmarks.paper.training import Trainer  # jax wakes here

@@ -2,8 +2,8 @@
 
 Cai and Vasconcelos 2018 ("Cascade R-CNN"), on a feature pyramid. What the paper leaves
 open is as mmdetection has it (the weights of the stages' losses, deviations of the
-deltas that shrink from stage to stage) or as detectron2 (no stage but the first draws a
-sample: the others take all boxes that they are handed).
+deltas that shrink from stage to stage) or as detectron2 (no stage but the first
+samples: the others take all boxes that they are handed).
 """
 
 from collections.abc import Sequence
@@ -220,7 +220,7 @@ def relabel(
 ) -> RoiSample:
     """Return what a stage learns from: the boxes that the stage before has made.
 
-    All of them, and none is drawn; boxes that lost their area are left out, and so is
+    All of them, with no sampling; boxes that lost their area are left out, and so is
     background in a crowd region. The order stays, so objects do not stand in front.
 
     Args:

@@ -159,7 +159,7 @@ def clip(boxes: jax.Array, image_size: jax.Array) -> jax.Array:
 
     Args:
       boxes: (..., N, 4).
-      image_size: (..., 2), height and width of the picture inside the padding.
+      image_size: (..., 2), height and width of the image inside the padding.
 
     Returns:
       (..., N, 4) float32.

@@ -13,14 +13,14 @@ def normalize_images(
     std: Sequence[float],
     dtype: jnp.dtype = jnp.float32,
 ) -> jax.Array:
-    """Return ``(image - mean) / std`` with zeros outside the pictures.
+    """Return ``(image - mean) / std`` with zeros outside the images.
 
     The padding is zero *after* normalisation, as in torchvision and detectron2: it
     then looks like the mean colour and not like black.
 
     Args:
       image: (B, H, W, 3) uint8, RGB.
-      image_size: (B, 2) int32, height and width of each picture in its corner.
+      image_size: (B, 2) int32, height and width of each image in its corner.
       mean: of each channel, on the scale 0 to 255.
       std: of each channel, on the same scale.
       dtype: of the result; the arithmetic is float32.

@@ -2,8 +2,8 @@
 
 An image has a few positive and very many negative anchors; the region losses look at
 some of each (Fast R-CNN, section 2.3; Faster R-CNN, section 3.1.3). Each candidate
-draws a number and the largest win: no shuffle of all anchors, and no shape that depends
-on how many there are.
+gets a random number and the largest win: no shuffle of all anchors, and no shape that
+depends on how many there are.
 """
 
 import jax
@@ -55,11 +55,11 @@ def sample_balanced(
         )
     count = positive.shape[0]
     # 31 random bits: 24, as in a float, would let early rows win too many ties.
-    draw = (jax.random.bits(key, (count,), jnp.uint32) >> 1).astype(jnp.int32)
+    bits = (jax.random.bits(key, (count,), jnp.uint32) >> 1).astype(jnp.int32)
 
     def best(flags, most):
         """Return at least one row, and how many rows were found."""
-        _, rows = top_k(jnp.where(flags, draw, -1), min(max(most, 1), count))
+        _, rows = top_k(jnp.where(flags, bits, -1), min(max(most, 1), count))
         return rows, jnp.minimum(flags.sum(dtype=jnp.int32), most)
 
     positives, num_positives = best(positive, int(size * positive_fraction))

@@ -28,7 +28,7 @@ def arguments(tmp_path):
     )
 
 
-def test_both_sides_make_the_same_pictures_and_boxes(arguments):
+def test_both_sides_make_the_same_images_and_boxes(arguments):
     source, config = open_source(arguments)
     assert isinstance(source, First) and len(source) == 8
     config.flip = 0.0

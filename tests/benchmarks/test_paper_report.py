@@ -1,4 +1,4 @@
-"""From results to CSV, tables and pictures, on made-up numbers."""
+"""From results to CSV, tables and figures, on made-up numbers."""
 
 from pathlib import Path
 

@@ -27,7 +27,7 @@ SCALE = dataclasses.replace(
 
 
 def little_detector(*_, **__):
-    """Learns one box for all pictures: a parameter a module."""
+    """Learns one box for all images: a parameter a module."""
 
     def init(key):
         start = jax.random.uniform(key, (4,))
@@ -62,7 +62,7 @@ def trainer(tmp_path, monkeypatch):
     return Trainer(SCALE, *pools)
 
 
-def test_a_run_sees_no_picture_twice_and_two_methods_the_same_ones(trainer):
+def test_a_run_sees_no_image_twice_and_two_methods_the_same_ones(trainer):
     assert len(set(order(3, 64, 48).tolist())) == 48
     assert not np.array_equal(order(3, 64, 48), order(4, 64, 48))
     with pytest.raises(ValueError, match="train_images"):
@@ -159,7 +159,7 @@ def test_what_schedule_free_evaluates_is_its_average_with_its_own_statistics(
     start = program.initial_state(cell, METHODS[cell.method], None).params
     assert result["AP"] == 0.5
     assert not np.allclose(params["head"]["w"], start["head"]["w"])
-    # 6 micro-batch pairs of training, then 64 pictures by 4.
+    # 6 micro-batch pairs of training, then 64 images by 4.
     assert float(model_state["steps"]) == 6 * 2 + 16
 
 

@@ -22,7 +22,7 @@ CMYK_JPEG = base64.b64decode(
 
 
 def noise_png(height, width, seed=0):
-    """An encoded picture of random pixels; 20 x 30 where no size is given."""
+    """An encoded image of random pixels; 20 x 30 where no size is given."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (height or 20, width or 30, 3), np.uint8)
     return cv2.imencode(".png", pixels)[1].tobytes()

@@ -31,14 +31,14 @@ def write_coco(tmp_path, data_config):
     """A function that writes a COCO folder and returns the config to open it.
 
     Images are PNG of random pixels, named as the entries say; `train` and `val` are
-    dictionaries in COCO's form. `skip` names images that are not written, `pictures`
+    dictionaries in COCO's form. `skip` names images that are not written, `files`
     has encoded ones by their names.
     """
 
-    def write(train, val=None, skip=(), pictures=None):
+    def write(train, val=None, skip=(), files=None):
         root = tmp_path / "set"
         for split, content in (("train", train), ("val", val or train)):
-            encoded = pictures or {
+            encoded = files or {
                 entry["file_name"]: noise_png(entry.get("height"), entry.get("width"))
                 for entry in content["images"]
                 if entry["file_name"] not in skip

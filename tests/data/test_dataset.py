@@ -79,15 +79,15 @@ def test_images_without_boxes_are_kept_as_negatives(write_coco, two_images):
     assert dataset.val.ground_truth()["annotations"] == []
 
 
-def test_sizes_that_the_file_leaves_out_come_from_the_pictures(write_coco, two_images):
+def test_sizes_that_the_file_leaves_out_come_from_the_images(write_coco, two_images):
     for entry in two_images["images"]:
         del entry["height"], entry["width"]
-    dataset = open_dataset(write_coco(two_images))  # pictures are 20 x 30 then
+    dataset = open_dataset(write_coco(two_images))  # images are 20 x 30 then
     assert (dataset.train[0]["height"], dataset.train[0]["width"]) == (20, 30)
     assert len(dataset.train[0]["boxes"]) == 2
 
 
-def test_an_undecodable_picture_of_unknown_size_is_reported(write_coco, two_images):
+def test_an_undecodable_image_of_unknown_size_is_reported(write_coco, two_images):
     del two_images["images"][0]["height"]
     config = write_coco(two_images)
     (pathlib.Path(config.root) / "train" / "a b.png").write_bytes(b"no image")
@@ -103,7 +103,7 @@ def test_an_undecodable_picture_of_unknown_size_is_reported(write_coco, two_imag
     assert [a["image_id"] for a in truth] == [3]
 
 
-def test_absent_pictures_are_listed_up_to_ten(write_coco, two_images):
+def test_absent_images_are_listed_up_to_ten(write_coco, two_images):
     two_images["images"] += [
         {"id": 100 + i, "file_name": f"gone{i}.png", "height": 9, "width": 9}
         for i in range(12)

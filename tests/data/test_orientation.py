@@ -21,7 +21,7 @@ LANDSCAPE, PORTRAIT = (32, 48), (48, 32)
 
 
 class Sized:
-    """A source of pictures of given sizes; image ids count from 0."""
+    """A source of images of given sizes; image ids count from 0."""
 
     def __init__(self, sizes, broken=()):
         self.sizes = np.array(sizes)
@@ -48,7 +48,7 @@ class Sized:
 
 
 def mixed(landscape, portrait, **options):
-    """Landscape and portrait pictures in turns, as far as they go."""
+    """Landscape and portrait images in turns, as far as they go."""
     kinds = [(20, 30)] * landscape + [(30, 20)] * portrait
     order = np.random.default_rng(0).permutation(len(kinds))
     return Sized([kinds[i] for i in order], **options)
@@ -76,7 +76,7 @@ def take(source, config, count, *, batch_size=4, seed=0, **options):
         batches.close()
 
 
-def test_pictures_are_split_by_their_size_and_get_the_frame_that_fits():
+def test_images_are_split_by_their_size_and_get_the_frame_that_fits():
     source = Sized([(20, 30), (30, 20), (25, 25), (0, 0), (31, 30)])
     for frame in (LANDSCAPE, PORTRAIT):
         (wide, lying), (high, standing) = split_by_orientation(source, frame)
@@ -138,13 +138,13 @@ def test_a_position_alone_tells_what_comes_there():
     assert TrainOrder((9, 4), 3, seed=1)[10**9] == order[10**9]
 
 
-def test_every_batch_has_one_of_two_shapes_and_its_pictures_fit(grouped):
+def test_every_batch_has_one_of_two_shapes_and_its_images_fit(grouped):
     grouped.scale_range = (1.0, 1.0)
     shapes = collections.Counter()
     for batch in take(mixed(9, 5), grouped, 30):
         frame = batch.image.shape[1:3]
         shapes[frame] += 1
-        # Pictures of 20 x 30 and 30 x 20 fill the frame that is turned as they are.
+        # Images of 20 x 30 and 30 x 20 fill the frame that is turned as they are.
         np.testing.assert_array_equal(batch.image_size, [frame] * 4)
         assert (batch.boxes[:, 0, 2:] <= frame[::-1]).all()
     assert set(shapes) == {LANDSCAPE, PORTRAIT}

@@ -20,7 +20,7 @@ BEST = {name: task.metric for name, task in TASKS.items()}
 
 
 class Shapes:
-    """Five pictures of the generated set, their batches, and who judges each task."""
+    """Five images of the generated set, their batches, and who judges each task."""
 
     def __init__(self, folder):
         self.config = base.get_config().data
@@ -57,7 +57,7 @@ class Shapes:
             boxes = batch.boxes
             masks = None
             if task in ("instance", "panoptic"):
-                # Over the whole picture, a cell a pixel: pasting is then exact.
+                # Over the whole image, a cell a pixel: pasting is then exact.
                 shape = boxes.shape[:2]
                 masks = np.zeros((*shape, SIDE, SIDE), np.float32)
                 for row, image_id in enumerate(batch.image_id.tolist()):

@@ -126,10 +126,10 @@ def test_best_and_worst_images_are_drawn_with_their_masks(tmp_path, monkeypatch)
         evaluator, tmp_path, lambda _: np.full((40, 40, 3), 99, np.uint8)
     )
     sheet = cv2.imread(str(tmp_path / "best.png"))
-    # The picture is drawn in a cell of 480 pixels that ends 12 above the sheet's end.
-    picture = sheet[-492:-12, 12:492]
-    assert (picture[340, 240] == 99).all()  # in the box, not in the mask
-    assert (picture[190, 240] != 99).any()
+    # The image is drawn in a cell of 480 pixels that ends 12 above the sheet's end.
+    cell = sheet[-492:-12, 12:492]
+    assert (cell[340, 240] == 99).all()  # in the box, not in the mask
+    assert (cell[190, 240] != 99).any()
 
 
 def test_shares_of_two_processes_merge_to_the_same_bits():

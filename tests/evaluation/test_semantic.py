@@ -102,7 +102,7 @@ def test_original_labels_are_compared_where_they_can_be_loaded():
     evaluator = SemanticEvaluator(NAMES, [5], load_label=truth.__getitem__)
     labels = np.full((1, 4, 6), 2)
     labels[0, :2, :2] = [[0, 1], [1, 1]]
-    batch = batch_of(None, [5], size=(4, 4))  # the picture is 4 x 4 of the 8 x 12 input
+    batch = batch_of(None, [5], size=(4, 4))  # the image is 4 x 4 of the 8 x 12 input
     evaluator.add(batch, labelled(labels))
     np.testing.assert_array_equal(
         evaluator.counts, [[100, 100, 0, 0], [0, 200, 0, 0], [0, 0, 0, 0]]

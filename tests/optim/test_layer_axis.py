@@ -35,7 +35,7 @@ def apart(tree):
     }
 
 
-def draw(seed):
+def sample(seed):
     rng = np.random.default_rng(seed)
 
     def normal(*shape):
@@ -56,7 +56,7 @@ def draw(seed):
 
 def run(tx, change=lambda tree: tree):
     """Parameters after some steps with gradients of other sizes in each layer."""
-    params = change(draw(0))
+    params = change(sample(0))
     state = tx.init(params)
 
     @jax.jit
@@ -65,7 +65,7 @@ def run(tx, change=lambda tree: tree):
         return optax.apply_updates(params, updates), state
 
     for seed in range(STEPS):
-        params, state = step(params, state, change(draw(seed + 1)))
+        params, state = step(params, state, change(sample(seed + 1)))
     return params
 
 
@@ -95,7 +95,7 @@ def test_stacked_layers_move_as_the_layers_of_an_unstacked_network(name):
 def test_without_stacks_the_state_is_the_optimizers_own():
     tx = baselines.lamb(0.1)
     wrapped = over_layers(tx, lambda tree: jax.tree.map(lambda _: False, tree))
-    params = draw(0)
+    params = sample(0)
     chex.assert_trees_all_equal(wrapped.init(params), tx.init(params))
     chex.assert_trees_all_equal(run(wrapped), run(tx))
 
@@ -107,12 +107,12 @@ def test_extra_arguments_and_missing_parameters_pass_through():
 
     inner = optax.GradientTransformationExtraArgs(lambda _: optax.EmptyState(), update)
     tx = over_layers(inner, is_stacked)
-    updates, _ = tx.update(draw(1), tx.init(draw(0)), factor=2.0)
-    chex.assert_trees_all_equal(updates, jax.tree.map(lambda u: 2 * u, draw(1)))
+    updates, _ = tx.update(sample(1), tx.init(sample(0)), factor=2.0)
+    chex.assert_trees_all_equal(updates, jax.tree.map(lambda u: 2 * u, sample(1)))
 
 
 def test_a_mask_is_asked_about_one_layer():
-    shapes = without_layer_axis(draw(0), is_stacked)
+    shapes = without_layer_axis(sample(0), is_stacked)
     assert shapes["stack"]["kernel"].shape == (4, 5)
     assert baselines.matrices_only(shapes) == {
         "head": {"kernel": True, "bias": False},

@@ -26,7 +26,7 @@ def measure(groups):
     )
 
 
-def draw(rng, groups, group_size, signal, sd, size=400):
+def sample(rng, groups, group_size, signal, sd, size=400):
     """Gradients of groups of images that each add noise of `sd` in every direction."""
     mean = np.full(size, signal / np.sqrt(size))
     return mean + rng.normal(0, sd / np.sqrt(group_size), (groups, size))
@@ -38,8 +38,8 @@ def test_the_scale_of_known_noise_is_found():
     update = jax.jit(noise.noise_update, static_argnames=("batch_size", "decay"))
     for _ in range(300):
         groups = {
-            "a": draw(rng, 4, 8, signal=1.0, sd=0.5),
-            "b": draw(rng, 4, 8, signal=2.0, sd=0.1),
+            "a": sample(rng, 4, 8, signal=1.0, sd=0.5),
+            "b": sample(rng, 4, 8, signal=2.0, sd=0.1),
         }
         state = update(state, measure(groups), batch_size=32)
     found = noise.noise_scale(state)
@@ -51,7 +51,7 @@ def test_the_scale_of_known_noise_is_found():
 
 
 def test_it_is_mccandlishs_two_batch_estimate():
-    groups = {"a": draw(np.random.default_rng(1), 5, 3, 1.0, 0.2)}
+    groups = {"a": sample(np.random.default_rng(1), 5, 3, 1.0, 0.2)}
     stats = measure(groups)
     small, big, b, total = stats.mean_sq["a"], stats.sq_mean["a"], 3, 15
     signal = (total * big - b * small) / (total - b)
@@ -66,7 +66,7 @@ def test_it_is_mccandlishs_two_batch_estimate():
 
 def test_it_does_not_depend_on_how_the_batch_is_grouped():
     rng = np.random.default_rng(2)
-    images = draw(rng, 64, 1, signal=3.0, sd=0.3, size=2000)
+    images = sample(rng, 64, 1, signal=3.0, sd=0.3, size=2000)
     found = []
     for size in (2, 8, 32):
         grouped = images.reshape(64 // size, size, -1).mean(axis=1)

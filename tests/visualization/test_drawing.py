@@ -190,7 +190,7 @@ def test_of_objects_a_crowd_is_dotted_tinted_and_without_a_name():
     np.testing.assert_array_equal(drawn[150, 300], drawn[150, 100])  # the tint
 
 
-def test_boxes_outside_the_picture_and_boxes_turned_over_do_no_harm():
+def test_boxes_outside_the_image_and_boxes_turned_over_do_no_harm():
     for box in ([-50, -50, 9999, 9999], [700, 700, 800, 800], [90, 90, 10, 10]):
         assert draw_one(grey(480, 480), box).shape == (480, 480, 3)
 

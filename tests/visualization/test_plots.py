@@ -159,7 +159,7 @@ def test_a_panel_shows_its_metrics_in_its_unit_with_gaps_where_nothing_is_define
     assert PANELS["mu"].labels(metrics) == {}
 
 
-def test_mu_has_its_reference_line_at_one_inside_the_picture():
+def test_mu_has_its_reference_line_at_one_inside_the_image():
     axes = new_figure(4, 3).add_subplot()
     metrics = {"mu/fpn": Series(np.arange(30), np.linspace(2, 3, 30))}
     draw_panel(axes, PANELS["mu"], metrics, last_step=29)

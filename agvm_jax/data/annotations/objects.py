@@ -21,7 +21,7 @@ Segmentation = list[np.ndarray] | dict[str, Any] | None
 """Polygons ((2p,) float64 x y x y ...), or COCO's compressed run lengths, {"size": [h,
 w], "counts": bytes}, or nothing."""
 
-# COCO writes boxes with two decimals: an edge this far outside the picture is
+# COCO writes boxes with two decimals: an edge this far outside the image is
 # rounding, and is clipped without being counted.
 _ROUNDING = 0.02
 
@@ -194,10 +194,10 @@ def _part(column: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
 
 
 def _clipped_corners(boxes: np.ndarray, height, width) -> np.ndarray:
-    """x y w h (A, 4) -> float32 x1 y1 x2 y2 inside pictures of the given sizes.
+    """x y w h (A, 4) -> float32 x1 y1 x2 y2 inside images of the given sizes.
 
     Clipped in float64 and rounded after, so that a box of 1e300 pixels is an edge of
-    the picture and not an infinity.
+    the image and not an infinity.
     """
     x, y, w, h = boxes.T
     corners = [
@@ -235,7 +235,7 @@ def bitmap(segmentation: Segmentation, window: Sequence[int]) -> np.ndarray:
 
     Args:
       segmentation: polygons, whose union is the mask, run lengths of the whole
-        picture (empty where the window leaves it), or None: an empty mask.
+        image (empty where the window leaves it), or None: an empty mask.
       window: x1 y1 x2 y2, whole pixels.
 
     Returns:
@@ -266,7 +266,7 @@ def bitmap(segmentation: Segmentation, window: Sequence[int]) -> np.ndarray:
 
 
 def pack(bitmaps: Sequence[np.ndarray]) -> bytes:
-    """The bitmaps of a picture's objects as one string; their boxes tell the sizes."""
+    """The bitmaps of an image's objects as one string; their boxes tell the sizes."""
     return zlib.compress(b"".join(np.packbits(one).tobytes() for one in bitmaps), 6)
 
 

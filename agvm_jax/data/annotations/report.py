@@ -8,23 +8,23 @@ class Report:
     """What a split holds, and what was dropped or mended on the way in.
 
     Attributes:
-      images: pictures listed.
+      images: how many are listed.
       boxes: boxes kept, crowd regions among them.
       crowd_boxes: kept boxes that are crowd regions, never a target.
-      images_without_boxes: pictures kept as negatives.
-      clipped_boxes: boxes that reached over the picture's edge.
+      images_without_boxes: images kept as negatives.
+      clipped_boxes: boxes that reached over the image's edge.
       zero_area_boxes: boxes dropped because they had no area as they were given.
-      outside_boxes: boxes dropped because nothing of them lies in the picture.
+      outside_boxes: boxes dropped because nothing of them lies in the image.
       tiny_boxes: kept boxes that are smaller than a pixel, both ways.
-      most_boxes: the largest number of kept boxes in one picture.
+      most_boxes: the largest number of kept boxes in one image.
       masks: kept boxes that have a mask.
-      label_maps: pictures whose every pixel is labelled, void included.
+      label_maps: images whose every pixel is labelled, void included.
       dropped_polygons: polygons dropped because they enclose nothing.
       lost_masks: kept boxes whose segmentation holds no mask (only such polygons, or
         run lengths without a pixel); where masks are learnt they are left out.
-      unreadable_images: pictures without a stated size that could not be decoded.
-      turned_images: pictures that are turned as their EXIF data say.
-      unturned_images: pictures whose EXIF data say so, but not their annotations.
+      unreadable_images: images without a stated size that could not be decoded.
+      turned_images: images that are turned as their EXIF data say.
+      unturned_images: images whose EXIF data say so, but not their annotations.
     """
 
     images: int

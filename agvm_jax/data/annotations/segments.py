@@ -1,6 +1,6 @@
 """Segments: which thing or stuff each pixel belongs to; semantic labels follow from it.
 
-One form serves semantic and panoptic segmentation. A picture is a map of segment
+One form serves semantic and panoptic segmentation. An image is a map of segment
 numbers, 0 for void and 1..s for its segments, and a class for each segment. Classes
 number the things first, 0..K-1 as boxes do, then the stuff, K..K+S-1. In a purely
 semantic data set K is 0 and each class is one segment.
@@ -20,7 +20,7 @@ THINGS = "things"  # what all thing classes are called where they count as one
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segments:
-    """The segments of one picture.
+    """The segments of one image.
 
     Attributes:
       numbers: (h, w) uint8 or uint16, 0 for void, else 1..s.
@@ -52,7 +52,7 @@ class Segments:
 
 def segments_from_labels(labels: np.ndarray) -> Segments:
     """(h, w) integer classes, negative for void -> one segment for each class."""
-    # Counting, not sorting: a picture has many pixels and few classes.
+    # Counting, not sorting: an image has many pixels and few classes.
     shifted = np.maximum(labels, IGNORE) + 1  # void is 0
     present = np.flatnonzero(np.bincount(shifted.ravel()))
     classes = present[present > 0] - 1
@@ -65,7 +65,7 @@ def segments_from_labels(labels: np.ndarray) -> Segments:
     )
 
 
-# The record's fields for a picture without segments.
+# The record's fields for an image without segments.
 NO_SEGMENTS = {
     "segments": b"",
     "segment_classes": np.zeros(0, np.int32),
@@ -74,7 +74,7 @@ NO_SEGMENTS = {
 
 
 def store_segments(segments: Segments) -> dict[str, Any]:
-    """The record's fields for the segments of a picture."""
+    """The record's fields for the segments of an image."""
     numbers = segments.numbers.astype(_smallest(len(segments.classes)))
     return {
         "segments": cv2.imencode(".png", numbers)[1].tobytes(),

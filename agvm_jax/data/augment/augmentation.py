@@ -1,4 +1,4 @@
-"""What is drawn for one picture: its size, placement and colours, from one rng."""
+"""What is sampled for one image: its size, placement and colours, from one rng."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from agvm_jax.data.augment.placement import Placement
 
 @dataclasses.dataclass(frozen=True)
 class Resizing:
-    """The rule by which pictures are resized.
+    """The rule by which images are resized.
 
     Attributes:
-      short_sides: pixels that the shorter side gets; training draws one of them each
+      short_sides: pixels that the shorter side gets; training samples one of them each
         time, evaluation takes the largest. (): as large as the frame allows.
       long_side: pixels that the longer side may have at most, which then decides; 0:
         as many as the frame has.
-      fits: whether a picture may not become larger than the frame. Without, its sides
+      fits: whether an image may not become larger than the frame. Without, its sides
         are what the two above say, and what reaches over the frame is cut off.
     """
 
@@ -29,7 +29,7 @@ class Resizing:
     long_side: int = 0
     fits: bool = True
 
-    def drawn(self, u: float) -> int:
+    def sampled(self, u: float) -> int:
         """The shorter side for a uniform number u in [0, 1); 0: no such rule."""
         if not self.short_sides:
             return 0
@@ -40,7 +40,7 @@ class Resizing:
         return max(self.short_sides, default=0)
 
     def target(self, size: Size, frame: Size, short: int, scale: float = 1.0) -> Size:
-        """The size that a picture of `size` gets.
+        """The size that an image of `size` gets.
 
         Detectron's rule (Girshick et al. 2018, `SCALES` and `MAX_SIZE`): the shorter
         side becomes `short` pixels, unless the longer one passed its limit.
@@ -48,7 +48,7 @@ class Resizing:
         Args:
           frame: (H, W); if the rule is to fit, nothing becomes larger than it without
             `scale`.
-          short: what `drawn` or `still` said.
+          short: what `sampled` or `still` said.
           scale: multiplies the result, which may then be larger than the frame.
 
         >>> Resizing((800,), 1333).target((480, 640), (800, 1344), 800)
@@ -79,11 +79,11 @@ _NO_BOXES = np.zeros((0, 4), np.float32)
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What training may do to a picture: the keys of config.data about it.
+    """What training may do to an image: the keys of config.data about it.
 
     Attributes:
       flip: probability of a horizontal flip.
-      scale_range: factors drawn evenly beside what `resizing` says. What then reaches
+      scale_range: factors sampled evenly beside what `resizing` says. What then reaches
         over the frame is cut off at random, what falls short is padded: (0.1, 2.0) is
         the large-scale jitter of Ghiasi et al. 2021.
       resizing, cropping, color: the rules named so.
@@ -118,13 +118,13 @@ class Augmentation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawn:
-    """One draw: where the picture goes, and what becomes of its objects and colours.
+class Transform:
+    """Where an image goes, and what becomes of its objects and colours.
 
     Attributes:
       placement: for pixels, boxes, masks and labels.
       colors: None: unchanged.
-      centers: part of the picture in which an object's centre must lie for it to stay;
+      centers: part of the image in which an object's centre must lie for it to stay;
         None: any object with some area left stays.
     """
 
@@ -141,28 +141,28 @@ class Drawn:
 
 
 def still_placement(size: Size, frame: Size, resizing: Resizing = _FILL) -> Placement:
-    """The whole picture, not mirrored, as large as evaluation has it."""
+    """The whole image, not mirrored, as large as evaluation has it."""
     resizing = dataclasses.replace(resizing, fits=True)
     resized = resizing.target(size, frame, resizing.still())
     return Placement(size, resized, (0, 0), resized, flip=False)
 
 
-def draw(
+def sample(
     rng: np.random.Generator,
     size: Size,
     frame: Size,
     augmentation: Augmentation,
     boxes: np.ndarray = _NO_BOXES,
     labels: np.ndarray | None = None,
-) -> Drawn:
-    """Draw what happens to one picture.
+) -> Transform:
+    """Sample what happens to one image.
 
     Takes the same four numbers from `rng`, whatever is asked for: scale, window and
     flip come from them, and everything else from generators that they seed, one for
-    each purpose. So no key of the config changes what another draws.
+    each purpose. So no key of the config changes what another samples.
 
     Args:
-      size: of the picture.
+      size: of the image.
       frame: (H, W).
       boxes: (n, 4) of its objects without crowd regions, for crops that look at them.
       labels: (h, w) int of its pixels, negative for void, for `cat_max_ratio`.
@@ -173,17 +173,17 @@ def draw(
     scale = low + (high - low) * u_scale
     short = 0
     if augmentation.resizing.short_sides:
-        short = augmentation.resizing.drawn(_aside(four, 0).random())
+        short = augmentation.resizing.sampled(_aside(four, 0).random())
     part, centers = (0, 0, *size), None
     if augmentation.cropping.kind in ("size", "iou"):
-        part = augmentation.cropping.draw(_aside(four, 1), size, boxes)
+        part = augmentation.cropping.sample(_aside(four, 1), size, boxes)
         if augmentation.cropping.kind == "iou":
             centers = part
     colors = None
     if augmentation.color != _PLAIN:
-        colors = augmentation.color.draw(_aside(four, 2))
+        colors = augmentation.color.sample(_aside(four, 2))
 
-    # The whole picture is thought resized by the scale of the chosen part; of that the
+    # The whole image is thought resized by the scale of the chosen part; of that the
     # window is the part, or as much of it as the frame holds.
     target = augmentation.resizing.target(part[2:], frame, short, scale)
     resized, starts, extents, window = [], [], [], []
@@ -214,14 +214,14 @@ def draw(
             if _is_mixed(labels, placement, augmentation.cat_max_ratio):
                 break
             placement = placed(shares)
-    return Drawn(placement, colors, centers)
+    return Transform(placement, colors, centers)
 
 
 def _is_mixed(labels: np.ndarray, placement: Placement, most: float) -> bool:
     """Whether a window shows two classes, and none on more than a share of the labels.
 
     Args:
-      labels: (h, w) of the whole picture, negative for void.
+      labels: (h, w) of the whole image, negative for void.
       placement: has the window.
       most: cat_max_ratio.
     """
@@ -241,5 +241,5 @@ def _is_mixed(labels: np.ndarray, placement: Placement, most: float) -> bool:
 
 
 def _aside(four: np.ndarray, purpose: int) -> np.random.Generator:
-    """A generator of its own for one purpose, seeded by numbers already drawn."""
+    """A generator of its own for one purpose, seeded by numbers already sampled."""
     return np.random.default_rng([purpose, *four.view(np.uint32).tolist()])

@@ -1,4 +1,4 @@
-"""Photometric distortion: brightness, contrast, saturation and hue of a picture."""
+"""Photometric distortion: brightness, contrast, saturation and hue of an image."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Colors:
-    """What is done to a picture's colours; it moves nothing.
+    """What is done to an image's colours; it moves nothing.
 
     Attributes:
       brightness: added to every value, on the scale 0 to 255.
@@ -62,7 +62,7 @@ def _mapped(image: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
-    """Ranges that `Colors` are drawn from; 0 leaves a property alone.
+    """Ranges that `Colors` are sampled from; 0 leaves a property alone.
 
     As in SSD's released code: each property changes with probability 1/2, and a coin
     says whether contrast comes before or after saturation and hue. SSD's ranges are
@@ -79,8 +79,8 @@ class ColorJitter:
     saturation: float = 0.0
     hue: float = 0.0
 
-    def draw(self, rng: np.random.Generator) -> Colors:
-        """Always draws the same nine numbers, so that no range changes another."""
+    def sample(self, rng: np.random.Generator) -> Colors:
+        """Always samples the same nine numbers, so that no range changes another."""
         on = rng.random(4) < 0.5
         shift = rng.uniform(-1, 1, 4) * on
         return Colors(

@@ -1,4 +1,4 @@
-"""Random crops: which part of a picture training looks at."""
+"""Random crops: which part of an image training looks at."""
 
 import dataclasses
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from agvm_jax.data.augment.decode import Size
 
-Part = tuple[int, int, int, int]  # y, x, height, width, in pixels of the picture
+Part = tuple[int, int, int, int]  # y, x, height, width, in pixels of the image
 
-# Least IoU that some object must have with the crop; None: the whole picture.
+# Least IoU that some object must have with the crop; None: the whole image.
 # Liu et al. 2016 ("SSD"), section 2.2.
 _LEAST_OVERLAPS = (None, 0.0, 0.1, 0.3, 0.5, 0.7, 0.9)
 _TRIALS = 50
@@ -17,14 +17,14 @@ _RATIOS = (0.5, 2.0)  # of a crop's height to its width
 
 @dataclasses.dataclass(frozen=True)
 class Cropping:
-    """The rule by which a part of a picture is chosen.
+    """The rule by which a part of an image is chosen.
 
     Attributes:
-      kind: "none": the whole picture. "frame": too; it keeps its own size, and the
+      kind: "none": the whole image. "frame": too; it keeps its own size, and the
         frame is a window of it, see `Resizing.fits`. "size": each side is cut to a
-        share drawn from `shares`, anywhere. "iou": SSD's crop, which looks for a part
-        that some object overlaps by a drawn IoU; objects whose centre lies outside are
-        left out.
+        share sampled from `shares`, anywhere. "iou": SSD's crop, which looks for a part
+        that some object overlaps by a sampled IoU; objects whose centre lies outside
+        are left out.
       shares: smallest and largest share of a side that a crop keeps.
       probability: of cropping at all.
     """
@@ -33,11 +33,11 @@ class Cropping:
     shares: tuple[float, float] = (0.3, 1.0)
     probability: float = 1.0
 
-    def draw(self, rng: np.random.Generator, size: Size, boxes: np.ndarray) -> Part:
-        """Choose a part of a picture.
+    def sample(self, rng: np.random.Generator, size: Size, boxes: np.ndarray) -> Part:
+        """Choose a part of an image.
 
         Args:
-          size: of the picture.
+          size: of the image.
           boxes: (n, 4) x1 y1 x2 y2 of its objects, without crowd regions.
         """
         whole = (0, 0, *size)
@@ -50,7 +50,7 @@ class Cropping:
     def _overlapping(
         self, rng: np.random.Generator, size: Size, boxes: np.ndarray
     ) -> Part | None:
-        """SSD's crop; None where it wants the whole picture or no trial fits."""
+        """SSD's crop; None where it wants the whole image or no trial fits."""
         least = _LEAST_OVERLAPS[rng.integers(len(_LEAST_OVERLAPS))]
         if least is None or len(boxes) == 0:
             return None
@@ -67,7 +67,7 @@ class Cropping:
 def _parts(
     rng: np.random.Generator, size: Size, shares: tuple[float, float], count: int
 ) -> list[Part]:
-    """`count` parts whose sides and places are drawn evenly, of a pixel at least."""
+    """`count` parts whose sides and places are sampled evenly, of a pixel at least."""
     low, high = shares
     u = rng.random((count, 4))
     extent = np.rint((low + (high - low) * u[:, :2]) * size).clip(1, size)

@@ -24,7 +24,7 @@ Size = tuple[int, int]  # (height, width)
 
 
 class Annotated(enum.Enum):
-    """Of which picture a format's annotations are, where a stated size does not tell.
+    """Of which image a format's annotations are, where a stated size does not tell.
 
     TURNED: of the one that is turned as EXIF says. STORED: of the pixels as they are
     stored. LIKE_OTHERS: of the same as in most images of the split whose size does
@@ -58,7 +58,7 @@ class Head:
     Attributes:
       size: height and width as stored.
       orientation: EXIF's, 1 to 8; 1 is upright.
-      decoded_turned: whether OpenCV turns the picture whatever it is asked (TIFF).
+      decoded_turned: whether OpenCV turns the image whatever it is asked (TIFF).
     """
 
     size: Size
@@ -70,7 +70,7 @@ class Head:
         return self.size[::-1] if turned and self.orientation >= 5 else self.size
 
     def turn(self, turned: bool) -> int:
-        """What `turn` has to do to a decoded picture to have it turned, or stored."""
+        """What `turn` has to do to a decoded image to have it turned, or stored."""
         if self.decoded_turned:
             # Undone, where it is unwanted: 6 and 8 undo each other.
             return 1 if turned else {6: 8, 8: 6}.get(self.orientation, self.orientation)
@@ -82,7 +82,7 @@ class Turns:
     """What to do with the images of a split.
 
     Attributes:
-      codes: (I,) int64, for `turn`, of each decoded picture.
+      codes: (I,) int64, for `turn`, of each decoded image.
       sizes: (I, 2) int64, height and width after it; zeros where unknown.
       turned: (I,) bool, whose EXIF orientation is obeyed.
       unturned: (I,) bool, who have one and are used as they are stored.
@@ -103,7 +103,7 @@ class Turns:
 def opened(file: pathlib.Path | BinaryIO) -> Iterator[Image.Image]:
     """The image, its pixels not yet read.
 
-    Satellite pictures pass Pillow's limit, which guards against files that a stranger
+    Satellite images pass Pillow's limit, which guards against files that a stranger
     sends; these are the user's own. Not for several threads: warnings and the limit are
     the process's.
     """
@@ -120,13 +120,13 @@ def opened(file: pathlib.Path | BinaryIO) -> Iterator[Image.Image]:
 def read_head(file: pathlib.Path | BinaryIO) -> Head | None:
     """The size and orientation of an image; None where it is none.
 
-    Only the head is read: a picture that is damaged further on has one.
+    Only the head is read: an image that is damaged further on has one.
     """
     try:
-        with opened(file) as picture:
-            orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-            width, height = picture.size
-            tiff = picture.format == "TIFF"
+        with opened(file) as image:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            width, height = image.size
+            tiff = image.format == "TIFF"
     except Exception:  # Pillow raises a dozen kinds for what is no image
         return None
     if orientation not in range(1, 9):
@@ -145,7 +145,7 @@ def no_turns(sizes: np.ndarray) -> Turns:
 def decide_turns(
     files: Iterable[pathlib.Path], sizes: np.ndarray, annotated: Annotated
 ) -> Turns:
-    """Which pictures the annotations of a split are of.
+    """Which images the annotations of a split are of.
 
     A stated size that fits an image in one way only, turned or stored, decides for it.
 
@@ -182,7 +182,7 @@ def decide_turns(
 
 
 def turn(image: np.ndarray, code: int) -> np.ndarray:
-    """Turn a picture (h, w, ...) as EXIF's orientation `code`, 1 to 8, asks for."""
+    """Turn an image (h, w, ...) as EXIF's orientation `code`, 1 to 8, asks for."""
     if code >= 5:
         image = cv2.transpose(image)
     mirror = _FLIPS[code]
@@ -208,14 +208,14 @@ def decode_image(
 
     Grey-scale, 16-bit, palette, CMYK and alpha all come out as 8-bit RGB. The
     orientation in the EXIF data is not looked at: whether boxes are of the turned
-    picture was decided when the set was prepared (`decide_turns`), and `turn_code`
+    image was decided when the set was prepared (`decide_turns`), and `turn_code`
     says it.
 
     Args:
       data: the encoded bytes.
       size: what the annotations say; (0, 0) accepts any.
       divisor: of `jpeg_divisor`.
-      turn_code: how to turn the decoded picture, `turn` of a record.
+      turn_code: how to turn the decoded image, `turn` of a record.
 
     Returns:
       (h, w, 3) uint8, where (h, w) is `size` divided by the divisor, rounded up.
@@ -254,7 +254,7 @@ def jpeg_divisor(data: bytes, size: Size, at_least: Size, turn_code: int = 1) ->
     work, and a better reduction than sampling. Other formats give 1.
 
     Where a side is no multiple of the divisor, the last decoded pixel stands for fewer
-    of the picture's. `Placement` knows; but of a picture that is turned it may become
+    of the image's. `Placement` knows; but of an image that is turned it may become
     the first, so there the divisor divides both sides.
     """
     if data.startswith(_JPEG):

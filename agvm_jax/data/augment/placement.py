@@ -1,4 +1,4 @@
-"""Placement: where a picture goes, applied alike to pixels, boxes, masks and labels."""
+"""Placement: where an image goes, applied alike to pixels, boxes, masks and labels."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from agvm_jax.data.augment.decode import Size
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where the picture goes: resize, cut a window out, mirror it, pad to the frame.
+    """Where the image goes: resize, cut a window out, mirror it, pad to the frame.
 
     Attributes:
-      size: of the original picture.
-      resized: of the whole picture after resizing.
-      corner: (y, x) of the window within the resized picture.
+      size: of the original image.
+      resized: of the whole image after resizing.
+      corner: (y, x) of the window within the resized image.
       window: size of the window; it stands in the frame's top left corner.
       flip: whether the window is mirrored left to right.
     """
@@ -32,7 +32,7 @@ class Placement:
         """(h, w, 3) -> (*frame, 3) uint8, zero outside the window.
 
         Args:
-          image: the picture, decoded `divisor` times smaller than `size`.
+          image: the image, decoded `divisor` times smaller than `size`.
           frame: (H, W) of the result.
         """
         height, width = self.window
@@ -50,10 +50,10 @@ class Placement:
     def _resize(
         self, image: np.ndarray, divisor: int, out: np.ndarray | None = None
     ) -> np.ndarray:
-        """The window of the picture at the size `resized`, written to `out`."""
+        """The window of the image at the size `resized`, written to `out`."""
         (y, x), (height, width) = self.corner, self.window
         # Pixels of the result to a decoded one. The last decoded pixel of a side that
-        # the divisor does not divide reaches over the picture's edge, so these are not
+        # the divisor does not divide reaches over the image's edge, so these are not
         # ratios of whole pixels.
         fy, fx = (
             new * divisor / old
@@ -62,7 +62,7 @@ class Placement:
         whole = self.window == self.resized
         exact = image.shape[:2] == self.resized
         if not exact and min(fy, fx) >= 1 and not whole:
-            # Of an enlarged picture the window alone is made.
+            # Of an enlarged image the window alone is made.
             result_to_image = np.array(
                 [
                     [1 / fx, 0, (x + 0.5) / fx - 0.5],
@@ -99,10 +99,10 @@ class Placement:
         return image
 
     def boxes(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Move boxes along with the picture.
+        """Move boxes along with the image.
 
         Args:
-          boxes: (n, 4) x1 y1 x2 y2 in the original picture.
+          boxes: (n, 4) x1 y1 x2 y2 in the original image.
 
         Returns:
           (n, 4) float32 in the frame, clipped to the window, and (n,) bool: whether
@@ -127,7 +127,7 @@ class Placement:
 
         Args:
           bitmaps: of n objects, each over the whole pixels of its box.
-          boxes: (n, 4) in the original picture.
+          boxes: (n, 4) in the original image.
           moved: (n, 4) what `boxes` made of them, of positive area.
           side: m.
 
@@ -151,7 +151,7 @@ class Placement:
         Each cell takes the label under its centre: labels have no mean.
 
         Args:
-          labels: (h, w) int32 of the original picture.
+          labels: (h, w) int32 of the original image.
           frame: (H, W), multiples of `stride`.
 
         Returns:
@@ -179,8 +179,8 @@ def crop_masks(
 
     A cell of the result is 1 where the mask covers half of it or more, and of a mask
     that nowhere does, where it covers most (`covered`). The shares are exact, for any
-    region and however much smaller the result is: the sum over a picture's upper left
-    part is bilinear within each pixel, so interpolating the summed picture gives the
+    region and however much smaller the result is: the sum over an image's upper left
+    part is bilinear within each pixel, so interpolating the summed image gives the
     sum up to any point.
 
     Args:

@@ -203,7 +203,7 @@ class CocoOrigin:
 
     def annotations(self) -> Annotations:
         annotations = read_coco(self.annotation_file, self.categories)
-        # Files without sizes: the pictures know. One that cannot be read keeps (0, 0),
+        # Files without sizes: the images know. One that cannot be read keeps (0, 0),
         # loses its boxes, and is reported; the pipeline will skip it.
         if (annotations.sizes == 0).any():
             annotations.sizes[:] = self.turns(annotations).sizes

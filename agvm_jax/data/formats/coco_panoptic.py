@@ -203,9 +203,9 @@ def _renumber(shown: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _table() -> tuple[np.ndarray, threading.Lock]:
-    """Every id that a pixel can show -> its number in the picture at hand.
+    """Every id that a pixel can show -> its number in the image at hand.
 
-    One table for all pictures: sorting a picture's pixels takes ten times as long.
+    One table for all images: sorting an image's pixels takes ten times as long.
     """
     table = np.full(2**24, _NO_SEGMENT, np.uint16)
     table[0] = 0  # void

@@ -218,7 +218,7 @@ def finite_numbers(values: Sequence[Any], what: str, path: pathlib.Path) -> list
 def run_lengths(
     segmentation: dict[str, Any], size: list[int], what: str, path: pathlib.Path
 ) -> dict[str, Any]:
-    """COCO run lengths as `Segmentation` has them: compressed, and of that picture.
+    """COCO run lengths as `Segmentation` has them: compressed, and of that image.
 
     Args:
       size: the height and width that they must have; zeros where it is not known.
@@ -235,7 +235,7 @@ def run_lengths(
         )
     if min(size) > 0 and own != size:
         raise DataError(
-            f"{path}: the run lengths of {what} are for a picture of height and width"
+            f"{path}: the run lengths of {what} are for an image of height and width"
             f" {own}, but its image has {size}."
         )
     try:
@@ -248,18 +248,18 @@ def run_lengths(
     except (ValueError, TypeError, OverflowError):
         raise DataError(
             f"{path}: the counts of {what} are {short(segmentation.get('counts'))}, not"
-            f" run lengths of a picture of height and width {own}."
+            f" run lengths of an image of height and width {own}."
         ) from None
     try:
-        # More than the picture are refused, and of fewer the rest would be no mask:
-        # then they fit a picture of one pixel less.
+        # More than the image are refused, and of fewer the rest would be no mask:
+        # then they fit an image of one pixel less.
         hotcoco.mask.rle_from_string(counts, 1, own[0] * own[1] - 1)
     except ValueError:
         return rle
     except OverflowError:  # more pixels than hotcoco counts
         pass
     raise DataError(
-        f"{path}: the run lengths of {what} do not cover their picture of height and"
+        f"{path}: the run lengths of {what} do not cover their image of height and"
         f" width {own}."
     )
 

@@ -75,8 +75,8 @@ def _read_values(path: pathlib.Path) -> np.ndarray:
             " one channel, or with a palette whose indices are the classes."
         )
     try:
-        with opened(io.BytesIO(data)) as picture:
-            values = np.asarray(picture).astype(np.int64)
+        with opened(io.BytesIO(data)) as image:
+            values = np.asarray(image).astype(np.int64)
     except Exception as error:  # Pillow raises a dozen kinds for damaged files
         raise DataError(f"The label file {path} cannot be decoded ({error}).") from None
     if kind == _GREY and 1 < depth < 8:

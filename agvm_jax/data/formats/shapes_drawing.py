@@ -1,6 +1,6 @@
 """The generated data set: coloured shapes on textured ground, with exact boxes.
 
-Every picture is a function of its style, split and index alone, so a longer set begins
+Every image is a function of its style, split and index alone, so a longer set begins
 with the shorter one. Three classes that differ in nothing but their
 outline; size, colour, texture, rotation and occlusion are drawn at random. What a shape
 hides of another is cut from the other's mask, and boxes are the masks' bounds, as in
@@ -20,10 +20,10 @@ from agvm_jax.data.annotations.segments import Segments, segments_from_labels
 CLASS_NAMES = ("circle", "square", "triangle")
 STUFF_NAMES = ("clouds", "waves", "tiles")
 _STUFF = {"stuff_ids": (4, 5, 6), "stuff_names": STUFF_NAMES}
-VERSION = 1  # raise it when a picture changes: prepared sets are keyed by it
+VERSION = 1  # raise it when an image changes: prepared sets are keyed by it
 
-_RADIUS = (0.07, 0.23)  # shares of the picture's shorter side, drawn log-uniformly
-_EMPTY = 0.04  # share of pictures without an object
+_RADIUS = (0.07, 0.23)  # shares of the image's shorter side, drawn log-uniformly
+_EMPTY = 0.04  # share of images without an object
 _VISIBLE = 0.5  # share of a shape that must stay visible
 _CONTRAST = 70  # least difference of a shape's colour to the ground, in one channel
 _TRIES = 8  # attempts to place one shape before it is left out
@@ -32,12 +32,12 @@ _SPLITS = {"train": 0, "val": 1}
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What pictures are drawn.
+    """What images are drawn.
 
     Attributes:
       seed: 0 or more.
       image_size: (H, W), 32 pixels or more.
-      max_objects: shapes in the fullest picture.
+      max_objects: shapes in the fullest image.
       stuff: whether the ground has regions, each of a stuff class.
 
     Raises:
@@ -64,7 +64,7 @@ class Style:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Drawing:
-    """One picture.
+    """One image.
 
     Attributes:
       image: (H, W, 3) uint8 RGB.
@@ -102,7 +102,7 @@ class Drawing:
 
 
 def draw_shapes(style: Style, split: str, index: int) -> Drawing:
-    """Draw picture `index` of a split ("train" or "val")."""
+    """Draw image `index` of a split ("train" or "val")."""
     rng = np.random.default_rng([style.seed, _SPLITS[split], index])
     height, width = style.image_size
     image = _clouds(rng, height, width)
@@ -137,13 +137,13 @@ def draw_shapes(style: Style, split: str, index: int) -> Drawing:
 
 
 def encode_drawing(drawing: Drawing) -> bytes:
-    """The picture as JPEG, of a quality that keeps its texture."""
+    """The image as JPEG, of a quality that keeps its texture."""
     bgr = np.ascontiguousarray(drawing.image[..., ::-1])
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
 def shapes_annotations(style: Style, split: str, count: int) -> Annotations:
-    """The annotations of the first `count` pictures of a split."""
+    """The annotations of the first `count` images of a split."""
     rows, classes, boxes, areas, segmentations = [], [], [], [], []
     for index in range(count):
         drawing = draw_shapes(style, split, index)
@@ -189,7 +189,7 @@ def _streaks(rng: np.random.Generator, image: np.ndarray) -> None:
 
 
 def _divide(rng: np.random.Generator, image: np.ndarray, ground: np.ndarray) -> None:
-    """Give one or two sides of the picture another texture, and note it in `ground`.
+    """Give one or two sides of the image another texture, and note it in `ground`.
 
     The border is a bent line, and every texture comes in every colour.
     """
@@ -226,7 +226,7 @@ def _place(
         centre = rng.uniform(0.5 * radius, (width, height) - 0.5 * radius)
         mask, whole = _outline(kind, centre, radius, rng.uniform(0, 2 * np.pi), owner)
         if mask.sum() < _VISIBLE * whole:
-            continue  # too much of it would lie outside the picture
+            continue  # too much of it would lie outside the image
         hidden = np.bincount(owner[mask] + 1, minlength=len(drawn) + 1)[1:]
         left = np.bincount(owner.ravel() + 1, minlength=len(drawn) + 1)[1:] - hidden
         if (left >= _VISIBLE * np.array(drawn)).all():
@@ -237,7 +237,7 @@ def _place(
 def _outline(
     kind: int, centre: np.ndarray, radius: float, angle: float, owner: np.ndarray
 ) -> tuple[np.ndarray, float]:
-    """(mask of the shape within the picture, area of the whole shape).
+    """(mask of the shape within the image, area of the whole shape).
 
     The three classes get equal areas for one radius, so that size tells nothing.
     """

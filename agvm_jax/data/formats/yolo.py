@@ -76,10 +76,10 @@ class YoloOrigin:
     """A split of images, each with a text file.
 
     A line is `class x y width height` (the centre) or `class x1 y1 x2 y2 x3 y3 ...` (a
-    polygon, which is a mask too), in shares of the picture's width and height. An image
+    polygon, which is a mask too), in shares of the image's width and height. An image
     without a text file, or with an empty one, shows no object. YOLO's tools turn
-    pictures as their EXIF data say, and so does this: the shares are of the turned
-    picture, unless `annotated` says otherwise.
+    images as their EXIF data say, and so does this: the shares are of the turned
+    image, unless `annotated` says otherwise.
     """
 
     split: str

@@ -26,8 +26,8 @@ class PanopticTruth:
     """What an evaluator of panoptic quality compares with, out of the records.
 
     Serves every set that has segments: `coco` and `coco_folder` opened with
-    config.data.semantic, `shapes` with stuff, and semantic sets, where each class of a
-    picture is one segment. Segment ids are 1, 2, ... in each picture, 0 is void. A
+    config.data.semantic, `shapes` with stuff, and semantic sets, where each class of an
+    image is one segment. Segment ids are 1, 2, ... in each image, 0 is void. A
     file is called by its image's id, as in COCO, since file names of images may repeat
     in different folders.
 

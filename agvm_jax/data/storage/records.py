@@ -95,7 +95,7 @@ class Source:
     """A prepared split: random access to encoded images and their boxes.
 
     `source[i]` is a dict: image (encoded bytes), file_name, image_id, height and width
-    (of the annotated picture), turn (for `decode.decode_image`), boxes (n, 4) float32
+    (of the annotated image), turn (for `decode.decode_image`), boxes (n, 4) float32
     x1 y1 x2 y2 in original pixels, classes (n,) int32, crowd (n,) bool, area (n,)
     float32, things (how many classes have boxes), masks (bytes for `objects.unpack`),
     and what `segments.load_segments` reads. Order and length are the annotation file's.
@@ -192,7 +192,7 @@ class Source:
             return np.zeros((*size, 3), np.uint8)
 
     def labels(self, image_id: int, semantic: str) -> np.ndarray:
-        """(H, W) int32 labels of an original picture, -1 for void.
+        """(H, W) int32 labels of an original image, -1 for void.
 
         Args:
           semantic: a value of config.data.semantic, "stuff" or "all".

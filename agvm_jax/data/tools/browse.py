@@ -31,8 +31,8 @@ _SIZES = (32, 96)  # COCO's borders between small, medium and large, in pixels
 
 
 def draw_samples(batch: Batch, dataset: Dataset, semantic: str) -> list[np.ndarray]:
-    """One picture for each row of a batch: labels, masks, boxes and names."""
-    pictures = []
+    """One image for each row of a batch: labels, masks, boxes and names."""
+    images = []
     for row in range(len(batch.image)):
         height, width = batch.image_size[row]
         image = np.ascontiguousarray(batch.image[row, :height, :width])
@@ -58,8 +58,8 @@ def draw_samples(batch: Batch, dataset: Dataset, semantic: str) -> list[np.ndarr
             crowd=batch.crowd[row][valid],
             masks=None if batch.masks is None else batch.masks[row][valid],
         )
-        pictures.append(drawn)
-    return pictures
+        images.append(drawn)
+    return images
 
 
 def table(
@@ -164,9 +164,9 @@ def main(arguments: Sequence[str]) -> int:
     if semantic != "none":
         for source in (dataset.train, dataset.val):
             print("\n".join(label_table(source)))
-    pictures = [p for batch in batches for p in draw_samples(batch, dataset, semantic)]
+    images = [i for batch in batches for i in draw_samples(batch, dataset, semantic)]
     titles = [f"image {i}" for batch in batches for i in batch.image_id]
-    save_contact_sheet(pictures[: FLAGS.images], FLAGS.output, titles[: FLAGS.images])
+    save_contact_sheet(images[: FLAGS.images], FLAGS.output, titles[: FLAGS.images])
     print(f"wrote {FLAGS.output}")
     return 0
 

@@ -11,7 +11,7 @@ from agvm_jax.data.storage.records import Source
 def label_table(source: Source, most: int = 1000) -> Iterator[str]:
     """Lines: the images that show each class, and its share of all pixels.
 
-    Things and stuff, in the original pictures; void comes last.
+    Things and stuff, in the original images; void comes last.
 
     Args:
       source: a split with segments.

@@ -27,7 +27,7 @@ class GroundTruth:
       coco: hotcoco's index of it, with the categories in question only.
       masks: the same with masks, or None. An object without one is a crowd region
         there, the pixels of its box: neither to be found nor wrong.
-      sizes: image id -> (height, width) of the original picture.
+      sizes: image id -> (height, width) of the original image.
       file_names: image id -> file name, "" where the dictionary has none.
       image_ids: (G,) int64, the image of each annotation.
       boxes: (G, 4) float64, x y w h in original pixels, as COCO writes them.

@@ -1,4 +1,4 @@
-"""Write down what an evaluation found: numbers, tables, figures, pictures."""
+"""Write down what an evaluation found: numbers, tables, figures, drawn images."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from agvm_jax.evaluation.reports.figures import (
     plot_mistakes,
     plot_precision_recall,
 )
-from agvm_jax.evaluation.reports.pictures import best_and_worst
+from agvm_jax.evaluation.reports.images import best_and_worst
 from agvm_jax.visualization.drawing import draw_detections, save_contact_sheet
 
 
@@ -42,7 +42,7 @@ def write_detection_report(
     load_image: Callable[[int], np.ndarray] | None = None,
     *,
     score_threshold: float = 0.3,
-    pictures: int = 16,
+    images: int = 16,
 ) -> list[Path]:
     """Write everything that is worth a look after an evaluation, and return the paths.
 
@@ -56,11 +56,11 @@ def write_detection_report(
     Args:
       evaluator: a `DetectionEvaluator` after the last `add`.
       out_dir: made if it is not there; files of a former report are replaced.
-      load_image: image id -> (H, W, 3) uint8 RGB, the original picture. Without it no
-        pictures are drawn.
+      load_image: image id -> (H, W, 3) uint8 RGB, the original image. Without it no
+        images are drawn.
       score_threshold: from which a detection is counted among hits and mistakes, and
         drawn. AP knows no threshold.
-      pictures: at most this many best and this many worst images. An image is never in
+      images: at most this many best and this many worst images. An image is never in
         both.
     """
     out_dir = Path(out_dir)
@@ -106,7 +106,7 @@ def write_detection_report(
 
     if load_image is None:
         return written
-    shown = best_and_worst(diagnosis.ranking().tolist(), pictures)
+    shown = best_and_worst(diagnosis.ranking().tolist(), images)
     for name, image_ids in shown.items():
         if image_ids:
             path = out_dir / f"{name}.png"

@@ -1,4 +1,4 @@
-"""What a finished run leaves for a person: a table, curves, pictures."""
+"""What a finished run leaves for a person: a table, curves, images."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from agvm_jax.evaluation.reports.figures import plot_confusion
-from agvm_jax.evaluation.reports.pictures import best_and_worst
+from agvm_jax.evaluation.reports.images import best_and_worst
 from agvm_jax.visualization.drawing import draw_labels, save_contact_sheet
 
 LoadImage = Callable[[int], np.ndarray]
@@ -57,7 +57,7 @@ def write_semantic_report(
     out_dir: str | os.PathLike[str],
     load_image: LoadImage | None = None,
     *,
-    pictures: int = 16,
+    images: int = 16,
 ) -> list[Path]:
     """Write everything that is worth a look after an evaluation, and return the paths.
 
@@ -67,9 +67,9 @@ def write_semantic_report(
     Args:
       evaluator: a `SemanticEvaluator` after the last `add`.
       out_dir: made if it is not there; files of a former report are replaced.
-      load_image: image id -> (H, W, 3) uint8 RGB, the original picture. Without it no
-        pictures are drawn.
-      pictures: at most this many best and this many worst images, by pixel accuracy.
+      load_image: image id -> (H, W, 3) uint8 RGB, the original image. Without it no
+        images are drawn.
+      images: at most this many best and this many worst images, by pixel accuracy.
         An image is never in both.
     """
     out_dir = Path(out_dir)
@@ -80,7 +80,7 @@ def write_semantic_report(
     plot_confusion(
         np.concatenate([evaluator.counts, none]), evaluator.class_names, path
     )
-    return [*written, path, *_draw(evaluator, out_dir, load_image, pictures)]
+    return [*written, path, *_draw(evaluator, out_dir, load_image, images)]
 
 
 def write_panoptic_report(
@@ -88,7 +88,7 @@ def write_panoptic_report(
     out_dir: str | os.PathLike[str],
     load_image: LoadImage | None = None,
     *,
-    pictures: int = 16,
+    images: int = 16,
 ) -> list[Path]:
     """Write everything that is worth a look after an evaluation, and return the paths.
 
@@ -98,14 +98,14 @@ def write_panoptic_report(
 
     Args:
       evaluator: a `PanopticEvaluator` after the last `add`.
-      out_dir, load_image, pictures: as in `write_semantic_report`; best and worst by
+      out_dir, load_image, images: as in `write_semantic_report`; best and worst by
         the PQ of an image.
     """
     out_dir = Path(out_dir)
     more = {"panoptic.json": json.dumps(evaluator.annotations())}
     columns = ("PQ", "SQ", "RQ", "segments")
     written = _write_numbers(evaluator, out_dir, columns, more)
-    return [*written, *_draw(evaluator, out_dir, load_image, pictures)]
+    return [*written, *_draw(evaluator, out_dir, load_image, images)]
 
 
 def _write_numbers(
@@ -131,14 +131,14 @@ def _write_numbers(
 
 
 def _draw(
-    evaluator: _Judged, out_dir: Path, load_image: LoadImage | None, pictures: int
+    evaluator: _Judged, out_dir: Path, load_image: LoadImage | None, images: int
 ) -> list[Path]:
     if load_image is None:
         return []
     written = []
     scores = evaluator.image_scores()
     ranking = sorted(scores, key=lambda i: (-scores[i], i))
-    for name, ids in best_and_worst(ranking, pictures).items():
+    for name, ids in best_and_worst(ranking, images).items():
         labels = {i: evaluator.found(i) for i in ids}
         sheet = {
             f"{i}: {100 * scores[i]:.1f}": draw_labels(

@@ -11,7 +11,7 @@ from listed_sources import example
 
 from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.annotations.objects import bitmap, encloses, pack
-from agvm_jax.data.augment.augmentation import Drawn
+from agvm_jax.data.augment.augmentation import Transform
 from agvm_jax.data.augment.placement import Placement, crop_masks
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.example import make_row
@@ -103,7 +103,7 @@ def test_an_object_of_which_a_crop_shows_no_pixel_is_no_target(data_config):
     corner[:6, :6] = True
     one["masks"] = pack([corner, np.ones((16, 16), bool)])
     place = Placement((40, 40), (40, 40), (10, 10), (30, 30), flip=False)
-    row, dropped = make_row(one, Drawn(place), (40, 40), data_config)
+    row, dropped = make_row(one, Transform(place), (40, 40), data_config)
     assert dropped == (0, 1)
     assert row["valid"].sum() == 1 and row["classes"][0] == 1 and row["masks"][0].all()
 

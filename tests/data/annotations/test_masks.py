@@ -1,4 +1,4 @@
-"""Masks: beside pycocotools, slow oracles, and the pictures that they belong to."""
+"""Masks: beside pycocotools, slow oracles, and the images that they belong to."""
 
 import pathlib
 
@@ -164,11 +164,11 @@ def test_a_box_between_pixels_has_the_mask_that_lies_in_it(flip):
 @pytest.mark.parametrize("seed", range(15))
 def test_a_cropped_mask_is_the_slow_mean_of_many_points(seed):
     rng = np.random.default_rng(seed)
-    picture = blob(rng, *rng.integers(3, 40, 2))
+    image = blob(rng, *rng.integers(3, 40, 2))
     x1, y1 = rng.uniform(-2, 2, 2)
     region = (x1, y1, x1 + rng.uniform(1, 45), y1 + rng.uniform(1, 45))
     side = int(rng.integers(1, 15))
-    ours = crop_mask(picture, region, side)
+    ours = crop_mask(image, region, side)
     points = 40
     xs = region[0] + (np.arange(side * points) + 0.5) * (
         (region[2] - region[0]) / (side * points)
@@ -176,7 +176,7 @@ def test_a_cropped_mask_is_the_slow_mean_of_many_points(seed):
     ys = region[1] + (np.arange(side * points) + 0.5) * (
         (region[3] - region[1]) / (side * points)
     )
-    padded = np.pad(picture, 60)
+    padded = np.pad(image, 60)
     sampled = padded[np.floor(ys).astype(int) + 60][:, np.floor(xs).astype(int) + 60]
     share = sampled.reshape(side, points, side, points).mean(axis=(1, 3))
     least = 0.5 if share.max() >= 0.5 else share.max() / 2  # of thin ones the most
@@ -186,7 +186,7 @@ def test_a_cropped_mask_is_the_slow_mean_of_many_points(seed):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_masks_go_where_their_pixels_go(seed):
-    """A mask painted into the picture, moved with it and cut out is the moved mask."""
+    """A mask painted into the image, moved with it and cut out is the moved mask."""
     rng = np.random.default_rng(seed)
     size, frame, side = (90, 120), (96, 96), 12
     polygon = star(rng, rng.uniform((30, 30), (90, 60)), rng.uniform(18, 30))
@@ -199,8 +199,8 @@ def test_masks_go_where_their_pixels_go(seed):
         pytest.skip("this crop leaves next to nothing")
     inside = bitmap([polygon], windows(box)[0])
     ours = place.masks([inside], box, moved, side)[0]
-    picture = place.image(np.repeat(whole[..., None] * np.uint8(255), 3, 2), frame)
-    seen = crop_mask(picture[..., 0] >= 128, moved[0], side)
+    image = place.image(np.repeat(whole[..., None] * np.uint8(255), 3, 2), frame)
+    seen = crop_mask(image[..., 0] >= 128, moved[0], side)
     assert (ours != seen).mean() < 0.06
     assert ours.any() and not ours.all()
 

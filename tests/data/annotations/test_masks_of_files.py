@@ -24,7 +24,7 @@ def test_polygons_and_run_lengths_of_a_file_become_masks(write_coco, two_images)
         dataset.train, image_size=(20, 30), batch_size=2, data_config=config
     )
     assert batch.masks[0, 0].all()  # the polygon fills its box
-    rows, columns = np.nonzero(batch.masks[0, 1])  # the crowd's box is the picture
+    rows, columns = np.nonzero(batch.masks[0, 1])  # the crowd's box is the image
     assert (rows.min(), rows.max()) == (2, 4) and (columns.min(), columns.max()) in [
         (1, 6),
         (2, 6),

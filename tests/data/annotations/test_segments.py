@@ -61,7 +61,7 @@ def test_segments_made_from_labels_give_the_labels_back(void):
     np.testing.assert_array_equal(segments.labels(0, merged=False), labels)
 
 
-def test_a_picture_that_is_all_void_has_no_segment():
+def test_an_image_that_is_all_void_has_no_segment():
     segments = segments_from_labels(np.full((3, 4), -1))
     assert len(segments.classes) == 0 and not segments.numbers.any()
     assert (load_segments(store_segments(segments)).labels(2, merged=True) == -1).all()
@@ -89,16 +89,16 @@ def test_labels_go_where_a_slow_walk_over_the_cells_says(seed):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_labels_and_pixels_go_the_same_way(seed):
-    """A picture painted in the colours of its labels still shows them afterwards."""
+    """An image painted in the colours of its labels still shows them afterwards."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:80, :100]
     labels = ((x > rng.integers(30, 70)) * 2 + (y > rng.integers(25, 55))).astype(
         np.int32
     )
-    picture = np.repeat((labels * 60).astype(np.uint8)[..., None], 3, axis=2)
+    image = np.repeat((labels * 60).astype(np.uint8)[..., None], 3, axis=2)
     place = random_placement(rng, (80, 100), (64, 64), 0.5, (0.6, 1.8))
     ours = place.labels(labels, (64, 64), stride=1)
-    seen = place.image(picture, (64, 64))[..., 0]
+    seen = place.image(image, (64, 64))[..., 0]
     inside = ours >= 0
     assert inside.sum() == place.window[0] * place.window[1]
     assert (np.abs(seen.astype(int) - ours * 60) < 30)[inside].mean() > 0.97
@@ -121,7 +121,7 @@ def test_a_batch_carries_the_labels_that_the_config_asks_for(semantic, stuff_con
         dataset.val, image_size=(64, 64), batch_size=4, data_config=stuff_config
     )
     assert batch.semantic.shape == (4, 16, 16) and batch.semantic.dtype == np.int32
-    assert (batch.semantic[:, :, 12:] == -1).all()  # pictures are 64 x 48
+    assert (batch.semantic[:, :, 12:] == -1).all()  # images are 64 x 48
     assert batch.semantic[:, :, :12].min() == 0
     assert batch.semantic.max() == len(names) - 1
     for row in range(4):  # a label under each box's centre that fits the box

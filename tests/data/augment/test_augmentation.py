@@ -10,9 +10,9 @@ from agvm_jax.data.annotations.objects import pack
 from agvm_jax.data.annotations.segments import segments_from_labels, store_segments
 from agvm_jax.data.augment.augmentation import (
     Augmentation,
-    Drawn,
     Resizing,
-    draw,
+    Transform,
+    sample,
 )
 from agvm_jax.data.augment.color import ColorJitter
 from agvm_jax.data.augment.cropping import Cropping
@@ -73,7 +73,7 @@ def made_up(rng, size=(30, 44), objects=4):
 
 
 def original(place, y, x):
-    """A point of the frame in pixels of the original picture."""
+    """A point of the frame in pixels of the original image."""
     if place.flip:
         x = place.window[1] - x
     return (
@@ -128,10 +128,10 @@ def slow_labels(place, labels):
     return out
 
 
-def slow_keeps(drawn, box, crowd):
-    if drawn.centers is None or crowd:
+def slow_keeps(transform, box, crowd):
+    if transform.centers is None or crowd:
         return True
-    y, x, height, width = drawn.centers
+    y, x, height, width = transform.centers
     return (
         x <= (box[0] + box[2]) / 2 < x + width
         and y <= (box[1] + box[3]) / 2 < y + height
@@ -144,14 +144,14 @@ def test_boxes_masks_and_labels_go_the_same_way_as_slow_loops(name, seed, config
     rng = np.random.default_rng(seed)
     example, bitmaps, labels = made_up(rng)
     targets = example["boxes"][~example["crowd"]]
-    drawn = draw(rng, (30, 44), FRAME, EVERYTHING[name], targets)
-    place = drawn.placement
-    row, dropped = make_row(example, drawn, FRAME, config)
+    transform = sample(rng, (30, 44), FRAME, EVERYTHING[name], targets)
+    place = transform.placement
+    row, dropped = make_row(example, transform, FRAME, config)
     assert dropped == (0, 0) and row["image_size"].tolist() == list(place.window)
     expected = [
         (k, slow_box(place, example["boxes"][k]))
         for k in range(4)
-        if slow_keeps(drawn, example["boxes"][k], example["crowd"][k])
+        if slow_keeps(transform, example["boxes"][k], example["crowd"][k])
     ]
     expected = [(k, box) for k, box in expected if box is not None]
     # Nothing invented, nothing lost, in the file's order.
@@ -166,21 +166,23 @@ def test_boxes_masks_and_labels_go_the_same_way_as_slow_loops(name, seed, config
     np.testing.assert_array_equal(row["semantic"], slow_labels(place, labels))
 
 
-def test_the_draws_above_lose_objects_by_every_augmentation_that_crops():
+def test_the_samples_above_lose_objects_by_every_augmentation_that_crops():
     for name in ("jitter", "size crop", "iou crop", "all"):
         lost = 0
         for seed in range(5):
             rng = np.random.default_rng(seed)
             example, *_ = made_up(rng)
             targets = example["boxes"][~example["crowd"]]
-            drawn = draw(rng, (30, 44), FRAME, EVERYTHING[name], targets)
-            _, keep = drawn.placement.boxes(example["boxes"])
-            lost += 4 - (keep & drawn.keeps(example["boxes"], example["crowd"])).sum()
+            transform = sample(rng, (30, 44), FRAME, EVERYTHING[name], targets)
+            _, keep = transform.placement.boxes(example["boxes"])
+            lost += (
+                4 - (keep & transform.keeps(example["boxes"], example["crowd"])).sum()
+            )
         assert lost > 0, name
 
 
 def test_pixels_go_where_the_labels_go():
-    """Pictures painted by label: away from edges they show their label."""
+    """Images painted by label: away from edges they show their label."""
     checked = [_check_painted_labels(np.random.default_rng(seed)) for seed in range(20)]
     assert np.mean(checked) > 0.2
 
@@ -194,7 +196,7 @@ def _check_painted_labels(rng):
     )
     image = np.repeat((labels * 60 + 20).astype(np.uint8)[..., None], 3, axis=2)
     rules = dataclasses.replace(EVERYTHING["all"], color=ColorJitter())
-    place = draw(rng, (60, 88), FRAME, rules).placement
+    place = sample(rng, (60, 88), FRAME, rules).placement
     shown = place.image(image, FRAME)[..., 0].astype(int)
     ours = place.labels(labels, FRAME, stride=1)
     assert (shown[ours < 0] == 0).all()
@@ -210,13 +212,13 @@ def _check_painted_labels(rng):
     return (~near).mean()
 
 
-def test_an_enlarged_window_is_cut_from_the_whole_enlarged_picture():
-    """The window alone is computed; the whole picture, cut after, shows the same."""
+def test_an_enlarged_window_is_cut_from_the_whole_enlarged_image():
+    """The window alone is computed; the whole image, cut after, shows the same."""
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.integers(0, 256, (30, 44, 3), np.uint8), (5, 5), 1.5)
     for seed in range(10):
         rules = Augmentation(0.5, (1.5, 2.0))
-        place = draw(np.random.default_rng(seed), (30, 44), FRAME, rules).placement
+        place = sample(np.random.default_rng(seed), (30, 44), FRAME, rules).placement
         whole = cv2.resize(image, place.resized[::-1], interpolation=cv2.INTER_LINEAR)
         (y, x), (height, width) = place.corner, place.window
         cut = whole[y : y + height, x : x + width]
@@ -226,10 +228,10 @@ def test_an_enlarged_window_is_cut_from_the_whole_enlarged_picture():
         assert np.abs(ours.astype(int) - cut).mean() < 0.7
 
 
-def test_one_key_does_not_change_what_another_draws():
+def test_one_key_does_not_change_what_another_samples():
     """Flip, scale, window are the same beside colours; flip and side beside a crop."""
     plain, colored = (
-        draw(np.random.default_rng(4), (50, 60), FRAME, rules)
+        sample(np.random.default_rng(4), (50, 60), FRAME, rules)
         for rules in (
             Augmentation(0.5, (0.5, 2.0)),
             Augmentation(0.5, (0.5, 2.0), color=ColorJitter(hue=0.1)),
@@ -241,7 +243,7 @@ def test_one_key_does_not_change_what_another_draws():
     seen = set()
     for seed in range(30):
         whole, cut = (
-            draw(np.random.default_rng(seed), (50, 50), FRAME, rules).placement
+            sample(np.random.default_rng(seed), (50, 50), FRAME, rules).placement
             for rules in (
                 Augmentation(0.5, resizing=resizing),
                 Augmentation(0.5, resizing=resizing, cropping=crop),
@@ -252,7 +254,7 @@ def test_one_key_does_not_change_what_another_draws():
     assert len(seen) == 6
 
 
-def test_scale_crop_and_colour_are_drawn_apart_from_each_other():
+def test_scale_crop_and_colour_are_sampled_apart_from_each_other():
     """Seeded alike, whatever is cropped would be brightened as well."""
     rules = Augmentation(
         resizing=Resizing((20, 30)),
@@ -261,13 +263,13 @@ def test_scale_crop_and_colour_are_drawn_apart_from_each_other():
     )
     happened = []
     for seed in range(200):
-        drawn = draw(np.random.default_rng(seed), (60, 60), (60, 60), rules)
-        place = drawn.placement
+        transform = sample(np.random.default_rng(seed), (60, 60), (60, 60), rules)
+        place = transform.placement
         happened.append(
             (
                 min(place.window) == 30,  # the larger of the two sides
                 place.window != place.resized,
-                drawn.colors.brightness != 0,
+                transform.colors.brightness != 0,
             )
         )
     happened = np.array(happened)
@@ -276,11 +278,11 @@ def test_scale_crop_and_colour_are_drawn_apart_from_each_other():
         assert 0.35 < (happened[:, a] == happened[:, b]).mean() < 0.65
 
 
-def test_the_generator_moves_on_by_the_same_four_numbers_whatever_is_drawn():
+def test_the_generator_moves_on_by_the_same_four_numbers_whatever_is_sampled():
     after = set()
     for rules in EVERYTHING.values():
         rng = np.random.default_rng(0)
-        draw(rng, (30, 44), FRAME, rules, np.array([[1.0, 2.0, 20.0, 20.0]]))
+        sample(rng, (30, 44), FRAME, rules, np.array([[1.0, 2.0, 20.0, 20.0]]))
         after.add(float(rng.random()))
     assert len(after) == 1
 
@@ -290,6 +292,6 @@ def test_a_crowd_region_stays_though_its_centre_is_cut_away(config):
     example["boxes"] = np.array([[0, 0, 40, 28], [0, 0, 40, 28]] * 2, np.float32)
     bitmaps = [np.ones((28, 40), bool)] * 4
     example["masks"] = pack(bitmaps)
-    place = draw(np.random.default_rng(0), (30, 44), FRAME, Augmentation()).placement
-    row, _ = make_row(example, Drawn(place, centers=(0, 0, 10, 10)), FRAME, config)
+    place = sample(np.random.default_rng(0), (30, 44), FRAME, Augmentation()).placement
+    row, _ = make_row(example, Transform(place, centers=(0, 0, 10, 10)), FRAME, config)
     assert row["valid"].sum() == 1 and row["crowd"][0]

@@ -31,7 +31,7 @@ def slow_colors(image, colors):
 def test_colours_are_those_of_a_loop_over_pixels(seed):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 256, (12, 15, 3), np.uint8)
-    colors = SSD.draw(rng)
+    colors = SSD.sample(rng)
     ours = colors.apply(image)
     assert ours.dtype == np.uint8 and ours.shape == image.shape
     error = np.abs(ours - slow_colors(image, colors))
@@ -42,9 +42,9 @@ def test_colours_are_those_of_a_loop_over_pixels(seed):
 
 
 def test_the_seeds_above_change_everything_in_both_orders():
-    drawn = [SSD.draw(_after_image(seed)) for seed in range(12)]
+    sampled = [SSD.sample(_after_image(seed)) for seed in range(12)]
     for field, still in dataclasses.asdict(Colors()).items():
-        assert len({getattr(c, field) != still for c in drawn}) == 2
+        assert len({getattr(c, field) != still for c in sampled}) == 2
 
 
 def _after_image(seed):
@@ -76,7 +76,7 @@ def test_hue_is_a_circle():
         )
 
 
-def test_a_turn_that_is_next_to_nothing_gives_the_picture_back():
+def test_a_turn_that_is_next_to_nothing_gives_the_image_back():
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
     error = np.abs(Colors(hue=1e-9).apply(image).astype(int) - image)
     assert error.max() <= 6 and error.mean() < 0.4
@@ -108,22 +108,22 @@ def test_the_input_is_not_changed_and_no_colours_are_no_work():
     np.testing.assert_array_equal(image, before)
 
 
-def test_draws_stay_in_their_ranges_and_happen_half_of_the_time():
+def test_samples_stay_in_their_ranges_and_happen_half_of_the_time():
     rng = np.random.default_rng(0)
-    drawn = [SSD.draw(rng) for _ in range(2000)]
+    sampled = [SSD.sample(rng) for _ in range(2000)]
     for field, still, reach in (
         ("brightness", 0.0, 255 / 8),
         ("contrast", 1.0, 0.5),
         ("saturation", 1.0, 0.5),
         ("hue", 0.0, 0.05),
     ):
-        shifts = np.array([getattr(c, field) for c in drawn]) - still
+        shifts = np.array([getattr(c, field) for c in sampled]) - still
         assert 0.46 < np.mean(shifts != 0) < 0.54
         assert 0.99 * reach < np.abs(shifts).max() <= reach
         assert abs(shifts.mean()) < 0.05 * reach
 
 
-def test_one_range_does_not_change_what_another_draws():
-    one = ColorJitter(brightness=0.1).draw(np.random.default_rng(5))
-    both = ColorJitter(brightness=0.1, hue=0.1).draw(np.random.default_rng(5))
+def test_one_range_does_not_change_what_another_samples():
+    one = ColorJitter(brightness=0.1).sample(np.random.default_rng(5))
+    both = ColorJitter(brightness=0.1, hue=0.1).sample(np.random.default_rng(5))
     assert one.brightness == both.brightness and one.hue == 0.0

@@ -27,11 +27,11 @@ def slow_iou(box, part):
 
 
 @pytest.mark.parametrize("kind", ["size", "iou"])
-def test_a_crop_lies_in_the_picture_and_keeps_the_shares_asked_for(kind):
+def test_a_crop_lies_in_the_image_and_keeps_the_shares_asked_for(kind):
     rng = np.random.default_rng(0)
     for _ in range(300):
         boxes = random_boxes(rng, 3)
-        y, x, height, width = Cropping(kind, (0.3, 0.8)).draw(rng, SIZE, boxes)
+        y, x, height, width = Cropping(kind, (0.3, 0.8)).sample(rng, SIZE, boxes)
         assert y >= 0 and x >= 0 and y + height <= 60 and x + width <= 90
         if (height, width) != SIZE:
             assert 18 <= height <= 48 and 27 <= width <= 72
@@ -40,33 +40,33 @@ def test_a_crop_lies_in_the_picture_and_keeps_the_shares_asked_for(kind):
 def test_size_crops_reach_every_place_and_every_size():
     rng = np.random.default_rng(0)
     rule = Cropping("size", (0.5, 1.0))
-    parts = np.array([rule.draw(rng, (4, 6), np.zeros((0, 4))) for _ in range(2000)])
+    parts = np.array([rule.sample(rng, (4, 6), np.zeros((0, 4))) for _ in range(2000)])
     assert set(parts[:, 2]) == {2, 3, 4} and set(parts[:, 3]) == {3, 4, 5, 6}
     for extent in (2, 3):  # every corner that leaves room
         rows = parts[parts[:, 2] == extent][:, 0]
         assert set(rows) == set(range(4 - extent + 1))
 
 
-def test_a_crop_of_one_pixel_pictures_is_the_picture():
+def test_a_crop_of_one_pixel_images_is_the_image():
     rng = np.random.default_rng(0)
-    assert Cropping("size").draw(rng, (1, 1), np.zeros((0, 4))) == (0, 0, 1, 1)
+    assert Cropping("size").sample(rng, (1, 1), np.zeros((0, 4))) == (0, 0, 1, 1)
 
 
 def test_the_probability_is_kept_and_the_rest_is_whole():
     rng = np.random.default_rng(0)
     rule = Cropping("size", (0.3, 0.6), probability=0.25)
-    parts = [rule.draw(rng, SIZE, np.zeros((0, 4))) for _ in range(2000)]
+    parts = [rule.sample(rng, SIZE, np.zeros((0, 4))) for _ in range(2000)]
     assert 0.22 < np.mean([part != (0, 0, *SIZE) for part in parts]) < 0.28
 
 
-def test_an_iou_crop_holds_an_objects_centre_and_overlaps_as_drawn():
-    """Over many draws each least overlap is used, and whole pictures appear."""
+def test_an_iou_crop_holds_an_objects_centre_and_overlaps_as_sampled():
+    """Over many samples each least overlap is used, and whole images appear."""
     overlaps, whole = [], 0
     for seed in range(400):
         rng = np.random.default_rng(seed)
         boxes = np.round(random_boxes(rng, 3), 1)
         boxes = boxes[(boxes[:, 2:] - boxes[:, :2]).min(axis=1) > 5]
-        part = Cropping("iou").draw(rng, SIZE, boxes)
+        part = Cropping("iou").sample(rng, SIZE, boxes)
         if part == (0, 0, *SIZE):
             whole += 1
             continue
@@ -81,7 +81,7 @@ def test_an_iou_crop_holds_an_objects_centre_and_overlaps_as_drawn():
         overlaps.append(
             max(slow_iou(b, part) for b, k in zip(boxes, inside, strict=True) if k)
         )
-    assert whole > 50  # one draw in seven, and what no trial satisfies
+    assert whole > 50  # one sample in seven, and what no trial satisfies
     assert np.mean(np.array(overlaps) > 0.5) > 0.2
 
 
@@ -93,14 +93,14 @@ def test_the_overlap_asked_for_is_reached(monkeypatch):
     for seed in range(100):
         rng = np.random.default_rng(seed)
         boxes = np.array([[20.0, 10.0, 70.0, 50.0]])
-        part = Cropping("iou").draw(rng, SIZE, boxes)
+        part = Cropping("iou").sample(rng, SIZE, boxes)
         if part != (0, 0, *SIZE):
             found += 1
             assert slow_iou(boxes[0], part) >= 0.6
     assert found > 50
 
 
-def test_without_objects_an_iou_crop_is_the_whole_picture():
+def test_without_objects_an_iou_crop_is_the_whole_image():
     rng = np.random.default_rng(0)
     for _ in range(20):
-        assert Cropping("iou").draw(rng, SIZE, np.zeros((0, 4))) == (0, 0, *SIZE)
+        assert Cropping("iou").sample(rng, SIZE, np.zeros((0, 4))) == (0, 0, *SIZE)

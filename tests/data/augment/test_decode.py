@@ -18,27 +18,27 @@ def encode(pixels, extension=".png", *options):
     return cv2.imencode(extension, pixels, list(options))[1].tobytes()
 
 
-def picture(height=40, width=60, seed=0):
-    """A smooth RGB picture, so that JPEG keeps it well."""
+def smooth_image(height=40, width=60, seed=0):
+    """A smooth RGB image, so that JPEG keeps it well."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def test_png_comes_out_pixel_by_pixel_in_rgb_order():
-    pixels = picture()
+    pixels = smooth_image()
     decoded = decode_image(encode(pixels[..., ::-1]), (40, 60))
     np.testing.assert_array_equal(decoded, pixels)
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
 def test_the_usual_formats_are_read(extension):
-    pixels = picture()
+    pixels = smooth_image()
     decoded = decode_image(encode(pixels[..., ::-1], extension), (40, 60))
     assert np.abs(decoded.astype(int) - pixels).mean() < 4
 
 
 def test_grey_sixteen_bit_and_alpha_become_eight_bit_rgb():
-    grey = picture()[..., 0]
+    grey = smooth_image()[..., 0]
     for pixels in (
         grey,
         grey.astype(np.uint16) * 257,
@@ -55,8 +55,8 @@ def test_cmyk_becomes_the_colours_it_stands_for():
     np.testing.assert_allclose(decoded[2:6, 10:14].mean((0, 1)), [0, 255, 255], atol=12)
 
 
-def test_a_picture_is_turned_as_it_is_told_and_not_as_its_file_says():
-    jpeg = encode(picture(), ".jpg")
+def test_an_image_is_turned_as_it_is_told_and_not_as_its_file_says():
+    jpeg = encode(smooth_image(), ".jpg")
     pixels = decode_image(jpeg, (40, 60))
     noted = with_orientation(jpeg, 6)
     np.testing.assert_array_equal(decode_image(noted, (40, 60)), pixels)
@@ -64,16 +64,16 @@ def test_a_picture_is_turned_as_it_is_told_and_not_as_its_file_says():
     np.testing.assert_array_equal(turned, np.rot90(pixels, k=-1))  # to the right
 
 
-def test_a_picture_of_another_size_than_annotated_is_unreadable():
+def test_an_image_of_another_size_than_annotated_is_unreadable():
     with pytest.raises(UnreadableImage, match="60x40 where its annotations say 64x48"):
-        decode_image(encode(picture()), (48, 64))
+        decode_image(encode(smooth_image()), (48, 64))
     with pytest.raises(UnreadableImage, match="is not 999x800"):
-        decode_image(encode(picture(), ".jpg"), (800, 999), 4)
+        decode_image(encode(smooth_image(), ".jpg"), (800, 999), 4)
 
 
 @pytest.mark.parametrize("divisor", [1, 2, 4, 8])
 def test_a_jpeg_is_decoded_as_small_as_the_target_allows(divisor):
-    pixels = picture(160, 240)
+    pixels = smooth_image(160, 240)
     jpeg = encode(pixels[..., ::-1], ".jpg")
     target = (160 // divisor, 240 // divisor)
     assert jpeg_divisor(jpeg, (160, 240), target) == divisor
@@ -88,7 +88,7 @@ def test_a_jpeg_is_decoded_as_small_as_the_target_allows(divisor):
     size=st.tuples(st.integers(1, 3000), st.integers(1, 3000)),
     target=st.tuples(st.integers(1, 1400), st.integers(1, 1400)),
 )
-def test_a_picture_is_never_decoded_smaller_than_its_target(size, target):
+def test_an_image_is_never_decoded_smaller_than_its_target(size, target):
     divisor = jpeg_divisor(b"\xff\xd8", size, target)
     decoded = [-(-side // divisor) for side in size]
     if divisor > 1:
@@ -119,24 +119,24 @@ def test_a_box_painted_into_a_jpeg_that_is_decoded_small_is_where_its_box_went(
 
 
 def test_odd_sizes_are_rounded_up_when_decoded_small():
-    jpeg = encode(picture(163, 241), ".jpg")
+    jpeg = encode(smooth_image(163, 241), ".jpg")
     assert decode_image(jpeg, (163, 241), 8).shape == (21, 31, 3)
 
 
 def test_only_jpeg_is_decoded_small():
-    assert jpeg_divisor(encode(picture()), (40, 60), (5, 5)) == 1
+    assert jpeg_divisor(encode(smooth_image()), (40, 60), (5, 5)) == 1
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.99])
 def test_truncated_images_are_unreadable_and_never_half_grey(extension, share):
-    data = encode(picture(300, 400), extension)
+    data = encode(smooth_image(300, 400), extension)
     with pytest.raises(UnreadableImage, match="truncated"):
         decode_image(data[: int(len(data) * share)], (300, 400))
 
 
 def test_bytes_after_the_end_of_a_jpeg_do_no_harm():
-    jpeg = encode(picture(), ".jpg")
+    jpeg = encode(smooth_image(), ".jpg")
     np.testing.assert_array_equal(
         decode_image(jpeg + b"appended by a camera" + bytes(100), (40, 60)),
         decode_image(jpeg, (40, 60)),

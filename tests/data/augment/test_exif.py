@@ -25,7 +25,7 @@ from agvm_jax.data.augment.decode import (
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.pipeline import eval_batches
 
-# How to store a picture that is to be seen upright under each orientation.
+# How to store an image that is to be seen upright under each orientation.
 UNDO = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,17 +35,17 @@ UNDO = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-BOX = (8, 4, 24, 12)  # x1 y1 x2 y2 of the only bright thing in a picture
+BOX = (8, 4, 24, 12)  # x1 y1 x2 y2 of the only bright thing in an image
 
 
 def encode(pixels, orientation=1, kind="JPEG"):
     """The pixels, stored as they are, with a note on how to turn them."""
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     exif = Image.Exif()
     exif[274] = orientation
     extra = {"tiffinfo": {274: orientation}} if kind == "TIFF" else {"exif": exif}
     file = io.BytesIO()
-    picture.save(file, kind, quality=98, lossless=True, **extra)
+    image.save(file, kind, quality=98, lossless=True, **extra)
     return file.getvalue()
 
 
@@ -79,9 +79,9 @@ def only_batch(config, size=(48, 48)):
 @pytest.mark.parametrize("code", range(1, 9))
 def test_a_turn_is_pillows(code):
     pixels = np.random.default_rng(code).integers(0, 256, (4, 6, 3), np.uint8)
-    picture = Image.open(io.BytesIO(encode(pixels, code, "PNG")))
+    image = Image.open(io.BytesIO(encode(pixels, code, "PNG")))
     np.testing.assert_array_equal(
-        turn(pixels, code), np.asarray(ImageOps.exif_transpose(picture))
+        turn(pixels, code), np.asarray(ImageOps.exif_transpose(image))
     )
 
 
@@ -105,7 +105,7 @@ def test_what_is_no_image_has_no_head(data):
     assert read_head(io.BytesIO(data)) is None
 
 
-def test_a_strange_orientation_is_none_and_a_huge_picture_has_a_head():
+def test_a_strange_orientation_is_none_and_a_huge_image_has_a_head():
     pixels = np.zeros((2, 2, 3), np.uint8)
     assert read_head(io.BytesIO(encode(pixels, 9))) == Head((2, 2))
     data = bytearray(encode(pixels, kind="PNG"))
@@ -128,7 +128,7 @@ def write_yolo(root, files):
     (root / "data.yaml").write_text("names: [bright]")
 
 
-def test_yolos_boxes_are_of_the_turned_picture(tmp_path, data_config):
+def test_yolos_boxes_are_of_the_turned_image(tmp_path, data_config):
     """Those of orientation 2 and 3, and squares of 6, look alike stored and turned."""
     files = {
         f"{code} {size}": (stored(scene(*size), code), size)
@@ -144,7 +144,7 @@ def test_yolos_boxes_are_of_the_turned_picture(tmp_path, data_config):
     assert "14 images turned as their EXIF data say" in "\n".join(dataset.report)
 
 
-def test_yolos_boxes_may_be_of_the_stored_picture_by_a_key(tmp_path, data_config):
+def test_yolos_boxes_may_be_of_the_stored_image_by_a_key(tmp_path, data_config):
     write_yolo(tmp_path, {"a": (encode(scene(), 3), (32, 48))})
     data_config.name, data_config.root = "yolo", str(tmp_path)
     data_config.exif_turns = "ignored"
@@ -169,11 +169,11 @@ def write_coco_scenes(write_coco, files):
         "categories": [{"id": 1, "name": "bright"}],
     }
     return write_coco(
-        content, pictures={f"{i}.jpg": data for i, (data, _) in enumerate(files)}
+        content, files={f"{i}.jpg": data for i, (data, _) in enumerate(files)}
     )
 
 
-def test_cocos_boxes_are_of_the_stored_picture(write_coco):
+def test_cocos_boxes_are_of_the_stored_image(write_coco):
     config = write_coco_scenes(write_coco, [(encode(scene(), 3), (32, 48))])
     root = pathlib.Path(config.root)
     (root / "annotations").mkdir()
@@ -226,7 +226,7 @@ def test_a_set_that_is_divided_is_read_in_one_way(write_coco):
         assert (source.report.turned_images, source.report.unturned_images) == (2, 0)
 
 
-def test_sizes_that_a_folder_leaves_out_are_of_the_picture_that_is_used(write_coco):
+def test_sizes_that_a_folder_leaves_out_are_of_the_image_that_is_used(write_coco):
     for key, size in (("ignored", [48, 32]), ("applied", [32, 48])):
         files = [(stored(scene(), 6), (None, None))]
         config = write_coco_scenes(write_coco, files)

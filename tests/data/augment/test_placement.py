@@ -18,9 +18,7 @@ from agvm_jax.data.augment.placement import Placement
     frame=st.tuples(st.integers(8, 200), st.integers(8, 200)),
     scales=st.tuples(st.floats(0.1, 1.0), st.floats(1.0, 3.0)),
 )
-def test_a_random_window_lies_in_the_picture_and_in_the_frame(
-    seed, size, frame, scales
-):
+def test_a_random_window_lies_in_the_image_and_in_the_frame(seed, size, frame, scales):
     rng = np.random.default_rng(seed)
     place = random_placement(rng, size, frame, 0.5, scales)
     for k in range(2):
@@ -59,7 +57,7 @@ def test_boxes_go_the_way_of_the_slow_oracle(seed):
 
 @pytest.mark.parametrize("seed", range(25))
 def test_a_painted_box_is_found_again_where_its_box_went(seed):
-    """Pixels and boxes are moved by different code; a picture shows that they agree."""
+    """Pixels and boxes are moved by different code; an image shows that they agree."""
     rng = np.random.default_rng(seed)
     size, frame = tuple(rng.integers(40, 160, 2).tolist()), (96, 128)
     y1, x1 = (int(rng.integers(0, s // 2)) for s in size)
@@ -88,7 +86,7 @@ def test_the_seeds_above_cover_flips_and_crops():
     assert len(seen) == 4
 
 
-def test_outside_the_window_the_frame_is_black_and_the_picture_is_top_left():
+def test_outside_the_window_the_frame_is_black_and_the_image_is_top_left():
     image = np.full((30, 40, 3), 200, np.uint8)
     place = still_placement((30, 40), (60, 60))
     framed = place.image(image, (60, 60))
@@ -105,7 +103,7 @@ def test_a_box_divided_by_the_window_gives_original_pixels_back():
     np.testing.assert_allclose(back, box, rtol=1e-5)
 
 
-def test_flipping_twice_gives_the_picture_and_its_boxes_back():
+def test_flipping_twice_gives_the_image_and_its_boxes_back():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (20, 30, 3), np.uint8)
     place = Placement((20, 30), (20, 30), (0, 0), (20, 30), flip=True)
@@ -129,11 +127,11 @@ def test_shrinking_averages_over_pixels_as_a_slow_loop_does():
 
 @pytest.mark.parametrize("size", [(163, 241), (160, 241), (167, 247), (160, 240)])
 @pytest.mark.parametrize("divisor", [2, 4, 8])
-def test_a_picture_decoded_small_lands_where_the_whole_one_would(size, divisor):
+def test_an_image_decoded_small_lands_where_the_whole_one_would(size, divisor):
     """An edge in the last rows moves by less than a tenth of a pixel."""
     ramp = np.add.outer(np.arange(size[0]), np.arange(size[1])).astype(np.float64)
     ramp = (ramp * (250 / ramp.max()))[..., None].repeat(3, axis=2)
-    # What decoding at 1/divisor gives: block means, the picture's edge continued.
+    # What decoding at 1/divisor gives: block means, the image's edge continued.
     pad = [(0, -size[k] % divisor) for k in range(2)] + [(0, 0)]
     padded = np.pad(ramp, pad, mode="reflect", reflect_type="odd")
     blocks = padded.reshape(
@@ -182,7 +180,7 @@ def test_whatever_the_size_a_pixel_is_the_mean_of_what_it_covers(size, divisor):
     )
 
 
-def test_a_picture_of_one_row_is_averaged_along_it():
+def test_an_image_of_one_row_is_averaged_along_it():
     line = np.tile(np.array([0, 0, 0, 200], np.uint8), 20)[None, :, None].repeat(3, 2)
     shown = still_placement((1, 80), (10, 10)).image(line, (10, 10))
     assert (shown[0] == 50).all()
@@ -193,21 +191,21 @@ def test_no_box_means_no_box():
     assert boxes.shape == (0, 4) and keep.shape == (0,)
 
 
-def test_flip_and_scale_do_not_change_what_the_other_draws():
-    def draw(flip, scales):
+def test_flip_and_scale_do_not_change_what_the_other_samples():
+    def placed(flip, scales):
         return random_placement(
             np.random.default_rng(3), (50, 50), (64, 64), flip, scales
         )
 
-    still, flipped = draw(0.0, (0.5, 1.5)), draw(1.0, (0.5, 1.5))
+    still, flipped = placed(0.0, (0.5, 1.5)), placed(1.0, (0.5, 1.5))
     assert (still.resized, still.corner) == (flipped.resized, flipped.corner)
     assert not still.flip and flipped.flip
-    assert draw(1.0, (1.0, 1.0)) == Placement(
+    assert placed(1.0, (1.0, 1.0)) == Placement(
         (50, 50), (64, 64), (0, 0), (64, 64), True
     )
 
 
-def test_a_window_may_lie_anywhere_in_the_picture():
+def test_a_window_may_lie_anywhere_in_the_image():
     rng = np.random.default_rng(0)
     places = [
         random_placement(rng, (6, 6), (3, 4), 0.0, (2.0, 2.0)) for _ in range(200)

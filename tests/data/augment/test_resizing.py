@@ -1,4 +1,4 @@
-"""How large pictures become: the frame, the shorter side, the longer side."""
+"""How large images become: the frame, the shorter side, the longer side."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from agvm_jax.data.augment.augmentation import (
     Augmentation,
     Resizing,
-    draw,
+    sample,
     still_placement,
 )
 
@@ -21,7 +21,7 @@ PAPER = Resizing((800,), 1333)
     size=st.tuples(st.integers(1, 4000), st.integers(1, 4000)),
     frame=st.tuples(st.integers(1, 1400), st.integers(1, 1400)),
 )
-def test_without_a_rule_a_picture_touches_the_frame_and_keeps_its_ratio(size, frame):
+def test_without_a_rule_an_image_touches_the_frame_and_keeps_its_ratio(size, frame):
     height, width = Resizing().target(size, frame, 0)
     assert 1 <= height <= frame[0] and 1 <= width <= frame[1]
     assert height == frame[0] or width == frame[1]
@@ -66,17 +66,17 @@ def test_sizes_that_detectron_gives_come_out_in_the_frame_of_the_orientation(
     assert still_placement(size, frame, PAPER).resized == expected
 
 
-def test_a_picture_in_the_wrong_frame_still_fits():
-    """One frame for all: a portrait picture is bounded by the frame's height."""
+def test_an_image_in_the_wrong_frame_still_fits():
+    """One frame for all: a portrait image is bounded by the frame's height."""
     assert still_placement((640, 480), FRAME, PAPER).resized == (800, 600)
 
 
-def test_training_draws_each_short_side_and_evaluation_takes_the_largest():
+def test_training_samples_each_short_side_and_evaluation_takes_the_largest():
     rules = Augmentation(resizing=Resizing((10, 30, 20)))
     heights = [
-        draw(np.random.default_rng(seed), (50, 60), (40, 60), rules).placement.resized[
-            0
-        ]
+        sample(
+            np.random.default_rng(seed), (50, 60), (40, 60), rules
+        ).placement.resized[0]
         for seed in range(300)
     ]
     assert set(heights) == {10, 20, 30}
@@ -88,7 +88,7 @@ def test_large_scale_jitter_cuts_what_is_too_large_and_pads_what_is_too_small():
     rules = Augmentation(scale_range=(0.1, 2.0))
     frame, scales, corners = (64, 64), [], []
     for seed in range(400):
-        place = draw(np.random.default_rng(seed), (50, 50), frame, rules).placement
+        place = sample(np.random.default_rng(seed), (50, 50), frame, rules).placement
         scales.append(place.resized[0] / 64)
         assert place.window == tuple(min(64, side) for side in place.resized)
         corners.append(place.corner[0] / max(1, place.resized[0] - 64))

@@ -7,16 +7,16 @@ import numpy as np
 from agvm_jax.data.augment.augmentation import (
     Augmentation,
     Resizing,
-    draw,
+    sample,
     still_placement,
 )
 
 FRAME = (40, 56)
 
 
-def share_of_most(drawn, labels):
-    """Classes that a drawn window shows and the share of the commonest, by a loop."""
-    placement, counts = drawn.placement, {}
+def share_of_most(transform, labels):
+    """Classes that a sampled window shows and the share of the commonest, by a loop."""
+    placement, counts = transform.placement, {}
     (y, x), (height, width) = placement.corner, placement.window
     sy, sx = (o / n for o, n in zip(placement.size, placement.resized, strict=True))
     for i in range(height):
@@ -37,15 +37,15 @@ def test_with_cat_max_ratio_a_window_shows_more_than_one_class_where_it_can():
     one_sided = {free: 0, bound: 0}
     for rule in one_sided:
         for seed in range(60):
-            drawn = draw(
+            transform = sample(
                 np.random.default_rng(seed), (60, 200), FRAME, rule, labels=labels
             )
-            assert drawn.placement.window == FRAME
-            classes, most = share_of_most(drawn, labels)
+            assert transform.placement.window == FRAME
+            classes, most = share_of_most(transform, labels)
             one_sided[rule] += classes == 1 or most >= 0.77  # whole pixels at the rim
-            again = draw(np.random.default_rng(seed), (60, 200), FRAME, rule)
+            again = sample(np.random.default_rng(seed), (60, 200), FRAME, rule)
             if rule is free:  # labels change nothing that is not asked for
-                assert again == drawn
+                assert again == transform
     # A window is mixed well at one place in six; ten more are tried.
     assert one_sided[free] > 40 and one_sided[bound] < 20
 
@@ -53,16 +53,16 @@ def test_with_cat_max_ratio_a_window_shows_more_than_one_class_where_it_can():
 def test_where_no_window_is_mixed_the_last_one_tried_is_taken():
     labels = np.ones((60, 200), int)
     rule = Augmentation(cat_max_ratio=0.75, resizing=Resizing((60,), fits=False))
-    drawn = draw(np.random.default_rng(0), (60, 200), FRAME, rule, labels=labels)
-    assert drawn.placement.window == FRAME
+    transform = sample(np.random.default_rng(0), (60, 200), FRAME, rule, labels=labels)
+    assert transform.placement.window == FRAME
 
 
-def test_a_frame_cut_out_of_a_larger_picture_has_all_its_pixels():
+def test_a_frame_cut_out_of_a_larger_image_has_all_its_pixels():
     """mmsegmentation's ADE20K: sides of 512 and at most 2048, on frames of 512."""
     rule = Augmentation(resizing=Resizing((512,), 2048, fits=False))
     for size, resized in (((480, 640), (512, 683)), ((300, 3000), (205, 2048))):
-        drawn = draw(np.random.default_rng(0), size, (512, 512), rule)
-        assert drawn.placement.resized == resized
-        assert drawn.placement.window == (min(512, resized[0]), 512)
+        transform = sample(np.random.default_rng(0), size, (512, 512), rule)
+        assert transform.placement.resized == resized
+        assert transform.placement.window == (min(512, resized[0]), 512)
     still = still_placement((480, 640), (512, 512), rule.resizing)
-    assert still.resized == (384, 512)  # evaluation shows whole pictures
+    assert still.resized == (384, 512)  # evaluation shows whole images

@@ -144,7 +144,7 @@ def test_a_missing_bbox_is_taken_from_the_polygons(two_images, tmp_path):
     np.testing.assert_array_equal(read(two_images, tmp_path).boxes[0], [1, 4, 8, 4])
 
 
-def test_a_missing_size_is_zero_until_the_picture_tells(two_images, tmp_path):
+def test_a_missing_size_is_zero_until_the_image_tells(two_images, tmp_path):
     del two_images["images"][0]["width"]
     two_images["images"][1]["height"] = None
     assert read(two_images, tmp_path).sizes.tolist() == [[0, 0], [0, 0]]

@@ -68,9 +68,9 @@ def test_palette_pngs_reach_the_batch_by_their_indices(write_labels, labels):
     config = write_labels(labels)
     for split in ("train", "val"):
         for name, values in labels.items():
-            picture = Image.frombytes("P", values.shape[::-1], values.tobytes())
-            picture.putpalette(bytes(k * 7 % 256 for k in range(768)))
-            picture.save(f"{config.root}/{split}_labels/{name}.png")
+            image = Image.frombytes("P", values.shape[::-1], values.tobytes())
+            image.putpalette(bytes(k * 7 % 256 for k in range(768)))
+            image.save(f"{config.root}/{split}_labels/{name}.png")
     (batch,) = eval_batches(
         open_dataset(config).val, image_size=(16, 24), batch_size=2, data_config=config
     )

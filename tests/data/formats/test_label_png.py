@@ -54,12 +54,12 @@ def pad_to_bytes(bits):
 
 def test_a_palette_png_as_pascal_vocs_holds_its_indices(tmp_path):
     indices = np.where(VALUES == 3, 255, VALUES).astype(np.uint8)
-    picture = Image.frombytes("P", VALUES.shape[::-1], indices.tobytes())
+    image = Image.frombytes("P", VALUES.shape[::-1], indices.tobytes())
     colours = np.random.default_rng(0).permutation(768) % 256
-    picture.putpalette(colours.astype(np.uint8).tobytes())
+    image.putpalette(colours.astype(np.uint8).tobytes())
     for more in ({}, {"transparency": 1}):
         file = io.BytesIO()
-        picture.save(file, "PNG", **more)
+        image.save(file, "PNG", **more)
         found = read(file.getvalue(), tmp_path, void=(255,))
         np.testing.assert_array_equal(found, np.where(VALUES == 3, -1, VALUES))
 

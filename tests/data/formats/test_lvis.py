@@ -45,8 +45,8 @@ def content(split, ids):
 def lvis(tmp_path, data_config):
     """Two training images; one of validation, which lies in the folder of training."""
     root = tmp_path / "coco"
-    pictures = {f"{i:012d}.jpg": noise_png(20, 30, seed=i) for i in (1, 2, 3)}
-    for split, ids, encoded in (("train", (1, 2), pictures), ("val", (3,), {})):
+    images = {f"{i:012d}.jpg": noise_png(20, 30, seed=i) for i in (1, 2, 3)}
+    for split, ids, encoded in (("train", (1, 2), images), ("val", (3,), {})):
         file = root / "annotations" / f"lvis_v1_{split}.json"
         write_split(file, root / f"{split}2017", content("train", ids), encoded)
     data_config.name, data_config.root = "lvis", str(root)

@@ -13,7 +13,7 @@ def draw(index, split="train", seed=0, image_size=(64, 96), max_objects=5, stuff
     return shapes_drawing.draw_shapes(style, split, index)
 
 
-def test_a_picture_depends_on_its_seed_split_and_index_alone():
+def test_an_image_depends_on_its_seed_split_and_index_alone():
     again = draw(3)
     np.testing.assert_array_equal(draw(3).image, again.image)
     for other in (draw(4), draw(3, seed=1), draw(3, split="val")):
@@ -39,7 +39,7 @@ def test_boxes_are_the_exact_bounds_of_disjoint_visible_masks():
 
 
 def test_a_circle_fills_its_box_as_a_circle_does_and_a_square_does_not():
-    """Alone and whole in the picture, the outline is what the class says."""
+    """Alone and whole in the image, the outline is what the class says."""
     fill = {name: [] for name in shapes_drawing.CLASS_NAMES}
     for index in range(400):
         drawing = draw(index, image_size=(128, 128), max_objects=1)
@@ -57,7 +57,7 @@ def test_a_circle_fills_its_box_as_a_circle_does_and_a_square_does_not():
     assert min(len(f) for f in fill.values()) > 60  # all classes are about as common
 
 
-def test_some_pictures_are_empty_some_shapes_hide_others_and_most_stay_visible():
+def test_some_images_are_empty_some_shapes_hide_others_and_most_stay_visible():
     drawings = [draw(i, image_size=(96, 96), max_objects=6) for i in range(150)]
     counts = np.array([len(d.classes) for d in drawings])
     assert 0 < (counts == 0).mean() < 0.12 and counts.max() == 6
@@ -85,7 +85,7 @@ def test_colour_does_not_give_the_class_away():
     assert np.ptp(centres, axis=0).max() < 30  # of 255
 
 
-def test_the_encoded_picture_is_the_drawing():
+def test_the_encoded_image_is_the_drawing():
     drawing = draw(5)
     decoded = cv2.imdecode(
         np.frombuffer(shapes_drawing.encode_drawing(drawing), np.uint8),

@@ -60,8 +60,8 @@ def test_a_split_gives_image_labels_and_truth_by_an_images_id(split):
     example = split[2]
     image_id = example["image_id"]
     assert split.index_of[image_id] == 2
-    picture = split.image(image_id)
-    assert picture.shape == (32, 40, 3) and picture.any()
+    image = split.image(image_id)
+    assert image.shape == (32, 40, 3) and image.any()
     segments = load_segments(example)
     expected = np.concatenate([[-1], segments.classes])[segments.numbers]
     np.testing.assert_array_equal(split.labels(image_id, "all"), expected)
@@ -71,7 +71,7 @@ def test_a_split_gives_image_labels_and_truth_by_an_images_id(split):
 
 
 class Hiding:
-    """A split of one picture with crowd, void, and a segment that nothing shows."""
+    """A split of one image with crowd, void, and a segment that nothing shows."""
 
     def __init__(self, split, stored):
         self.card, self._example = split.card, split[0] | stored

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_samples_show_boxes_masks_and_labels(data_config):
-    """What is drawn changes the picture where it is drawn, and only there."""
+    """What is drawn changes the image where it is drawn, and only there."""
     data_config.shapes.stuff = True
     data_config.mask_size = 14
     dataset = open_dataset(data_config)
@@ -36,7 +36,7 @@ def test_samples_show_boxes_masks_and_labels(data_config):
     batch, plain = draw("none", 0)
     _, masked = draw("none", 14)
     _, labelled = draw("all", 0)
-    assert all(picture.shape == (480, 360, 3) for picture in plain)  # without padding
+    assert all(image.shape == (480, 360, 3) for image in plain)  # without padding
     for row in range(4):
         changed = (plain[row] != masked[row]).any(axis=2)
         inside = np.zeros_like(changed)
@@ -75,16 +75,16 @@ def test_the_table_follows_the_rule_of_resizing_in_either_frame(write_coco, two_
 
 
 class Labelled:
-    """A split of the pictures given by their segments."""
+    """A split of the images given by their segments."""
 
-    def __init__(self, split, pictures):
-        self.card, self.pictures = split.card, pictures
+    def __init__(self, split, images):
+        self.card, self.images = split.card, images
 
     def __len__(self):
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, index):
-        numbers, classes = self.pictures[index]
+        numbers, classes = self.images[index]
         crowd = np.zeros(len(classes), bool)
         return store_segments(Segments(np.array(numbers), np.array(classes), crowd))
 

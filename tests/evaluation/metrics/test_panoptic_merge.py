@@ -25,9 +25,9 @@ def merge(boxes, scores, labels, rule=None, masks=None, categories=None):
 def test_the_better_instance_lies_on_top_and_a_covered_one_is_dropped():
     labels = np.zeros((10, 10), int)
     boxes = [[0, 0, 10, 6], [0, 4, 10, 10], [0, 0, 10, 5]]
-    picture, segments = merge(boxes, [0.6, 0.9, 0.55], labels)
-    np.testing.assert_array_equal(picture[4:], 1)
-    np.testing.assert_array_equal(picture[:4], 2)
+    numbers, segments = merge(boxes, [0.6, 0.9, 0.55], labels)
+    np.testing.assert_array_equal(numbers[4:], 1)
+    np.testing.assert_array_equal(numbers[:4], 2)
     assert [s["score"] for s in segments] == [0.9, 0.6]
     half = [[0, 0, 10, 4], [0, 2, 10, 6]]
     assert len(merge(half, [0.9, 0.8], labels)[1]) == 2  # exactly a half stays
@@ -37,8 +37,8 @@ def test_the_better_instance_lies_on_top_and_a_covered_one_is_dropped():
 
 def test_low_scores_and_empty_masks_make_no_segment():
     labels = np.zeros((10, 10), int)
-    picture, segments = merge([[0, 0, 5, 5]], [0.49], labels)
-    assert not picture.any() and segments == []
+    numbers, segments = merge([[0, 0, 5, 5]], [0.49], labels)
+    assert not numbers.any() and segments == []
     _, segments = merge([[0, 0, 5, 5]], [0.5], labels)  # not below the threshold
     assert [s["score"] for s in segments] == [0.5]
     _, segments = merge([[0, 0, 5, 5]], [0.9], labels, masks=np.zeros((1, 4, 4)))
@@ -49,24 +49,24 @@ def test_stuff_fills_what_is_left_unless_it_is_small_and_never_from_the_thing_la
     labels = np.zeros((10, 10), int)
     labels[:6] = 1  # sky
     labels[8:, :2] = 2  # a little grass
-    picture, segments = merge(
+    numbers, segments = merge(
         [[0, 0, 10, 3]], [0.9], labels, MergeRule(stuff_area_limit=5)
     )
     assert [s["category_id"] for s in segments] == [PERSON, SKY]
-    np.testing.assert_array_equal(picture[:3], 1)
-    np.testing.assert_array_equal(picture[3:6], 2)
-    np.testing.assert_array_equal(picture[6:], 0)
+    np.testing.assert_array_equal(numbers[:3], 1)
+    np.testing.assert_array_equal(numbers[3:6], 2)
+    np.testing.assert_array_equal(numbers[6:], 0)
     _, segments = merge([[0, 0, 10, 3]], [0.9], labels, MergeRule(stuff_area_limit=4))
     assert [s["category_id"] for s in segments] == [PERSON, SKY, GRASS]
 
 
 def test_by_default_stuff_of_fewer_than_4096_pixels_is_void():
     labels = np.ones((64, 64), int)
-    picture, segments = merge([], [], labels, MergeRule())
-    assert [s["category_id"] for s in segments] == [SKY] and picture.all()
+    numbers, segments = merge([], [], labels, MergeRule())
+    assert [s["category_id"] for s in segments] == [SKY] and numbers.all()
     labels[0, 0] = -1
-    picture, segments = merge([], [], labels, MergeRule())
-    assert segments == [] and not picture.any()
+    numbers, segments = merge([], [], labels, MergeRule())
+    assert segments == [] and not numbers.any()
 
 
 def test_predictions_of_a_network_become_a_panoptic_map_in_original_pixels():
@@ -80,7 +80,7 @@ def test_predictions_of_a_network_become_a_panoptic_map_in_original_pixels():
     }
     rule = MergeRule(stuff_area_limit=100)
     evaluator = evaluator_of(truth, {"3.png": segments}, rule=rule)
-    # The input is 16 x 32, the picture its top left 10 x 20, the labels at stride 2.
+    # The input is 16 x 32, the image its top left 10 x 20, the labels at stride 2.
     labels = np.zeros((2, 8, 16), int)
     labels[:, :5, :10] = 1
     boxes = np.array([[10.0, 5, 20, 10], [0, 0, 5, 5]])

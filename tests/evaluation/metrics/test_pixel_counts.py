@@ -5,10 +5,10 @@ import numpy as np
 from agvm_jax.evaluation.metrics.pixel_counts import enlarge_labels
 
 
-def test_labels_are_enlarged_to_the_original_picture_without_the_padding():
+def test_labels_are_enlarged_to_the_original_image_without_the_padding():
     rng = np.random.default_rng(0)
     original = rng.integers(0, 3, (8, 12))
-    # The input is 16 x 16 with the picture in its top left 4 x 6; labels at stride 2.
+    # The input is 16 x 16 with the image in its top left 4 x 6; labels at stride 2.
     padded = np.full((8, 8), 2)
     padded[:2, :3] = original[2::4, 2::4]
     big = enlarge_labels(padded, (4, 6), (16, 16), (8, 12))

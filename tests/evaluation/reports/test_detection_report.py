@@ -35,7 +35,7 @@ def no_figures(monkeypatch):
         monkeypatch.setattr(report, name, lambda *_: None)
 
 
-def test_numbers_tables_figures_and_pictures_are_written(tmp_path):
+def test_numbers_tables_figures_and_images_are_written(tmp_path):
     evaluator = evaluated()
     asked = []
 
@@ -44,7 +44,7 @@ def test_numbers_tables_figures_and_pictures_are_written(tmp_path):
         return np.full((*evaluator.ground_truth.sizes[image_id], 3), 99, np.uint8)
 
     folder = tmp_path / "eval" / "last"
-    paths = write_detection_report(evaluator, folder, load_image, pictures=2)
+    paths = write_detection_report(evaluator, folder, load_image, images=2)
     assert [p.name for p in paths] == [*ALWAYS, "best.png", "worst.png"]
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in paths)
     # Two best, best first, and two others, worst first.

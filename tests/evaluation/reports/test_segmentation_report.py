@@ -58,10 +58,10 @@ def semantic(tmp_path):
     return evaluator
 
 
-def test_of_labels_numbers_confusion_and_pictures_are_written(semantic, tmp_path):
+def test_of_labels_numbers_confusion_and_images_are_written(semantic, tmp_path):
     asked = []
     folder = tmp_path / "out"
-    paths = write_semantic_report(semantic, folder, grey(asked), pictures=2)
+    paths = write_semantic_report(semantic, folder, grey(asked), images=2)
     assert [p.name for p in paths] == [
         "results.json", "table.txt", "confusion.png", "best.png", "worst.png",
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def test_an_image_whose_labels_lie_elsewhere_is_not_drawn(
     assert sorted(asked) == [4, 5, 8, 9]
 
 
-def test_without_saved_maps_or_images_there_are_no_pictures(tmp_path, no_figures):
+def test_without_saved_maps_or_images_nothing_is_drawn(tmp_path, no_figures):
     evaluator = SemanticEvaluator(NAMES, [1])
     add_labels(evaluator, 1, 0.5)
     asked = []
@@ -121,7 +121,7 @@ def test_of_panoptic_maps_the_json_belongs_to_the_pngs(tmp_path):
     for image_id, one in found.items():
         evaluator.add_map(image_id, *one)
     asked = []
-    paths = write_panoptic_report(evaluator, folder, grey(asked), pictures=2)
+    paths = write_panoptic_report(evaluator, folder, grey(asked), images=2)
     assert [p.name for p in paths] == [
         "results.json", "table.txt", "panoptic.json", "best.png", "worst.png",
     ]  # fmt: skip

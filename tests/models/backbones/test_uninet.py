@@ -118,10 +118,10 @@ def make(net, **options):
 
 @pytest.fixture(scope="module")
 def weights():
-    """Weights and statistics with which every branch counts, drawn by NumPy."""
+    """Weights and statistics with which every branch counts, sampled by NumPy."""
     rng = np.random.default_rng(1)
 
-    def draw(path, leaf):
+    def sample(path, leaf):
         name = path[-1].key
         if name == "kernel":
             values = rng.normal(size=leaf.shape) / math.prod(leaf.shape[-4:-1]) ** 0.5
@@ -132,7 +132,7 @@ def weights():
         return jnp.asarray(values, jnp.float32)
 
     shapes = jax.eval_shape(make(TINY).init, KEY)
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    return jax.tree_util.tree_map_with_path(sample, shapes)
 
 
 @pytest.fixture(scope="module")

@@ -127,10 +127,10 @@ def test_the_loss_is_that_of_the_stages_one_after_the_other(head):
     batch, key = make_batch_with_masks(), jax.random.key(1)
     features, proposals = make_features(batch), make_proposals(batch)
     parts, first = head.loss(features, proposals, batch, key)
-    draw = functools.partial(
+    sampled = functools.partial(
         sample_rois, num_classes=K, samples=16, positive_fraction=0.25
     )
-    expected = draw(proposals, batch, key, foreground_iou=0.5, box_weights=STAGES[0])
+    expected = sampled(proposals, batch, key, foreground_iou=0.5, box_weights=STAGES[0])
     chex.assert_trees_all_close(first, expected, rtol=1e-5)
     sample = first
     weights = (1.0, 0.5, 0.25)

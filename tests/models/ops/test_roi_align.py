@@ -35,7 +35,7 @@ def make_features(dtype=np.float32, batch=2):
 
 
 def make_boxes(batch=2, count=36):
-    """Of all levels, more than a chunk; some leave the picture, some have no area."""
+    """Of all levels, more than a chunk; some leave the image, some have no area."""
     rng = np.random.default_rng(1)
     corner = rng.uniform(-10, 200, (batch, count, 2))
     size = np.exp(rng.uniform(0, 6, (batch, count, 2)))

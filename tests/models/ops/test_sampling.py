@@ -48,12 +48,12 @@ def test_the_sample_has_as_many_of_each_as_it_may(num_positive, num_negative, ex
 
 def test_every_candidate_is_drawn_equally_often():
     positive = jnp.arange(COUNT) < 10
-    draws = 4000
-    draw = functools.partial(sample_balanced, size=12, positive_fraction=0.25)
-    rows, _, _ = jax.jit(jax.vmap(draw, in_axes=(0, None, None)))(
-        jax.random.split(jax.random.key(1), draws), positive, ~positive
+    samples = 4000
+    sample = functools.partial(sample_balanced, size=12, positive_fraction=0.25)
+    rows, _, _ = jax.jit(jax.vmap(sample, in_axes=(0, None, None)))(
+        jax.random.split(jax.random.key(1), samples), positive, ~positive
     )
-    share = np.bincount(np.asarray(rows).ravel(), minlength=COUNT) / draws
+    share = np.bincount(np.asarray(rows).ravel(), minlength=COUNT) / samples
     # 3 of 10 and 9 of 20; a share's standard deviation is below 0.008.
     np.testing.assert_allclose(share[:10], 0.3, atol=0.04)
     np.testing.assert_allclose(share[10:], 0.45, atol=0.04)

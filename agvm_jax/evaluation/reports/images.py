@@ -1,4 +1,4 @@
-"""Pictures in a report: which images are shown, and validation images with boxes."""
+"""Images in a report: the best, the worst, and what was found, drawn over them."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def best_and_worst(ranking: Sequence[int], most: int) -> dict[str, list[int]]:
     return {"best": best, "worst": list(ranking[len(best) :][::-1][:most])}
 
 
-def write_pictures(
+def write_images(
     folder: Path,
     step: int,
     examples: Iterable[tuple[Any, Any]],
@@ -40,7 +40,7 @@ def write_pictures(
     """Draws what was found over validation images, true boxes dashed.
 
     Args:
-      folder: the run folder; pictures go to ``eval/<step>/``.
+      folder: the run folder; images go to ``eval/<step>/``.
       step: the step whose detections these are.
       examples: (Batch, Predictions) pairs.
       class_names: names of classes 0..K-1.
@@ -54,22 +54,22 @@ def write_pictures(
         return []
     target = Path(folder) / "eval" / str(step)
     target.mkdir(parents=True, exist_ok=True)
-    pictures, titles = [], []
+    images, titles = [], []
     for batch, predictions in examples:
         batch, predictions = jax.device_get((batch, predictions))
-        pictures += draw_batch(batch, predictions, class_names, label_names)
+        images += draw_batch(batch, predictions, class_names, label_names)
         ids = np.asarray(batch.image_id)
         titles += [f"image {number}" for number in ids[ids >= 0]]
-        if len(pictures) >= count:
+        if len(images) >= count:
             break  # before another batch is predicted
     paths = []
-    for picture, title in list(zip(pictures, titles, strict=True))[:count]:
+    for image, title in list(zip(images, titles, strict=True))[:count]:
         path = target / f"{title.replace(' ', '_')}.png"
-        save_contact_sheet([picture], path)
+        save_contact_sheet([image], path)
         paths.append(path)
     if paths:
         sheet = target / "detections.png"
-        save_contact_sheet(pictures[:count], sheet, titles[:count])
+        save_contact_sheet(images[:count], sheet, titles[:count])
         paths.append(sheet)
     return paths
 

@@ -1,12 +1,12 @@
-"""Pictures of a report: which images, how many, and what is drawn of a batch."""
+"""Images of a report: which images, how many, and what is drawn of a batch."""
 
 import numpy as np
 from PIL import Image
 
-from agvm_jax.evaluation.reports.pictures import (
+from agvm_jax.evaluation.reports.images import (
     best_and_worst,
     draw_batch,
-    write_pictures,
+    write_images,
 )
 from agvm_jax.structures import Batch, Predictions
 from agvm_jax.visualization.canvas import class_color
@@ -40,7 +40,7 @@ def examples(asked):
 
 def test_as_many_images_are_drawn_as_asked_for_and_no_more_batches_predicted(tmp_path):
     asked = []
-    paths = write_pictures(tmp_path, 7, examples(asked), ("a",), 3)
+    paths = write_images(tmp_path, 7, examples(asked), ("a",), 3)
     assert asked == [10, 20]
     names = ["image_10.png", "image_11.png", "image_20.png", "detections.png"]
     assert paths == [tmp_path / "eval" / "7" / name for name in names]
@@ -49,9 +49,9 @@ def test_as_many_images_are_drawn_as_asked_for_and_no_more_batches_predicted(tmp
             assert image.getpixel((200, 150)) == (shade,) * 3
     with Image.open(paths[3]) as sheet:
         assert sheet.width > 2 * 480
-    assert write_pictures(tmp_path, 8, examples(asked), ("a",), 0) == []
+    assert write_images(tmp_path, 8, examples(asked), ("a",), 0) == []
     assert asked == [10, 20] and not (tmp_path / "eval" / "8").exists()
-    assert write_pictures(tmp_path, 9, iter(()), ("a",), 3) == []
+    assert write_images(tmp_path, 9, iter(()), ("a",), 3) == []
 
 
 def test_an_image_is_not_shown_as_both_best_and_worst():
