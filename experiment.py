@@ -1,6 +1,6 @@
 """From a config to an experiment: data set, detector, optimizer, evaluation, folder.
 
-The one file of the scripts in this folder that knows both wings, data and models.
+This file and `trained`, whose `load` it hands on, know both wings, data and models.
 """
 
 import math
@@ -13,6 +13,7 @@ from agvm_jax.data import Dataset, eval_batches, open_dataset, train_batches
 from agvm_jax.data.settings import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.tasks import Settings, Task, choose_task
+from agvm_jax.inference.card import write_card
 from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init
 from agvm_jax.training import mesh as mesh_lib
@@ -24,13 +25,12 @@ from agvm_jax.training.run_folder import folder_of, open_run_folder
 from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import TrainState, create_state
 from agvm_jax.training.step import TrainStep, make_predict
-from models.build import build_detector
 from models.weights.files import write_weights
 from models.weights.load import load_initial_weights
 from models.weights.placing import flatten
+from trained import card_of, detector_of, load, outputs_of
 
-# What detectors give, where it is more than boxes; from it follows what is measured.
-OUTPUTS = {"mask_rcnn": {"boxes", "masks"}}
+__all__ = ["build", "load"]
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -49,18 +49,21 @@ def build(config: ConfigDict) -> Experiment:
         num_devices=mesh.size,
         platform=mesh.devices.flat[0].platform,
     )
-    task = choose_task(OUTPUTS.get(config.model.detector, {"boxes"}))
+    task = choose_task(outputs_of(config))
     task.check_data(config.data, config.model.detector)
     images_per_pass, evaluated = resolved.plan.images_per_pass, resolved.evaluated
     check_settings(config.data, config.image_size, images_per_pass)
     check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
-    detector = _detector(config, resolved, len(dataset.class_names))
+    classes = len(dataset.class_names)
+    detector = detector_of(config, resolved.dtype, classes, resolved.freeze_at)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     jax.eval_shape(resolved.recipe.tx.init, params)  # so that its errors are said now
     folder = folder_of(config)
     source, weights = _begins_with(config, resolved, folder, shapes)
     open_run_folder(folder, config.to_dict())
+    if jax.process_index() == 0:
+        write_card(folder, card_of(config, dataset, evaluated))
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     height, width = config.image_size
     introduce(
@@ -98,18 +101,6 @@ def build(config: ConfigDict) -> Experiment:
         model=model,
         evaluation=_evaluation(config, task, data, model, folder),
         start=Start(initial_state, source, config.seed),
-    )
-
-
-def _detector(config: ConfigDict, resolved: Resolved, num_classes: int):
-    settings = config.model.copy_and_resolve_references()
-    settings.dtype = resolved.dtype
-    return build_detector(
-        settings,
-        num_classes=num_classes,
-        image_size=config.image_size,
-        axis_name=mesh_lib.DATA_AXIS,
-        freeze_at=resolved.freeze_at,
     )
 
 
@@ -168,11 +159,11 @@ def _model(detector, step: TrainStep, mesh, folder: Path) -> Model:
         predictions = predict_on_mesh(state.params, state.model_state, on_mesh)
         return mesh_lib.local_rows(predictions)
 
-    def write_npz(state: TrainState) -> None:
-        # What another run may start from: --config.train.init_from=FOLDER/weights.npz.
-        write_weights(folder / "weights.npz", flatten(state.params, state.model_state))
+    def write(name: str, state: TrainState, notes: dict[str, str]) -> None:
+        tensors = flatten(state.params, state.model_state)
+        write_weights(folder / name, tensors, notes)
 
-    return Model(mesh, step, predict, write_npz)
+    return Model(mesh, step, predict, write)
 
 
 def _evaluation(

@@ -19,10 +19,11 @@ from agvm_jax.training.feed import Feed, StepAbandoned
 from agvm_jax.training.progress import Clock, Progress
 from agvm_jax.training.resolve import Resolved
 from agvm_jax.training.restoring import Restored, restore_newest, saved_steps
+from agvm_jax.training.standing import is_best
 from agvm_jax.training.start_from import how_to_go_on, restore_source
-from agvm_jax.training.state import TrainState
 from agvm_jax.training.stop_signal import StopSignal
 from agvm_jax.training.watch import TrainingStopped, Watch
+from agvm_jax.training.weight_files import write_best, write_last
 from agvm_jax.training.windows import Windows
 
 
@@ -44,7 +45,7 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
     if begin.step >= experiment.resolved.total_steps:
         with device_memory.said_of(device_memory.EVALUATION):
             results = experiment.evaluation.run(begin.state)
-        _write_weights(experiment, begin.state, log)
+        write_last(experiment, begin.state, log)
         return Outcome(begin.state, begin.step, results, "was finished")
     said = device_memory.said_of(device_memory.training(experiment.resolved.plan))
     try:
@@ -167,7 +168,7 @@ class _Sitting:
             self._feed.close()
             self._writer.close()
             self._checkpoints.close()
-            _write_weights(self._experiment, self.state, self._log)
+            write_last(self._experiment, self.state, self._log)
         for name, count in self._feed.counters.items():
             if count:
                 self._log.info("data: %s: %d", name.replace("_", " "), count)
@@ -204,10 +205,13 @@ class _Sitting:
         with self._clock.paused(), said:
             self.results = evaluation.run(self.state)
         metric = evaluation.task.metric
-        self._metric[self.step] = self.results[metric]
+        value = self.results[metric]
+        if is_best(value, self._metric):
+            write_best(self._experiment, self.state, self.step, value, self._log)
+        self._metric[self.step] = value
         line = {f"eval/{name}": value for name, value in self.results.items()}
         self._writer.write(self.step, line)
-        self._progress.show(**{metric: self.results[metric]})
+        self._progress.show(**{metric: value})
 
     def _save(self) -> None:
         self._wait_for_the_device()
@@ -242,18 +246,3 @@ def _every(epochs: float, resolved: Resolved) -> int:
     if epochs <= 0:
         return resolved.total_steps + 1
     return max(1, round(epochs * resolved.steps_per_epoch))
-
-
-def _write_weights(
-    experiment: Experiment, state: TrainState, log: logging.Logger
-) -> None:
-    lost = any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
-    if lost or jax.process_index() != 0:
-        return
-    try:
-        experiment.model.write_weights(state)
-    except jax.errors.JaxRuntimeError:
-        pass  # the step that failed took the state with it
-    except OSError as error:
-        words = storage.in_words(error, experiment.folder)
-        log.error("the weights could not be written: %s", words)

@@ -78,7 +78,7 @@ def resolve(
         config.micro_batch_size,
         estimator=recipe.agvm.estimator if recipe.agvm else None,
     )
-    dtype, dtype_reason = _dtype(config.model.dtype, platform)
+    dtype, dtype_reason = compute_dtype(config.model.dtype, platform)
     freeze_at, freeze_reason = _freezing(config)
     evaluated = evaluation_size(config)
     reasons = {
@@ -126,8 +126,13 @@ def _steps(config: Any, num_images: int) -> tuple[int, int, str]:
     )
 
 
-def _dtype(wanted: str, platform: str) -> tuple[str, str]:
-    """Returns what the network computes in, and why."""
+def compute_dtype(wanted: str, platform: str) -> tuple[str, str]:
+    """Returns what the network computes in, and why.
+
+    Args:
+      wanted: model.dtype.
+      platform: "cpu", "gpu" or "tpu".
+    """
     if wanted != "auto":
         return wanted, wanted
     if platform == "cpu":

@@ -26,6 +26,8 @@ from agvm_jax.training.resolve import resolve
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep
 from configs import base
+from models.weights.files import write_weights
+from models.weights.placing import flatten
 
 ROWS = 4
 
@@ -137,8 +139,8 @@ def make_experiment(
             mesh=mesh,
             step=TrainStep(loss, recipe, resolved.plan, mesh, label_tree(params)),
             predict=lambda state, batch: None,
-            write_weights=lambda state: np.savez(
-                folder / "weights.npz", **state.params
+            write_weights=lambda name, state, notes: write_weights(
+                folder / name, flatten(state.params), notes
             ),
         ),
         evaluation=Evaluation(

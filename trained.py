@@ -1,0 +1,149 @@
+"""From a run folder to a model that can be used: ``load("runs/quickstart/0")``.
+
+And what a run writes down for it, model.json. ``experiment`` hands `load` on.
+"""
+
+import runpy
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from agvm_jax.data import Dataset, open_dataset
+from agvm_jax.inference.card import ModelCard
+from agvm_jax.inference.files import find_model
+from agvm_jax.inference.trained import Trained, make_run_batch
+from agvm_jax.training import mesh as mesh_lib
+from agvm_jax.training.input_size import InputSize, evaluation_size
+from agvm_jax.training.resolve import compute_dtype
+from agvm_jax.training.step import make_predict
+from configs import base
+from models.build import build_detector
+from models.functional import Detector
+from models.weights.load import load_initial_weights
+
+# What detectors give, where it is more than boxes; from it follows what is measured.
+OUTPUTS = {"mask_rcnn": {"boxes", "masks"}}
+
+
+def load(
+    run: str | Path, weights: str = "best", config: ConfigDict | None = None
+) -> Trained:
+    """Loads a trained model: ``load("runs/quickstart/0").predict("cat.jpg")``.
+
+    Args:
+      run: a run folder; or a file of weights, with the model.json of its run beside it
+        or a config.
+      weights: of a run folder "best", the best that was evaluated; "last", those after
+        the newest step; "average", of `train.ema_decay`; or the name of a file in it.
+      config: for a file of weights without model.json. Class names are those of the
+        data set that it names, which is opened.
+
+    Raises:
+      ValueError: there is no such run, it has no weights yet, or they do not fit.
+    """
+    if config is None:
+        found = find_model(run, weights)
+        source, card, which = str(found.weights), found.card, str(found)
+    else:
+        config = config.copy_and_resolve_references()
+        source = which = str(run)
+        card = card_of(config, open_dataset(config.data), evaluation_size(config))
+    config = config_of(card)
+    mesh = mesh_lib.data_mesh(jax.local_devices())
+    dtype, _ = compute_dtype(config.model.dtype, mesh.devices.flat[0].platform)
+    detector = detector_of(config, dtype, len(card.class_names))
+    shapes = jax.eval_shape(detector.init, jax.random.key(0))
+    initial = load_initial_weights(source, "all", config.train.weights_dir, *shapes)
+    trees = mesh_lib.put_replicated(mesh, initial.put_into(*shapes))
+    on_mesh = make_predict(detector.predict, mesh)
+
+    def on_all(batch):
+        return on_mesh(*trees, mesh_lib.put_batch(mesh, batch))
+
+    return Trained(
+        card=card,
+        detector=detector,
+        params=trees[0],
+        model_state=trees[1],
+        run_batch=make_run_batch(detector.predict, on_all, trees, mesh.size),
+        batch_size=config.eval.batch_size * mesh.size,
+        source=which,
+    )
+
+
+def read_config(path: str | Path) -> ConfigDict:
+    """Returns the config of a file such as configs/quickstart.py.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    try:
+        found = runpy.run_path(str(path))
+        return found["get_config"]()
+    except OSError as error:
+        raise ValueError(f"the config {path} cannot be read: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{path} has no get_config(), as a config has.") from error
+
+
+def config_of(card: ModelCard) -> ConfigDict:
+    """Returns the config of a run, with defaults for keys that are younger than it."""
+    config = base.get_config()
+    with config.unlocked():
+        config.update(dict(card.config))
+    return config
+
+
+def outputs_of(config: ConfigDict) -> set[str]:
+    """Returns what a config's detector gives, of "boxes", "masks", "semantic"."""
+    return OUTPUTS.get(config.model.detector, {"boxes"})
+
+
+def detector_of(
+    config: ConfigDict, dtype: str, num_classes: int, freeze_at: int = 0
+) -> Detector:
+    """Returns the detector of a config.
+
+    Args:
+      config: the whole of it.
+      dtype: what it computes in; "auto" has been decided.
+      num_classes, freeze_at: as in `models.build.build_detector`.
+    """
+    settings = config.model.copy_and_resolve_references()
+    settings.dtype = dtype
+    return build_detector(
+        settings,
+        num_classes=num_classes,
+        image_size=config.image_size,
+        axis_name=mesh_lib.DATA_AXIS,
+        freeze_at=freeze_at,
+    )
+
+
+def card_of(config: ConfigDict, dataset: Dataset, evaluated: InputSize) -> ModelCard:
+    """Returns what model.json tells of a run."""
+    semantic, reports = config.data.semantic, (dataset.train.report, dataset.val.report)
+    label_names = label_ids = ()
+    if semantic != "none":
+        label_names = tuple(dataset.label_names(semantic))
+        things = len(label_names) - len(dataset.stuff_ids)
+        label_ids = (None,) * things + tuple(dataset.stuff_ids)
+    # Images that nobody annotated are turned as those of the data set were. Where none
+    # had an orientation: as their owners see them.
+    unturned = sum(r.unturned_images - r.turned_images for r in reports) > 0
+    return ModelCard(
+        outputs=tuple(sorted(outputs_of(config))),
+        class_names=tuple(dataset.class_names),
+        category_ids=tuple(dataset.category_ids),
+        label_names=label_names,
+        label_ids=label_ids,
+        image_size=tuple(evaluated.image_size),
+        short_side=max(evaluated.data_config.short_sides, default=0),
+        long_side=evaluated.data_config.long_side,
+        turned_frame=bool(config.data.orientation_group),
+        exif=config.data.exif_turns != "ignored" and not unturned,
+        image_mean=tuple(config.model.image_mean),
+        image_std=tuple(config.model.image_std),
+        config=config.to_dict(),
+    )
