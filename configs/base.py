@@ -163,9 +163,9 @@ def get_config() -> ConfigDict:
     agvm.precondition = False  # adamw: cosine of g / (sqrt(v) + eps)
 
     train = config.train = ConfigDict()
-    # Weights to start from: weights.safetensors of another run; a .pth, .npz or .safetensors
-    # file under the names of torchvision, or timm's for a backbone; the name of
-    # published ones (resnet50, swin_t, retinanet_resnet50_fpn, ...; see
+    # Weights to start from: weights.safetensors of another run; a .pth, .npz or
+    # .safetensors file under the names of torchvision, or timm's for a backbone; the
+    # name of published ones (resnet50, swin_t, retinanet_resnet50_fpn, ...; see
     # models/weights/files.py); "hf:OWNER/REPOSITORY/FILE" of the Hugging Face hub; or
     # "": random ones.
     train.init_from = ""
