@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from agvm_jax.data import eval_batches, open_dataset
 from agvm_jax.evaluation.evaluator import evaluate
+from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.tasks import Settings, choose_task
 from agvm_jax.inference.files import home_of
 from agvm_jax.inference.listed import check_classes, find_list, read_list
@@ -76,6 +77,7 @@ def judge(model: Trained, config: ConfigDict, split: str, folder: Path) -> int:
     settings = Settings(
         semantic=config.data.semantic,
         max_detections=config.eval.max_detections,
+        merge=MergeRule(**config.eval.panoptic),
         save_to=folder / "found",
     )
     evaluator = task.evaluator(dataset, settings)

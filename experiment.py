@@ -3,6 +3,7 @@
 This file and `trained`, whose `load` it hands on, know both wings, data and models.
 """
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import jax
 from ml_collections import ConfigDict
 
 from agvm_jax.data import Dataset, eval_batches, open_dataset, train_batches
-from agvm_jax.data.settings import check_settings
+from agvm_jax.data.pipeline import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
+from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.tasks import Settings, Task, choose_task
 from agvm_jax.inference.card import write_card
 from agvm_jax.optim.modules import label_tree, module_names
@@ -19,12 +21,13 @@ from agvm_jax.optim.noise import noise_init
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.command_line import introduce
 from agvm_jax.training.experiment import Data, Evaluation, Experiment, Model, Start
+from agvm_jax.training.predicting import make_predict
 from agvm_jax.training.resolve import Resolved, resolve
 from agvm_jax.training.restoring import saved_steps
 from agvm_jax.training.run_folder import folder_of, open_run_folder
 from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import TrainState, create_state
-from agvm_jax.training.step import TrainStep, make_predict
+from agvm_jax.training.step import TrainStep
 from models.weights.files import write_weights
 from models.weights.load import load_initial_weights
 from models.weights.placing import flatten
@@ -43,19 +46,25 @@ def build(config: ConfigDict) -> Experiment:
     """
     dataset = open_dataset(config.data)
     mesh = mesh_lib.data_mesh()
+    platform = mesh.devices.flat[0].platform
     resolved = resolve(
         config,
         num_images=len(dataset.train),
         num_devices=mesh.size,
-        platform=mesh.devices.flat[0].platform,
+        platform=platform,
     )
     task = choose_task(outputs_of(config))
     task.check_data(config.data, config.model.detector)
+    judged = Settings(
+        semantic=config.data.semantic,
+        max_detections=config.eval.max_detections,
+        merge=MergeRule(**config.eval.panoptic),
+    )
     images_per_pass, evaluated = resolved.plan.images_per_pass, resolved.evaluated
     check_settings(config.data, config.image_size, images_per_pass)
     check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
-    classes = len(dataset.class_names)
-    detector = detector_of(config, resolved.dtype, classes, resolved.freeze_at)
+    classes, dtype = len(dataset.class_names), resolved.dtype
+    detector = detector_of(config, dtype, platform, classes, resolved.freeze_at)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     jax.eval_shape(resolved.recipe.tx.init, params)  # so that its errors are said now
@@ -99,7 +108,7 @@ def build(config: ConfigDict) -> Experiment:
         resolved=resolved,
         data=data,
         model=model,
-        evaluation=_evaluation(config, task, data, model, folder),
+        evaluation=_evaluation(task, judged, data, model, folder),
         start=Start(initial_state, source, config.seed),
     )
 
@@ -167,13 +176,9 @@ def _model(detector, step: TrainStep, mesh, folder: Path) -> Model:
 
 
 def _evaluation(
-    config: ConfigDict, task: Task, data: Data, model: Model, folder: Path
+    task: Task, judged: Settings, data: Data, model: Model, folder: Path
 ) -> Evaluation:
-    judged = Settings(
-        semantic=config.data.semantic,
-        max_detections=config.eval.max_detections,
-        save_to=folder / "eval" / "found",
-    )
+    judged = dataclasses.replace(judged, save_to=folder / "eval" / "found")
     evaluator = task.evaluator(data.dataset, judged)
 
     def run(state: TrainState) -> dict[str, float]:

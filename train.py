@@ -22,12 +22,12 @@ from agvm_jax.evaluation.reports.run import write_run_report
 from agvm_jax.optim.noise import useful_batch_sentence
 from agvm_jax.training.command_line import complain, join, leave, parse
 from agvm_jax.training.device_memory import OutOfDeviceMemory
-from agvm_jax.training.examples import predicted_examples
 from agvm_jax.training.exit_code import ExitCode
 from agvm_jax.training.experiment import Experiment, Outcome
 from agvm_jax.training.host_memory import keep_freed_memory
 from agvm_jax.training.loop import train_and_evaluate
 from agvm_jax.training.metrics import open_log, typical_noise_scales
+from agvm_jax.training.predicting import predicted_examples
 from agvm_jax.training.restoring import CheckpointMismatch, NoGoodCheckpoint
 from agvm_jax.training.storage import StorageError
 from agvm_jax.training.watch import TrainingStopped

@@ -15,11 +15,12 @@ from agvm_jax.inference.files import find_model
 from agvm_jax.inference.trained import Trained, make_run_batch
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.input_size import InputSize, evaluation_size
+from agvm_jax.training.predicting import make_predict
 from agvm_jax.training.resolve import compute_dtype
-from agvm_jax.training.step import make_predict
 from configs import base
 from models.build import build_detector
 from models.functional import Detector
+from models.ops.forms import forms_for
 from models.weights.load import load_initial_weights
 
 # What detectors give, where it is more than boxes; from it follows what is measured.
@@ -51,8 +52,9 @@ def load(
         card = card_of(config, open_dataset(config.data), evaluation_size(config))
     config = config_of(card)
     mesh = mesh_lib.data_mesh(jax.local_devices())
-    dtype, _ = compute_dtype(config.model.dtype, mesh.devices.flat[0].platform)
-    detector = detector_of(config, dtype, len(card.class_names))
+    platform = mesh.devices.flat[0].platform
+    dtype, _ = compute_dtype(config.model.dtype, platform)
+    detector = detector_of(config, dtype, platform, len(card.class_names))
     shapes = jax.eval_shape(detector.init, jax.random.key(0))
     initial = load_initial_weights(source, "all", config.train.weights_dir, *shapes)
     trees = mesh_lib.put_replicated(mesh, initial.put_into(*shapes))
@@ -101,17 +103,20 @@ def outputs_of(config: ConfigDict) -> set[str]:
 
 
 def detector_of(
-    config: ConfigDict, dtype: str, num_classes: int, freeze_at: int = 0
+    config: ConfigDict, dtype: str, platform: str, num_classes: int, freeze_at: int = 0
 ) -> Detector:
     """Returns the detector of a config.
 
     Args:
       config: the whole of it.
       dtype: what it computes in; "auto" has been decided.
+      platform: JAX's name of what it runs on, for `model.op_forms` = "auto".
       num_classes, freeze_at: as in `models.build.build_detector`.
     """
     settings = config.model.copy_and_resolve_references()
     settings.dtype = dtype
+    if settings.op_forms == "auto":
+        settings.op_forms = forms_for(platform)
     return build_detector(
         settings,
         num_classes=num_classes,

@@ -57,20 +57,21 @@ class Batch:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Detections of a batch, best first, padded to one shape.
+    """What is found in a batch: detections, best first, padded to one shape, or labels.
 
     Attributes:
-      boxes: (B, D, 4) float32, clipped to ``image_size``.
+      boxes: (B, D, 4) float32, clipped to ``image_size``. None, like the three after
+        it, where nothing but labels is found.
       scores: (B, D) float32 in [0, 1]; 0 in padding rows.
       classes: (B, D) int32, 0..K-1; -1 in padding rows.
       valid: (B, D) bool.
       masks: None, or (B, D, m, m) float32 probabilities, each over its box.
-      semantic: None, or (B, H/s, W/s) int32.
+      semantic: None, or (B, H, W) int32, the class of each pixel of the padded input.
     """
 
-    boxes: Array
-    scores: Array
-    classes: Array
-    valid: Array
+    boxes: Array | None = None
+    scores: Array | None = None
+    classes: Array | None = None
+    valid: Array | None = None
     masks: Array | None = None
     semantic: Array | None = None

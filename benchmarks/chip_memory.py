@@ -54,6 +54,7 @@ def make_step(args, num_devices: int):
         detector=args.detector,
         backbone=args.backbone,
         dtype="bfloat16",
+        op_forms="gpu" if args.pod.startswith("a100") else "tpu",
         anchor_scales=3 if args.detector == "retinanet" else 1,
     )
     size = tuple(args.image_size)

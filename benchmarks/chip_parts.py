@@ -18,12 +18,13 @@ from jax.sharding import SingleDeviceSharding  # noqa: E402
 
 from benchmarks.pods import devices_of  # noqa: E402
 from benchmarks.program_cost import costs  # noqa: E402
-from models.fpn import upsample  # noqa: E402
 from models.heads.retina import FOCAL_ALPHA, FOCAL_GAMMA, _class_losses  # noqa: E402
 from models.heads.rpn import deltas_of  # noqa: E402
 from models.ops.conv import conv2d  # noqa: E402
+from models.ops.forms import use_forms  # noqa: E402
 from models.ops.losses import sigmoid_focal_loss  # noqa: E402
 from models.ops.matching import IGNORE  # noqa: E402
+from models.ops.repetition import upsample  # noqa: E402
 
 P2, P3 = (208, 336), (104, 168)
 RPN_MAPS = (P2, P3, (52, 84), (26, 42), (13, 21))
@@ -123,7 +124,8 @@ def main() -> None:
     print(f"{'':28s}{'plain':>22s}{'as it is':>22s}")
     for name, plain, ours, arguments in parts(shape):
         start = time.perf_counter()
-        columns = [estimate(form, arguments, shape) for form in (plain, ours)]
+        with use_forms("tpu"):
+            columns = [estimate(form, arguments, shape) for form in (plain, ours)]
         print(
             f"{name:28s}"
             + "".join(f"{c:10.1f} M {mb:6.0f} MB " for c, mb in columns)

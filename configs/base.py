@@ -23,8 +23,9 @@ def get_config() -> ConfigDict:
     data = config.data = ConfigDict()
     # shapes (generated) | coco (2017 layout) | coco_folder | lvis (v1) | yolo
     # | ade20k (SceneParse150) | label_folder (images beside label PNGs)
-    # | auto: that of these that root's content tells
-    data.name = "shapes"
+    # | auto: that of these that root's content tells | "": auto where there is a root,
+    # else shapes
+    data.name = ""
     data.root = ""  # folder with annotations and images; yolo: or its data.yaml
     data.train_annotations = "instances_train.json"  # under root
     data.val_annotations = "instances_val.json"
@@ -86,10 +87,14 @@ def get_config() -> ConfigDict:
     model = config.model = ConfigDict()
     model.detector = "retinanet"  # retinanet | faster_rcnn | mask_rcnn
     # resnet18 | resnet34 | resnet50 | swin_t | swin_s | swin_b | swin_l
+    # | uninet_b0 ... uninet_b6 | uninet_30m | uninet_1b (models/backbones/uninet.py)
     model.backbone = "resnet18"
     model.width = 1.0  # multiplies the backbone's channels
-    model.norm = "synced"  # frozen | local | synced BatchNorm in the ResNets
-    model.drop_path = 0.2  # Swin: chance that the last block's branches are left out
+    model.norm = "synced"  # frozen | local | synced BatchNorm in ResNets and UniNets
+    # Swin, UniNet: chance that the last block's branches are left out.
+    model.drop_path = 0.2
+    # UniNet: the backward pass computes blocks again, memory holds their inputs alone.
+    model.remat = True
     model.fpn_channels = 256
     # What RetinaNet's P6 is computed from: c5 | p5 (torchvision's published
     # retinanet_resnet50_fpn).
@@ -98,6 +103,9 @@ def get_config() -> ConfigDict:
     # Compute; parameters stay float32. float32 | bfloat16 | auto: bfloat16 on
     # accelerators, float32 on CPUs, which only emulate it.
     model.dtype = "float32"
+    # Which forms of ops programs are made of: cpu | gpu | tpu | auto, that of the
+    # devices. They differ in speed and in rounding; all run everywhere.
+    model.op_forms = "auto"
     # Pixels, one size a level: P3..P7 of RetinaNet, P2..P6 of R-CNN.
     model.anchor_sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
     model.anchor_scales = 3  # octave steps a level: size * 2 ** (i / 3); R-CNN: 1
@@ -201,5 +209,10 @@ def get_config() -> ConfigDict:
     # (): 1, 10 and 100; where the annotations are LVIS' (neg_category_ids), the best
     # 300 of an image: then set model.max_detections = 300 too.
     evaluation.max_detections = ()
+    # Panoptic: how instances and stuff become one map (evaluation/metrics).
+    merge = evaluation.panoptic = ConfigDict()
+    merge.score_threshold = 0.5  # instances below it are dropped
+    merge.overlap_threshold = 0.5  # largest share that better instances may cover
+    merge.stuff_area_limit = 4096  # stuff of fewer pixels of the image is left void
     evaluation.draw_images = 8  # validation images drawn at the end
     return config

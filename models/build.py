@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 
 from .backbones.resnet import ResNet
 from .backbones.swin import Swin
+from .backbones.uninet import SIZES as UNINETS
+from .backbones.uninet import UniNet
 from .detectors.mask_rcnn import MaskRCNN
 from .detectors.rcnn import FasterRCNN
 from .detectors.retinanet import RetinaNet
@@ -21,6 +23,7 @@ from .heads.box import BoxHead
 from .heads.mask import MaskHead
 from .heads.retina import RetinaHead
 from .heads.rpn import RPNHead
+from .ops.forms import NAMES
 
 # Bins of a pooled box along each side: for its class and its corners (Lin et al. 2017,
 # section 4.2), and for its mask (He et al. 2017, figure 4).
@@ -47,6 +50,8 @@ RCNN_KEYS = (
     "roi_samples",
 )
 
+# None: the forms of the platform that JAX computes on.
+FORMS = {"auto": None, **{name: name for name in NAMES}}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -70,6 +75,20 @@ def build_swin(size: str, config: ConfigDict, *, axis_name, dtype, rngs) -> Swin
     )
 
 
+def build_uninet(size: str, config: ConfigDict, *, axis_name, dtype, rngs) -> UniNet:
+    """Build a UniNet; `remat` is a key for it alone."""
+    return UniNet(
+        size,
+        width=config.width,
+        norm=config.norm,
+        axis_name=axis_name,
+        drop_path=config.drop_path,
+        remat=config.remat,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
 BACKBONES = {
     "resnet18": functools.partial(build_resnet, 18),
     "resnet34": functools.partial(build_resnet, 34),
@@ -78,6 +97,7 @@ BACKBONES = {
     "swin_s": functools.partial(build_swin, "s"),
     "swin_b": functools.partial(build_swin, "b"),
     "swin_l": functools.partial(build_swin, "l"),
+    **{f"uninet_{size}": functools.partial(build_uninet, size) for size in UNINETS},
 }
 
 
@@ -219,7 +239,7 @@ def build_detector(
         module.backbone.freeze(freeze_at)
         return module
 
-    return make_detector(construct)
+    return make_detector(construct, look_up("model.op_forms", config.op_forms, FORMS))
 
 
 def look_up(key: str, name: str, table: dict):

@@ -4,15 +4,14 @@ Lin et al. 2017, with torchvision's two ways of adding coarser levels. Module na
 `lateral` are its inner blocks, `output` its layer blocks.
 """
 
-import functools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from .layers import Conv, kaiming_uniform
+from .ops.repetition import upsample
 
 EXTRA_LEVELS = ("c5", "p5", "max_pool")
 
@@ -104,43 +103,3 @@ class FPN(nnx.Module):
             pyramid["p6"] = self.p6(source)
             pyramid["p7"] = self.p7(jax.nn.relu(pyramid["p6"]))
         return {level: pyramid[level] for level in self.levels}
-
-
-def upsample(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Double (B, H, W, C) by repetition, cropped to `size`: each side 2n or 2n - 1.
-
-    For these sizes it is torch's nearest interpolation to `size`:
-    floor(i * n / (2n - 1)) = floor(i / 2) for every i < 2n - 1.
-
-    Raises:
-      ValueError: `size` is neither of these.
-    """
-    _, height, width, _ = x.shape
-    if (size[0] + 1) // 2 != height or (size[1] + 1) // 2 != width:
-        raise ValueError(f"cannot double a map of {height}x{width} to {size}")
-    return lax.platform_dependent(
-        x,
-        tpu=functools.partial(_by_product, size=size),
-        default=functools.partial(_by_repetition, size=size),
-    )
-
-
-def _by_repetition(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(
-        x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
-    ).reshape(batch, 2 * height, 2 * width, channels)
-    return x[:, : size[0], : size[1]]
-
-
-def _by_product(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Repeat columns by a product with zeros and ones, exact in every float type.
-
-    A TPU keeps columns and channels in tiles, where repetition moves each number by
-    itself, forward and backward; the matrix unit does the same four times faster.
-    """
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None], (batch, height, 2, width, channels))
-    x = x.reshape(batch, 2 * height, width, channels)[:, : size[0]]
-    copies = jnp.repeat(jnp.eye(width, dtype=x.dtype), 2, axis=1)[:, : size[1]]
-    return jnp.einsum("bhwc,wv->bhvc", x, copies, precision=lax.Precision.HIGHEST)

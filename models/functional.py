@@ -14,6 +14,8 @@ from flax import nnx
 
 from agvm_jax.structures import Batch, Predictions
 
+from .ops.forms import use_forms
+
 Tree = dict[str, Any]
 
 
@@ -37,7 +39,9 @@ class Detector:
     bind: Callable[[Tree, Tree], nnx.Module]
 
 
-def make_detector(construct: Callable[[nnx.Rngs], nnx.Module]) -> Detector:
+def make_detector(
+    construct: Callable[[nnx.Rngs], nnx.Module], forms: str | None = None
+) -> Detector:
     """Turn a module's constructor into a `Detector`.
 
     The module has the methods `loss(batch, key) -> (scalar, dict)` and
@@ -46,7 +50,16 @@ def make_detector(construct: Callable[[nnx.Rngs], nnx.Module]) -> Detector:
 
     Args:
       construct: builds the module from its random keys.
+      forms: "cpu", "gpu" or "tpu", which forms of ops `init`, `loss` and `predict` are
+        traced in, see `ops.forms`; None leaves it to whoever traces them. The methods
+        of a module that `bind` gives are left to their caller in any case.
+
+    Raises:
+      ValueError: no such forms.
     """
+
+    with use_forms(forms):  # a wrong name is said here
+        pass
 
     def split(key):
         return nnx.split(construct(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
@@ -57,7 +70,8 @@ def make_detector(construct: Callable[[nnx.Rngs], nnx.Module]) -> Detector:
 
     @jax.jit
     def init(key):
-        _, params, model_state = split(key)
+        with use_forms(forms):
+            _, params, model_state = split(key)
         return _plain(params), _plain(model_state)
 
     def bind(params, model_state):
@@ -68,11 +82,14 @@ def make_detector(construct: Callable[[nnx.Rngs], nnx.Module]) -> Detector:
 
     def loss(params, model_state, batch, key):
         module = bind(params, model_state)
-        value, parts = module.loss(batch, key)
+        with use_forms(forms):
+            value, parts = module.loss(batch, key)
         return value, (_plain(nnx.state(module, nnx.BatchStat)), parts)
 
     def predict(params, model_state, batch):
-        return bind(params, model_state).predict(batch)
+        module = bind(params, model_state)
+        with use_forms(forms):
+            return module.predict(batch)
 
     return Detector(init=init, loss=loss, predict=predict, bind=bind)
 

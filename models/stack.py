@@ -9,6 +9,7 @@ A leaf with a layer axis is something else to an optimizer that looks at whole a
 `has_layer_axis` says which leaves these are, `agvm_jax.optim.layer_axis` acts on it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -65,13 +66,7 @@ class Stack(nnx.Module):
         """
         graph, params, state = nnx.split(self.stack, nnx.Param, nnx.BatchStat)
 
-        def run(x, layer):
-            params, state, constants = layer
-            # Variables of this trace. Rematerialised code may not write to others.
-            block = nnx.merge(graph, params, state, copy=True)
-            y = block(x, constants, train=train)
-            return y, _moved(state, nnx.state(block, nnx.BatchStat))
-
+        run = functools.partial(_run, graph, train)
         if self.remat:
             # In a loop the two passes cannot be merged again by the compiler.
             run = jax.checkpoint(run, prevent_cse=False)
@@ -102,19 +97,35 @@ class Sequence(nnx.Module):
     def __call__(self, x: jax.Array, constants: Any = None, *, train: bool) -> Any:
         """Run the blocks one after the other; see `Stack`."""
 
-        def run(graph, x, params, state, constants):
-            block = nnx.merge(graph, params, state, copy=True)
-            y = block(x, constants, train=train)
-            return y, _moved(state, nnx.state(block, nnx.BatchStat))
-
-        if self.remat:
-            run = jax.checkpoint(run, static_argnums=0)
         for index, block in enumerate(self.sequence):
-            parts = nnx.split(block, nnx.Param, nnx.BatchStat)
             own = jax.tree.map(lambda leaf, index=index: leaf[index], constants)
-            x, moved = run(parts[0], x, *parts[1:], own)
-            nnx.update(block, moved)
+            x = call(block, x, own, train=train, remat=self.remat)
         return x
+
+
+def call(
+    block: nnx.Module, x: jax.Array, constants: Any, *, train: bool, remat: bool
+) -> Any:
+    """Return `block(x, constants, train=train)`; `remat`: keep x alone of it.
+
+    Its running averages move on as without.
+    """
+    if not remat:
+        return block(x, constants, train=train)
+    graph, params, state = nnx.split(block, nnx.Param, nnx.BatchStat)
+    run = jax.checkpoint(functools.partial(_run, graph, train))
+    x, moved = run(x, (params, state, constants))
+    nnx.update(block, moved)
+    return x
+
+
+def _run(graph: nnx.GraphDef, train: bool, x: jax.Array, layer: Any) -> Any:
+    """Run a block that is made of `layer`; return its result and moved averages."""
+    params, state, constants = layer
+    # Variables of this trace: rematerialised code may not write to others.
+    block = nnx.merge(graph, params, state, copy=True)
+    y = block(x, constants, train=train)
+    return y, _moved(state, nnx.state(block, nnx.BatchStat))
 
 
 def _moved(before: nnx.State, after: nnx.State) -> nnx.State:

@@ -6,9 +6,9 @@ from pathlib import Path
 import jax
 import pytest
 
-from agvm_jax.data.augment.resizing import Resizing
+from agvm_jax.data.augment.augmentation import Resizing
 from agvm_jax.data.order import oriented
-from agvm_jax.data.settings import check_settings
+from agvm_jax.data.pipeline import check_settings
 from agvm_jax.training.resolve import resolve
 from models.build import build_detector
 

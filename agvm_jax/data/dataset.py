@@ -6,11 +6,31 @@ from typing import Any
 
 from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.annotations.segments import THINGS
-from agvm_jax.data.formats.builder_keys import root_of
-from agvm_jax.data.formats.builders import BUILDERS
-from agvm_jax.data.formats.layout import AUTO, detect_layout
+from agvm_jax.data.formats import (
+    ade20k,
+    coco,
+    coco_folder,
+    label_folder,
+    lvis,
+    shapes,
+    yolo,
+)
 from agvm_jax.data.storage.prepare import open_split
 from agvm_jax.data.storage.records import Source
+
+# Value of config.data.name -> the file that says `recognises(root, data_config)` and
+# `origins(data_config)`: a new format is one line here.
+FORMATS = {
+    "shapes": shapes,
+    "coco": coco,
+    "coco_folder": coco_folder,
+    "lvis": lvis,
+    "ade20k": ade20k,
+    "label_folder": label_folder,
+    "yolo": yolo,
+}
+AUTO = "auto"  # the name that asks for the format that recognises config.data.root
+# Without a name it is asked for where there is a root; else the set is generated.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +38,8 @@ class Dataset:
     """Two prepared splits with the same classes.
 
     Attributes:
-      name: of the builder: config.data.name, or what was detected.
+      name: of the format: config.data.name, or what was found.
+      reason: how it was found; "": it was named.
       class_names: K names; class k of a Batch is class_names[k].
       category_ids: K original ids, for results that other tools read.
       stuff_names, stuff_ids: the same of S classes that have segments but no boxes.
@@ -27,6 +48,7 @@ class Dataset:
     """
 
     name: str
+    reason: str
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     stuff_names: tuple[str, ...]
@@ -46,6 +68,8 @@ class Dataset:
         first = f"{self.name}: {len(self.class_names)} classes"
         if self.stuff_names:
             first += f" with boxes, {len(self.stuff_names)} without"
+        if self.reason:
+            first += f" ({self.reason})"
         lines = [first]
         for source in (self.train, self.val):
             first, *rest = source.report.lines()
@@ -73,19 +97,16 @@ def open_dataset(data_config: Any) -> Dataset:
     Raises:
       DataError: one sentence on what is wrong with the data and what to do.
     """
-    name = data_config.name
-    if name == AUTO:
-        if pathlib.Path(data_config.root).suffix in (".yaml", ".yml"):
-            name = "yolo"  # the root may be its data.yaml
-        else:
-            root = root_of(data_config, "set --config.data.root=PATH to the data set")
-            name = detect_layout(root, data_config)
-    if name not in BUILDERS:
+    name, reason = data_config.name, ""
+    if name == AUTO or (not name and data_config.root):
+        name, reason = find_format(data_config)
+    name = name or "shapes"
+    if name not in FORMATS:
         raise DataError(
-            f"config.data.name is {name!r}; there are {', '.join(sorted(BUILDERS))},"
+            f"config.data.name is {name!r}; there are {', '.join(sorted(FORMATS))},"
             f" and {AUTO}, which looks at the folder."
         )
-    make_origin = BUILDERS[name](data_config)
+    make_origin = FORMATS[name].origins(data_config)
     masks = data_config.mask_size > 0
     train = open_split(make_origin("train", None), data_config.cache_dir, masks)
     categories = dict(zip(train.card.category_ids, train.card.class_names, strict=True))
@@ -98,6 +119,7 @@ def open_dataset(data_config: Any) -> Dataset:
             _require_masks(source, data_config.mask_size)
     return Dataset(
         name=name,
+        reason=reason,
         class_names=train.card.class_names,
         category_ids=train.card.category_ids,
         stuff_names=train.card.stuff_names,
@@ -105,6 +127,47 @@ def open_dataset(data_config: Any) -> Dataset:
         train=train,
         val=val,
         max_boxes=data_config.max_boxes,
+    )
+
+
+def find_format(data_config: Any) -> tuple[str, str]:
+    """Which format config.data.root is of, and how that was found.
+
+    The names that the config gives to files and folders are looked for.
+
+    Raises:
+      DataError: there is no root, or it is of no format, or of several.
+    """
+    if not data_config.root:
+        raise DataError(
+            "config.data.root is empty: set --config.data.root=PATH to the data set."
+        )
+    root = pathlib.Path(data_config.root).expanduser()
+    signs = {name: one.recognises(root, data_config) for name, one in FORMATS.items()}
+    found = [name for name, sign in signs.items() if sign.found]
+    if len(found) == 1:
+        return found[0], f"found by {signs[found[0]].looked_for}"
+    if found:
+        listed = " or as ".join(f"{k} (by {signs[k].looked_for})" for k in found)
+        raise DataError(
+            f"{root} could be read as {listed}: say which with"
+            f" --config.data.name={found[0]}, for one."
+        )
+    if not root.is_dir():
+        raise DataError(
+            f"There is no data folder {root}: set --config.data.root=PATH to the data"
+            " set."
+        )
+    for sign in signs.values():
+        if sign.wrong:
+            raise DataError(sign.wrong)
+    listed = "; ".join(
+        f"{sign.looked_for} ({name})" for name, sign in signs.items() if sign.looked_for
+    )
+    raise DataError(
+        f"{root} is of no format that is known. For training it would hold {listed}."
+        " Put it so, or set --config.data.name=NAME and the keys of config.data that"
+        " name files."
     )
 
 

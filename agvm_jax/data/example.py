@@ -6,17 +6,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agvm_jax.data.annotations.errors import DataError, UnreadableImage
-from agvm_jax.data.annotations.masks import unpack
 from agvm_jax.data.annotations.segments import IGNORE, load_segments
 from agvm_jax.data.augment.augmentation import (
     Augmentation,
     Drawn,
+    Resizing,
     draw,
     still_placement,
 )
 from agvm_jax.data.augment.decode import Size, decode_image, jpeg_divisor
-from agvm_jax.data.augment.resizing import Resizing
-from agvm_jax.data.storage.records import Source
+from agvm_jax.data.storage.records import Source, unpack
 
 
 class Dropped(NamedTuple):
@@ -33,6 +32,38 @@ class LoadedRow:
     row: dict[str, np.ndarray]
     dropped: "Dropped"
     unreadable: tuple[tuple[str, str], ...]  # (file name, reason)
+
+
+class Counting:
+    """Counters of what the consumed batches went through.
+
+    They are taken when a batch is handed out and not when it is prepared, so they do
+    not depend on how far the threads have run ahead.
+    """
+
+    def __init__(self, max_unreadable: int):
+        self._max_unreadable = max_unreadable
+        self._unreadable: dict[str, str] = {}  # file name -> reason
+        self.counters = dict.fromkeys(
+            ("unreadable_images", "boxes_over_cap", "boxes_without_mask"), 0
+        )
+
+    def count(self, loaded: list[LoadedRow]) -> None:
+        for one in loaded:
+            self.counters["boxes_over_cap"] += one.dropped.over_cap
+            self.counters["boxes_without_mask"] += one.dropped.without_mask
+            self._unreadable.update(one.unreadable)
+        self.counters["unreadable_images"] = len(self._unreadable)
+        if len(self._unreadable) > self._max_unreadable:
+            listed = "; ".join(
+                f"{name!r} {reason}"
+                for name, reason in list(self._unreadable.items())[:10]
+            )
+            raise DataError(
+                f"{len(self._unreadable)} images are unreadable, more than"
+                f" data.max_unreadable = {self._max_unreadable} allows: {listed}."
+                " Replace them, or raise the limit to train without them."
+            )
 
 
 def load_training_row(
@@ -198,3 +229,46 @@ def empty_row(
         cells = tuple(edge // config.semantic_stride for edge in frame)
         row["semantic"] = np.full(cells, IGNORE, np.int32)
     return row
+
+
+def check_config(config: Any, frame: Size) -> None:
+    """Raise a DataError that names the key of config.data that cannot be used."""
+    low, high = config.scale_range
+    least, most = config.crop_range
+    counts = ("mask_size", "long_side", "orientation_group", "num_threads", "prefetch")
+    for good, key, rule in (
+        (config.max_boxes >= 1, "max_boxes", "must be 1 or more"),
+        *(
+            (getattr(config, key) >= 0, key, "must be 0 or more")
+            for key in (*counts, "max_unreadable")
+        ),
+        (
+            config.semantic in ("none", "stuff", "all"),
+            "semantic",
+            "must be none, stuff or all",
+        ),
+        (config.semantic_stride >= 1, "semantic_stride", "must be 1 or more"),
+        (0 < low <= high, "scale_range", "needs 0 < lowest <= highest"),
+        (
+            # One larger than the frame is not refused: the frame then decides, so
+            # that a recipe for 800 px can be tried at 64.
+            all(side > 0 for side in config.short_sides),
+            "short_sides",
+            "must be 1 or more, each",
+        ),
+        (config.crop in ("none", "size", "iou"), "crop", "must be none, size or iou"),
+        (0 < least <= most <= 1, "crop_range", "needs 0 < smallest <= largest <= 1"),
+        *(
+            (0 <= getattr(config, key) <= 1, key, "must lie in 0 .. 1")
+            for key in ("flip", "crop_probability", "brightness", "contrast")
+        ),
+        (0 <= config.saturation <= 1, "saturation", "must lie in 0 .. 1"),
+        (0 <= config.hue <= 0.5, "hue", "must lie in 0 .. 0.5, half the circle"),
+    ):
+        if not good:
+            raise DataError(f"config.data.{key} is {getattr(config, key)}; it {rule}.")
+    if config.semantic != "none" and any(s % config.semantic_stride for s in frame):
+        raise DataError(
+            f"image_size {frame} is no multiple of config.data.semantic_stride ="
+            f" {config.semantic_stride}."
+        )

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.augment.decode import Size
 from agvm_jax.data.storage.records import Source
 
@@ -23,16 +24,11 @@ _BLOCK = 64
 
 
 class Members:
-    """Those images of a source that go into one frame, as a source.
+    """Those images of a source that go into one frame, as a source."""
 
-    Attributes:
-      frame: (H, W).
-    """
-
-    def __init__(self, source: Source, indices: np.ndarray, frame: Size):
+    def __init__(self, source: Source, indices: np.ndarray):
         self._source = source
         self._indices = indices
-        self.frame = frame
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -41,7 +37,7 @@ class Members:
         return self._source[int(self._indices[index])]
 
 
-def split_by_orientation(source: Source, frame: Size) -> tuple[Members, Members]:
+def split_by_orientation(source: Source, frame: Size) -> list[tuple[Members, Size]]:
     """The images at least as wide as high, and the others, each with its frame.
 
     Args:
@@ -50,16 +46,27 @@ def split_by_orientation(source: Source, frame: Size) -> tuple[Members, Members]
       frame: (H, W) of one of the frames; the other is it turned.
     """
     height, width = np.asarray(source.sizes).T
-    return (
-        Members(source, np.flatnonzero(width >= height), oriented(frame, (1, 1))),
-        Members(source, np.flatnonzero(width < height), oriented(frame, (2, 1))),
-    )
+    return [
+        (Members(source, np.flatnonzero(width >= height)), oriented(frame, (1, 1))),
+        (Members(source, np.flatnonzero(width < height)), oriented(frame, (2, 1))),
+    ]
 
 
 def oriented(frame: Size, size: Size) -> Size:
     """The frame, turned to suit a picture of `size`; squares count as landscape."""
     short, long = sorted(frame)
     return (short, long) if size[1] >= size[0] else (long, short)
+
+
+def check_group(group: int, batch_size: int) -> None:
+    """A batch has one shape, so it may not reach over the end of a group."""
+    if group % batch_size:
+        raise DataError(
+            f"config.data.orientation_group is {group}, but {batch_size} images are"
+            " taken in at once and need one frame: choose a multiple of"
+            f" {batch_size}, or a micro_batch_size that makes them a divisor of"
+            f" {group}."
+        )
 
 
 class TrainOrder:

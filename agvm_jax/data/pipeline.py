@@ -4,10 +4,11 @@ The stream's position is a number of batches and nothing else. Global position p
 p % batch_size of batch p // batch_size) shows image `shuffle(epoch)[p % n]` and draws
 its augmentation from (seed, p), whatever the number of threads or processes; process i
 of k takes positions i, i + k, i + 2k, ... So a run that stops can continue exactly, and
-on another number of processes too. With two frames (`orientation`) another order takes
+on another number of processes too. With two frames (`order`) another order takes
 the shuffle's place; the rest is the same.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,25 +19,24 @@ import numpy as np
 from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.augment.augmentation import Augmentation
 from agvm_jax.data.augment.decode import Size
-from agvm_jax.data.example import LoadedRow, load_evaluation_row, load_training_row
+from agvm_jax.data.example import (
+    Counting,
+    LoadedRow,
+    check_config,
+    load_evaluation_row,
+    load_training_row,
+)
 from agvm_jax.data.order import (
-    Members,
     TrainOrder,
+    check_group,
     evaluation_order,
     split_by_orientation,
-)
-from agvm_jax.data.settings import (
-    check_config,
-    check_group,
-    check_stream,
-    frame_of,
-    reading_threads,
-    share_of,
 )
 from agvm_jax.data.storage.records import Source
 from agvm_jax.structures import Batch
 
 _BUFFER_BYTES = 2**30  # pictures prepared ahead never take more than this
+_MOST_THREADS = 16  # beyond, they wait for Python's lock
 
 
 def train_batches(
@@ -107,39 +107,7 @@ def eval_batches(
     )
 
 
-class _Counting:
-    """Counters of what the consumed batches went through.
-
-    They are taken when a batch is handed out and not when it is prepared, so they do
-    not depend on how far the threads have run ahead.
-    """
-
-    def __init__(self, max_unreadable: int):
-        self._max_unreadable = max_unreadable
-        self._unreadable: dict[str, str] = {}  # file name -> reason
-        self.counters = dict.fromkeys(
-            ("unreadable_images", "boxes_over_cap", "boxes_without_mask"), 0
-        )
-
-    def _count(self, loaded: list[LoadedRow]) -> None:
-        for one in loaded:
-            self.counters["boxes_over_cap"] += one.dropped.over_cap
-            self.counters["boxes_without_mask"] += one.dropped.without_mask
-            self._unreadable.update(one.unreadable)
-        self.counters["unreadable_images"] = len(self._unreadable)
-        if len(self._unreadable) > self._max_unreadable:
-            listed = "; ".join(
-                f"{name!r} {reason}"
-                for name, reason in list(self._unreadable.items())[:10]
-            )
-            raise DataError(
-                f"{len(self._unreadable)} images are unreadable, more than"
-                f" data.max_unreadable = {self._max_unreadable} allows: {listed}."
-                " Replace them, or raise the limit to train without them."
-            )
-
-
-class TrainBatches(_Counting):
+class TrainBatches(Counting):
     """What `train_batches` returns.
 
     Attributes:
@@ -151,25 +119,30 @@ class TrainBatches(_Counting):
 
     def __init__(self, source, *, frame, rows, seed, config, shard, start_batch):
         super().__init__(config.max_unreadable)
-        check_stream(source, seed, start_batch)
+        # What would otherwise fail inside a thread.
+        if len(source) == 0:
+            raise DataError("The training split has no images.")
+        if not 0 <= seed < 2**32:
+            raise DataError(f"seed is {seed}; it must lie in 0 .. 2**32 - 1.")
+        if start_batch < 0:
+            raise DataError(f"start_batch is {start_batch}; it counts from 0.")
         check_config(config, frame)
-        _use_one_thread_each()
         augmentation = Augmentation.of(config)
         process_index, process_count = shard
-        members = _members(source, frame, config)
-        if len(members) == 1:
+        kinds = _kinds(source, frame, config)
+        if len(kinds) == 1:
             order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
         else:
             check_group(config.orientation_group, rows * process_count)
-            counts = [len(some) for some in members]
+            counts = [len(some) for some, _ in kinds]
             order = grain.MapDataset.source(
                 TrainOrder(counts, config.orientation_group, seed)
             ).seed(seed)
 
         def load(place: int | tuple[int, int], rng: np.random.Generator) -> LoadedRow:
-            kind, index = (0, place) if len(members) == 1 else place
-            some = members[kind]
-            return load_training_row(some, index, rng, some.frame, config, augmentation)
+            kind, index = (0, place) if len(kinds) == 1 else place
+            some, own = kinds[kind]
+            return load_training_row(some, index, rng, own, config, augmentation)
 
         # random_map comes before the slice: its randomness is keyed by the global
         # position, not by the position within one process's share.
@@ -185,7 +158,7 @@ class TrainBatches(_Counting):
 
     def __next__(self) -> Batch:
         loaded = [next(self._iterator) for _ in range(self._rows)]
-        self._count(loaded)
+        self.count(loaded)
         return _stack(loaded)
 
     def close(self) -> None:
@@ -193,24 +166,24 @@ class TrainBatches(_Counting):
         self._iterator.close()
 
 
-class EvalBatches(_Counting):
+class EvalBatches(Counting):
     """What `eval_batches` returns; `counters` are those of the last pass."""
 
     def __init__(self, source, *, frame, rows, config, shard):
         super().__init__(config.max_unreadable)
         check_config(config, frame)
-        _use_one_thread_each()
         resizing = Augmentation.of(config).resizing
         process_index, process_count = shard
-        members = _members(source, frame, config)
-        order = evaluation_order([len(some) for some in members], rows * process_count)
+        kinds = _kinds(source, frame, config)
+        counts = [len(some) for some, _ in kinds]
+        order = evaluation_order(counts, rows * process_count)
         self._length = len(order) // (rows * process_count)
         self._rows = rows
 
         def load(place: tuple[int, int]) -> LoadedRow:
             kind, index = place
-            some = members[kind]
-            return load_evaluation_row(some, index, some.frame, config, resizing)
+            some, own = kinds[kind]
+            return load_evaluation_row(some, index, own, config, resizing)
 
         self._dataset = (
             grain.MapDataset.source(order)
@@ -227,7 +200,7 @@ class EvalBatches(_Counting):
         try:
             for _ in range(self._length):
                 loaded = [next(iterator) for _ in range(self._rows)]
-                self._count(loaded)
+                self.count(loaded)
                 yield _stack(loaded)
         finally:
             iterator.close()
@@ -239,21 +212,62 @@ def _stack(loaded: list[LoadedRow]) -> Batch:
     return Batch(**{key: np.stack([row[key] for row in rows]) for key in rows[0]})
 
 
-def _members(source: Source, frame: Size, config: Any) -> tuple[Members, ...]:
-    """The source's images, by the frame they go into."""
+def _kinds(source: Source, frame: Size, config: Any) -> list[tuple[Source, Size]]:
+    """The source's images by the frame that they go into, one kind or two."""
     if config.orientation_group:
         return split_by_orientation(source, frame)
-    return (Members(source, np.arange(len(source)), frame),)
+    return [(source, frame)]
 
 
 def _read_options(config: Any, rows: int, frame: Size) -> grain.ReadOptions:
     """Threads, and a buffer of `prefetch` batches within the memory bound."""
+    # Images are decoded in parallel; OpenCV's own threads would fight that.
+    cv2.setNumThreads(0)
     fits = _BUFFER_BYTES // (frame[0] * frame[1] * 3)
     threads = reading_threads(config.num_threads)
     ahead = max(threads, min(config.prefetch * rows, fits))
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
 
 
-def _use_one_thread_each() -> None:
-    """Images are already decoded in parallel; OpenCV's own threads would fight that."""
-    cv2.setNumThreads(0)
+def reading_threads(num_threads: int) -> int:
+    """The number asked for; 0: one a core that this process may use, up to 16."""
+    if num_threads:
+        return num_threads
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(cores, _MOST_THREADS)
+
+
+def frame_of(image_size: int | Size) -> Size:
+    """One number means square."""
+    if isinstance(image_size, int):
+        return (image_size, image_size)
+    height, width = image_size
+    return (int(height), int(width))
+
+
+def share_of(batch_size: int, process_index: int, process_count: int) -> int:
+    """Rows of each process; DataError where the batch cannot be shared evenly."""
+    if batch_size < 1 or batch_size % process_count:
+        raise DataError(
+            f"A batch of {batch_size} images cannot be shared by {process_count}"
+            " processes; choose a batch_size that they divide."
+        )
+    if not 0 <= process_index < process_count:
+        raise DataError(f"process_index {process_index} of {process_count} processes.")
+    return batch_size // process_count
+
+
+def check_settings(config: Any, image_size: int | Size, batch_size: int) -> None:
+    """Raise what a training stream would, before there is one.
+
+    Args:
+      config: section `data`.
+      image_size: as in `pipeline.train_batches`.
+      batch_size: images taken in at once, over all processes.
+    """
+    check_config(config, frame_of(image_size))
+    if config.orientation_group:
+        check_group(config.orientation_group, batch_size)

@@ -14,6 +14,7 @@ import numpy as np
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.evaluator import Evaluator
 from agvm_jax.evaluation.instance import InstanceEvaluator
+from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.panoptic import PanopticEvaluator
 from agvm_jax.evaluation.reports.detection import write_detection_report
 from agvm_jax.evaluation.reports.segmentation import (
@@ -62,11 +63,13 @@ class Settings:
     Attributes:
       semantic: data.semantic, what the labels of pixels are: none, stuff or all.
       max_detections: eval.max_detections, as `DetectionEvaluator` takes it.
+      merge: eval.panoptic, how instances and stuff become one map.
       save_to: a folder for maps that are found, to be drawn later; None: none are kept.
     """
 
     semantic: str = "none"
     max_detections: tuple[int, ...] = ()
+    merge: MergeRule = MergeRule()
     save_to: Path | None = None
 
 
@@ -167,7 +170,8 @@ def _judge_panoptic(dataset: DataSet, settings: Settings) -> PanopticEvaluator:
         truth.load,
         dataset.category_ids,
         truth.label_categories(settings.semantic),
-        save_to=settings.save_to,
+        settings.merge,
+        settings.save_to,
     )
 
 

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from agvm_jax.data.annotations.errors import DataError, UnreadableImage
-from agvm_jax.data.augment.augmentation import Drawn, still_placement
-from agvm_jax.data.augment.decode import IMAGES, Size, decode_image
-from agvm_jax.data.augment.exif import Head, read_head
-from agvm_jax.data.augment.resizing import Resizing
+from agvm_jax.data.augment.augmentation import Drawn, Resizing, still_placement
+from agvm_jax.data.augment.decode import IMAGES, Head, Size, decode_image, read_head
 from agvm_jax.data.example import make_image
 from agvm_jax.data.order import oriented
 from agvm_jax.inference.card import ModelCard

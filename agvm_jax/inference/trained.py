@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from agvm_jax.data.annotations.errors import UnreadableImage
+from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.inference.card import ModelCard
 from agvm_jax.inference.found import Found, in_image
 from agvm_jax.inference.images import (
@@ -133,6 +134,7 @@ class Trained:
                     frame=shape[:2],
                     card=self.card,
                     score=score,
+                    rule=MergeRule(**self.config["eval"].get("panoptic", {})),
                 )
                 done[i] = opened, found
         return done

@@ -1,9 +1,9 @@
 """AGVM as an Optax transform, and what measures and averages gradients for it."""
 
 from agvm_jax.optim.baselines import lamb, lars, pmd_lamb, sam_value_and_grad
-from agvm_jax.optim.chaining import chain, modulate
+from agvm_jax.optim.chaining import agvm, chain, modulate
 from agvm_jax.optim.groups import GroupPlan, split_batch
-from agvm_jax.optim.modulation import AgvmState, agvm
+from agvm_jax.optim.modulation import AgvmState
 from agvm_jax.optim.modules import label_tree
 from agvm_jax.optim.noise import noise_init, noise_scale, noise_update
 from agvm_jax.optim.preconditioning import adam_weights

@@ -1,31 +1,126 @@
-"""Puts AGVM around an optimizer: ``chain`` as a drop-in, ``modulate`` as a wrapper."""
+"""What users write: ``agvm``, and ``chain`` or ``modulate`` to put an optimizer in it.
 
-import dataclasses
-from collections.abc import Sequence
+``agvm`` observes gradients and scales updates; where the two happen in a chain of
+transforms is what ``chain`` decides.
+"""
+
 from typing import Any
 
 import optax
 
-from agvm_jax.optim.equations import AverageKind, ScalarOrSchedule
-from agvm_jax.optim.modulation import (
-    AgvmState,
-    Modulator,
-    agvm,
-    modulator_of,
-    warn_of_scaled_gradients,
-)
+from agvm_jax.optim.modulation import Chained, Modulator, modulator_of
 from agvm_jax.optim.modules import Modules
+from agvm_jax.optim.options import (
+    AgvmOptions,
+    AverageKind,
+    Estimator,
+    ScalarOrSchedule,
+    Split,
+)
 from agvm_jax.optim.preconditioning import Precondition
 from agvm_jax.optim.replicas import AxisName
-from agvm_jax.optim.variance import Estimator, Split
-from agvm_jax.optim.wrappers import (
-    check_averaged,
-    check_scaled,
-    first_follower,
-    holds,
-)
 
 PyTree = Any
+
+
+def agvm(
+    axis_name: AxisName | None = None,
+    modules: Modules = None,
+    *,
+    anchor: str = "backbone",
+    estimator: Estimator = "halves",
+    split: Split = "interleaved",
+    tau: ScalarOrSchedule = 10,
+    alpha: ScalarOrSchedule = 0.97,
+    start_step: int = 0,
+    clip: tuple[float, float] | None = (0.5, 10.0),
+    eps: float = 1e-6,
+    average: AverageKind = "paper",
+    precondition: Precondition = False,
+    precondition_eps: float = 1e-8,
+    shard_axes: AxisName | PyTree | None = None,
+    scale_gradients: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Scale the updates that pass, module by module, to the anchor's gradient variance.
+
+    Every ``tau`` steps, with phi_i = 1 - cos of the half-batch gradients of module i::
+
+        r_i  = sqrt(clip((phi_anchor + eps) / (phi_i + eps)))     eq. 4
+        mu_i = alpha mu_i + (1 - alpha) r_i                       eq. 5
+
+    and at every step the updates of module i are multiplied by mu_i. A module whose
+    gradient is zero or not finite keeps the mu it had.
+
+    Where phi comes from: ``update(..., phi={module: scalar})`` if it is passed; the
+    updates are then averaged already (nan says "no measurement"). Else the incoming
+    updates are the replicas' own gradients over ``axis_name`` and leave averaged.
+
+    **Adam, LAMB and LARS divide by the gradient's size, so a scale put before them
+    cancels.** ``optax.chain(agvm(...), optax.adamw(...))`` runs, averages and records
+    phi and mu, and moves the parameters as if AGVM were not there; it warns. Use
+    ``agvm_jax.chain(agvm(...), optax.adamw(...))`` or
+    ``modulate(optax.adamw(...), ...)``.
+
+    Args:
+      axis_name: the axis of replicas, or None when phi is passed.
+      modules: how parameters are grouped, see ``label_tree``; None: top-level keys.
+      anchor: the module that the others are scaled to (paper: backbone; Table 7).
+      estimator: "halves" (paper) or "norms" (ours: less noise, see
+        ``phi_from_norms``).
+      split: "interleaved" halves (paper) or "contiguous" (released code).
+      tau: steps between measurements, a whole number or a schedule of the step, which
+        is rounded down and at least 1. 10, or 5 above batch 1K, in the paper; the
+        released code's class has 5, its configs 10.
+      alpha: smoothing of mu, in [0, 1), a number or a schedule (paper: 0.97). A
+        schedule is held to [0, 1].
+      start_step: first step that measures; mu is 1 before. Released code only: it
+        starts 100 steps after the warm-up.
+      clip: bounds of the ratio before the root, or None (released code only).
+      eps: added to both sides of the ratio (released code only).
+      average: "paper" is eq. 5. "growing" (ours) is for runs of a few hundred steps,
+        in which eq. 5 hardly moves: it averages what was measured so far, see
+        ``variance.smooth``.
+      precondition: measure the cosine of ``g / (sqrt(v) + precondition_eps)``, v Adam's
+        second moment of the step before (released code for AdamW); or a function from
+        the state of what follows to such a tree of factors. Needs ``chain`` or
+        ``modulate``, and counts only where agvm itself measures: with ``phi=``, give
+        ``adam_weights(opt_state)`` to whatever measures.
+      precondition_eps: the optimizer's own eps.
+      shard_axes: further manual mesh axes that hold shards of parameters, see
+        ``mean_and_phi``.
+      scale_gradients: apply the scale where agvm stands, as ``optax.chain`` does
+        anyway; says that what follows is linear in the gradient. Right for SGD, with
+        momentum only while mu stands still: eq. 4 scales m_t, not the gradients in it.
+
+    Raises:
+      ValueError: a value out of range; at ``init`` an anchor that is no module; at
+        ``update`` neither axis nor phi, or updates that do not fit the parameters.
+
+    >>> from jax import numpy as jnp
+    >>> params = {"backbone": jnp.ones(2), "head": jnp.ones(2)}
+    >>> tx = optax.chain(agvm(alpha=0.0, scale_gradients=True), optax.sgd(0.1))
+    >>> grads = {"backbone": jnp.ones(2), "head": jnp.ones(2)}
+    >>> phi = {"backbone": 0.8, "head": 0.2}
+    >>> updates, state = tx.update(grads, tx.init(params), params, phi=phi)
+    >>> round(float(updates["head"][0] / updates["backbone"][0]), 3)
+    2.0
+    """
+    options = AgvmOptions(
+        anchor=anchor,
+        estimator=estimator,
+        split=split,
+        tau=tau,
+        alpha=alpha,
+        start_step=start_step,
+        clip=clip,
+        eps=eps,
+        average=average,
+        precondition=precondition,
+        precondition_eps=precondition_eps,
+    )
+    modulator = Modulator(options, axis_name, modules, shard_axes, scale_gradients)
+    # chain() finds the modulator again as the owner of these two methods.
+    return optax.GradientTransformationExtraArgs(modulator.init, modulator.update)
 
 
 def chain(
@@ -66,80 +161,6 @@ def chain(
         )
     chained = Chained(tuple(flat), places[0] if places else None)
     return optax.GradientTransformationExtraArgs(chained.init, chained.update)
-
-
-@dataclasses.dataclass(frozen=True)
-class Chained:
-    """The transforms of a ``chain``, and where ``agvm`` stands among them."""
-
-    transforms: tuple[optax.GradientTransformation, ...]
-    place: int | None
-
-    def init(self, params: PyTree) -> tuple:
-        # Those around agvm first: what is wrong with them is said before agvm looks
-        # for its modules, among lookahead's two copies of the parameters for example.
-        states = [
-            None if i == self.place else tx.init(params)
-            for i, tx in enumerate(self.transforms)
-        ]
-        self._check(states)
-        if self.place is not None:
-            states[self.place] = self.transforms[self.place].init(params)
-        return tuple(states)
-
-    def update(
-        self,
-        updates: PyTree,
-        state: PyTree,
-        params: PyTree | None = None,
-        **extra_args: Any,
-    ) -> tuple[PyTree, tuple]:
-        if len(state) != len(self.transforms):
-            raise ValueError(
-                f"chain() of {len(self.transforms)} transforms got a state of "
-                f"{len(state)}: pass the state that its own init made"
-            )
-        modulator = self._modulator
-        # phi is agvm's alone: a line search refuses arguments that it does not know.
-        phi = None if modulator is None else extra_args.pop("phi", None)
-        scaled_after = self._scaled_after(state)
-        if modulator and scaled_after == self.place and not modulator.scale_gradients:
-            # Nothing of this chain follows: what does may be outside of it.
-            warn_of_scaled_gradients()
-        new_state, observed = list(state), None
-        for i, tx in enumerate(self.transforms):
-            if modulator is not None and i == self.place:
-                updates, observed = modulator.observe(
-                    updates, state[i], params, phi, state[i + 1 :]
-                )
-                new_state[i] = observed
-            else:
-                updates, new_state[i] = optax.with_extra_args_support(tx).update(
-                    updates, state[i], params, **extra_args
-                )
-            if modulator is not None and observed is not None and i == scaled_after:
-                updates = modulator.scale(updates, observed, params)
-        return updates, tuple(new_state)
-
-    @property
-    def _modulator(self) -> Modulator | None:
-        return None if self.place is None else modulator_of(self.transforms[self.place])
-
-    def _scaled_after(self, state: Sequence[PyTree]) -> int | None:
-        """Return the transform whose updates are scaled."""
-        modulator = self._modulator
-        if self.place is None or modulator is None or modulator.scale_gradients:
-            return self.place
-        return first_follower(self.transforms, state) - 1
-
-    def _check(self, states: Sequence[PyTree]) -> None:
-        modulator = self._modulator
-        _check_nothing_hidden(
-            states, self.place, first_follower(self.transforms, states) - 1
-        )
-        if modulator:
-            check_scaled(self.transforms, states, self.place, modulator.scale_gradients)
-            check_averaged(states, self.place, modulator.axis_name)
 
 
 def modulate(
@@ -198,26 +219,3 @@ def _parts_of(
     """Return the transforms of a chain of ours, or the one that it is."""
     owner = getattr(tx.update, "__self__", None)
     return owner.transforms if isinstance(owner, Chained) else (tx,)
-
-
-def _check_nothing_hidden(
-    states: Sequence[PyTree], place: int | None, last: int
-) -> None:
-    """Raise if a transform hides an agvm where chain cannot move its scale.
-
-    Anywhere but last, what follows could divide the scale out. Beside an agvm of the
-    chain itself a second one would square it.
-    """
-    for i, state in enumerate(states):
-        if (place is None and i >= last) or not holds(state, AgvmState):
-            continue
-        if place is not None:
-            raise ValueError(
-                f"chain() has an agvm at place {place} and another one inside "
-                f"transform {i}: updates would be scaled twice. Keep one of them"
-            )
-        raise ValueError(
-            f"chain() cannot reach the agvm inside transform {i}, and what follows it "
-            "could divide its scale out: put agvm itself into the chain and the "
-            "wrapper around the whole, wrapper(chain(agvm(...), ...))"
-        )

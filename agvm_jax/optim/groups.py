@@ -7,27 +7,27 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from agvm_jax.optim.modules import is_inexact, map_floats, module_names
-from agvm_jax.optim.reduction import total_and_stats
+from agvm_jax.optim.modules import is_inexact, module_names
+from agvm_jax.optim.options import Estimator, Split, check_groups, half_of
+from agvm_jax.optim.reduction import (
+    divided,
+    psum_scalars,
+    sum_gradients,
+    total_and_stats,
+)
 from agvm_jax.optim.replicas import (
     AxisName,
     Shards,
     as_varying,
     axis_size,
-    divided,
     find_shards,
     joined,
-    psum_scalars,
-    sum_gradients,
 )
 from agvm_jax.optim.stacked import count_groups
 from agvm_jax.optim.variance import (
-    Estimator,
     GroupStats,
     ModuleScalars,
-    Split,
-    check_groups,
-    half_of,
+    map_floats,
     module_sq_norms,
     no_stats,
     products_of_halves,

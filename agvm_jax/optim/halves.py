@@ -18,24 +18,24 @@ over all replicas, P (n-1) / n: only then does the sum count as replicated.)
 Together 2 P (n-1) / n, as before. One psum of 3 h scalars completes the products.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from agvm_jax.optim.modules import map_floats, module_names
+from agvm_jax.optim.modules import FROZEN, leaf_labels, module_names
+from agvm_jax.optim.options import Split, half_of
 from agvm_jax.optim.replicas import (
     AxisName,
     Shards,
+    as_varying,
     axis_size,
-    divided,
-    psum_scalars,
     tracks_varying,
 )
 from agvm_jax.optim.variance import (
-    Split,
     float32_vdot,
-    half_of,
+    map_floats,
     products_of_halves,
     wide,
 )
@@ -45,7 +45,7 @@ PyTree = Any
 LANES = 128  # of a TPU's tiles; a harmless choice anywhere else
 
 
-def total_and_products_by_masks(
+def by_masks(
     grads: PyTree,
     axis_name: AxisName,
     labels: PyTree,
@@ -56,7 +56,7 @@ def total_and_products_by_masks(
     """Sum each half over the whole axis, the other half's gradients set to zero.
 
     As the paper does it, at twice the bytes, with nothing but whole sums. Returns as
-    ``total_and_products_by_scatter``, but the products are whole.
+    ``by_scatter``, but the products are those of whole gradients.
     """
     num_replicas = axis_size(axis_name)
     half = half_of(jax.lax.axis_index(axis_name), num_replicas, split)
@@ -67,53 +67,71 @@ def total_and_products_by_masks(
 
         return map_floats(leaf, grads)
 
+    def mean(total: PyTree) -> PyTree:
+        count = num_replicas // 2
+        return map_floats(lambda g: g / count, total) if count != 1 else total
+
     first, second = half_sum(0), half_sum(1)
-    total = map_floats(jnp.add, first, second)
-    a, b = (divided(one, num_replicas // 2) for one in (first, second))
-    products = products_of_halves(a, b, labels, weights, shards.shares)
-    return total, psum_scalars(products, shards.axes)
+    products = products_of_halves(
+        mean(first), mean(second), labels, weights, shards.shares
+    )
+    return map_floats(jnp.add, first, second), products
 
 
-def total_and_products_by_scatter(
-    leaves: list[jax.Array],
-    labels: list[str],
+def by_scatter(
+    grads: PyTree,
     axis_name: AxisName,
-    num_replicas: int,
+    labels: PyTree,
     split: Split,
-    factors: list[jax.Array] | None,
-    shares: list[float],
-) -> tuple[list[jax.Array], dict[str, jax.Array]]:
+    weights: PyTree | None,
+    shards: Shards,
+) -> tuple[PyTree, dict[str, jax.Array]]:
     """Sum gradients over an axis and measure the halves' cosines on the way.
 
     Args:
-      leaves: the replica's own gradients, of any shape and float dtype.
-      labels: the module of each.
-      axis_name: an axis with collectives over parts (``has_grouped_collectives``).
-      num_replicas: its size n, even.
+      grads: the replica's own.
+      axis_name: an axis with collectives over parts (``has_grouped_collectives``), of
+        an even size.
+      labels: pytree of str shaped like ``grads``.
       split: which replicas make a half.
-      factors: None, or what multiplies each gradient in the statistic only.
-      shares: what each leaf's products count for (``replicas.Shards``).
+      weights: None, or a pytree of what multiplies each gradient in the statistic only.
+      shards: how the gradients lie over further axes.
 
     Returns:
       The sum of each leaf, the same on all replicas; and (3,) float32 a module, the
       products a . b, ||a||^2 and ||b||^2 of the half means over this device's share.
       They are still to be summed over the axis.
     """
-    names = module_names(labels)
-    products = {m: jnp.zeros((3,), jnp.float32) for m in names}
-    totals = list(leaves)
-    for (label, _, share), indices in _buckets(leaves, labels, shares).items():
-        flat = _concatenate([leaves[i] for i in indices])
+    n = axis_size(axis_name)
+    leaves, treedef = jax.tree.flatten(grads)
+    flat_labels = leaf_labels(labels, grads)
+    factors = None if weights is None else jax.tree.leaves(weights)
+    measured = [
+        i
+        for i, (label, leaf) in enumerate(zip(flat_labels, leaves, strict=True))
+        if label != FROZEN and leaf.size
+    ]
+    own = as_varying({i: leaves[i] for i in measured}, axis_name)
+    shares = shards.shares or (1.0,) * len(leaves)
+    # A module of which no leaf holds anything has no measurement, but has its place.
+    products = {m: jnp.zeros((3,), jnp.float32) for m in module_names(labels)}
+    totals = {}
+    for (label, _, share), indices in _buckets(own, flat_labels, shares).items():
+        flat = _concatenate([own[i] for i in indices])
         factor = None
         if factors is not None:
             factor = _concatenate([factors[i].astype(jnp.float32) for i in indices])
-        total, product = _halve(flat, axis_name, num_replicas, split, factor)
+        total, product = _halve(flat, axis_name, n, split, factor)
         products[label] += product * share
         start = 0
         for i in indices:
-            totals[i] = total[start : start + leaves[i].size].reshape(leaves[i].shape)
-            start += leaves[i].size
-    return totals, products
+            totals[i] = total[start : start + own[i].size].reshape(own[i].shape)
+            start += own[i].size
+    # What is not measured is summed as usual.
+    rest = {i: leaf for i, leaf in enumerate(leaves) if i not in totals}
+    totals |= map_floats(lambda g: jax.lax.psum(g, axis_name), rest)
+    total = jax.tree.unflatten(treedef, [totals[i] for i in range(len(leaves))])
+    return total, products
 
 
 def _halve(
@@ -202,12 +220,12 @@ def _members(n: int, split: Split) -> list[list[int]]:
 
 
 def _buckets(
-    leaves: list[jax.Array], labels: list[str], shares: list[float]
+    leaves: dict[int, jax.Array], labels: Sequence[str], shares: Sequence[float]
 ) -> dict[tuple[str, jnp.dtype, float], list[int]]:
     """Group each module's leaves by dtype: one collective a bucket, not one a leaf."""
     buckets: dict[tuple[str, jnp.dtype, float], list[int]] = {}
-    for i, (label, leaf, share) in enumerate(zip(labels, leaves, shares, strict=True)):
-        buckets.setdefault((label, leaf.dtype, share), []).append(i)
+    for i, leaf in leaves.items():
+        buckets.setdefault((labels[i], leaf.dtype, shares[i]), []).append(i)
     return buckets
 
 

@@ -91,15 +91,6 @@ def check_same_tree(updates: PyTree, params: PyTree) -> None:
         )
 
 
-def map_floats(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
-    """Map ``fn`` over the leaves that can have a gradient; others stay as they are."""
-    return jax.tree.map(
-        lambda leaf, *others: fn(leaf, *others) if is_inexact(leaf) else leaf,
-        tree,
-        *rest,
-    )
-
-
 def is_inexact(leaf: Any) -> bool:
     """Whether a leaf can have a gradient: floating point or complex."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)

@@ -20,35 +20,23 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from agvm_jax.optim.halves import (
-    total_and_products_by_masks,
-    total_and_products_by_scatter,
-)
-from agvm_jax.optim.modules import (
-    FROZEN,
-    is_inexact,
-    leaf_labels,
-    module_names,
-)
+from agvm_jax.optim.halves import by_masks, by_scatter
+from agvm_jax.optim.modules import is_inexact
+from agvm_jax.optim.options import Estimator, Split, check_groups
 from agvm_jax.optim.replicas import (
     AxisName,
     Shards,
     as_varying,
     axis_size,
     check_not_summed,
-    divided,
     find_shards,
     has_grouped_collectives,
     joined,
-    psum_scalars,
-    sum_gradients,
 )
 from agvm_jax.optim.variance import (
-    Estimator,
     GroupStats,
     ModuleScalars,
-    Split,
-    check_groups,
+    map_floats,
     module_sq_norms,
     no_stats,
     stats_from_halves,
@@ -147,8 +135,7 @@ def total_and_stats(
       due: whether to measure. False leaves a plain sum; a traced one decides when the
         program runs, and the statistics are nan if it is false.
     """
-    micro_batches = own[1] if own else 1
-    num_groups = axis_size(axis_name) * micro_batches
+    num_groups = axis_size(axis_name) * (own[1] if own else 1)
     if due is False:
         return sum_gradients(grads, axis_name), no_stats(labels, num_groups)
     check_groups(num_groups, estimator, split)
@@ -169,14 +156,7 @@ def total_and_stats(
 
         def stats_of_total(norms: ModuleScalars, total: PyTree) -> GroupStats:
             return _stats_of_norms(
-                norms,
-                total,
-                axis_name,
-                micro_batches,
-                labels,
-                estimator,
-                weights,
-                shards,
+                norms, total, axis_name, num_groups, labels, estimator, weights, shards
             )
 
         nothing = no_stats(labels, num_groups)
@@ -196,14 +176,11 @@ def total_and_stats(
         raise ValueError(f"route={route!r} is unknown: use auto, scatter or masked")
 
     def measured(grads: PyTree) -> tuple[PyTree, GroupStats]:
-        if route == "masked":
-            total, products = total_and_products_by_masks(
-                grads, axis_name, labels, split, weights, shards
-            )
-        else:
-            total, products = _by_scatter(
-                grads, axis_name, labels, split, weights, shards
-            )
+        by = by_masks if route == "masked" else by_scatter
+        total, products = by(grads, axis_name, labels, split, weights, shards)
+        # By scatter each device has the products of its own share of the axis.
+        share_of = None if route == "masked" else axis_name
+        products = psum_scalars(products, joined(share_of, shards.axes))
         return total, stats_from_halves(products)
 
     def summed(grads: PyTree) -> tuple[PyTree, GroupStats]:
@@ -242,20 +219,18 @@ def _stats_of_norms(
     norms: ModuleScalars,
     total: PyTree,
     axis_name: AxisName | None,
-    micro_batches: int,
+    num_groups: int,
     labels: PyTree,
     estimator: Estimator,
     weights: PyTree | None,
     shards: Shards,
 ) -> GroupStats:
     """Return the statistics from own squared norms and the sum; psums of scalars."""
-    replicas = axis_size(axis_name)
-    mean = divided(total, replicas)
+    mean = divided(total, axis_size(axis_name))
     sq_mean = module_sq_norms(weighted(weights, mean), labels, shards.shares)
     sq_mean = psum_scalars(sq_mean, shards.axes)
     axes = joined(axis_name, shards.axes)
     if estimator == "norms":
-        num_groups = replicas * micro_batches
         sum_sq = psum_scalars(norms, axes)
         mean_sq = {m: value / num_groups for m, value in sum_sq.items()}
         return stats_from_norms(mean_sq, sq_mean, num_groups)
@@ -268,42 +243,28 @@ def _stats_of_norms(
     return stats_from_products(dot, sq_a, sq_b)
 
 
-def _by_scatter(
-    grads: PyTree,
-    axis_name: AxisName,
-    labels: PyTree,
-    split: Split,
-    weights: PyTree | None,
-    shards: Shards,
-) -> tuple[PyTree, dict[str, jax.Array]]:
-    """Take apart the sum of what is measured; sum the rest as usual."""
-    flat_labels = leaf_labels(labels, grads)
-    leaves, treedef = jax.tree.flatten(grads)
-    measured = [
-        i
-        for i, (label, leaf) in enumerate(zip(flat_labels, leaves, strict=True))
-        if label != FROZEN and leaf.size
-    ]
-    factors = None
-    if weights is not None:
-        flat_weights = jax.tree.leaves(weights)
-        factors = [flat_weights[i] for i in measured]
-    totals, products = total_and_products_by_scatter(
-        as_varying([leaves[i] for i in measured], axis_name),
-        [flat_labels[i] for i in measured],
-        axis_name,
-        axis_size(axis_name),
-        split,
-        factors,
-        [shards.shares[i] if shards.shares else 1.0 for i in measured],
-    )
-    # A module of which no leaf holds anything has no measurement, but has its place.
-    nothing = jnp.zeros((3,), jnp.float32)
-    products = {m: products.get(m, nothing) for m in module_names(labels)}
-    # Before: each device has the products of its own share. After: of everything.
-    products = psum_scalars(products, joined(axis_name, shards.axes))
-    taken = dict(zip(measured, totals, strict=True))
-    rest = {i: leaf for i, leaf in enumerate(leaves) if i not in taken}
-    taken |= sum_gradients(rest, axis_name)
-    total = jax.tree.unflatten(treedef, [taken[i] for i in range(len(leaves))])
-    return total, products
+def sum_gradients(grads: PyTree, axis_name: AxisName | None) -> PyTree:
+    """Sum gradients over an axis; leaves that are not floats pass as they are."""
+    if axis_name is None:
+        return grads
+    return map_floats(lambda g: jax.lax.psum(g, axis_name), grads)
+
+
+def mean_gradients(grads: PyTree, axis_name: AxisName) -> PyTree:
+    """Average gradients over an axis; leaves that are not floats pass as they are."""
+    return divided(sum_gradients(grads, axis_name), axis_size(axis_name))
+
+
+def divided(total: PyTree, count: int) -> PyTree:
+    """Return the floats of a tree divided by a number, in their own dtype."""
+    return map_floats(lambda g: g / count, total) if count != 1 else total
+
+
+def psum_scalars(
+    values: dict[str, jax.Array], axes: AxisName | None
+) -> dict[str, jax.Array]:
+    """Sum a dict of scalars, or of short vectors, over axes in one collective."""
+    if not axes:
+        return values
+    total = jax.lax.psum(as_varying(jnp.stack(list(values.values())), axes), axes)
+    return {name: total[i] for i, name in enumerate(values)}

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from agvm_jax.optim.modules import is_inexact, map_floats
+from agvm_jax.optim.modules import is_inexact
 
 PyTree = Any
 AxisName = str | tuple[str, ...]
@@ -49,6 +48,7 @@ def value_and_local_grad(
       axis_name: the axis over which replicas lie, or None.
       has_aux: whether ``loss_fn`` returns something beside the loss.
 
+    >>> from jax import numpy as jnp
     >>> loss_and_grad = value_and_local_grad(lambda w, x: (w * x) ** 2, has_aux=False)
     >>> loss, grad = loss_and_grad(jnp.array(1.0), jnp.array(3.0))
     >>> float(grad)
@@ -85,10 +85,12 @@ def as_varying(tree: PyTree, axis_name: AxisName | None) -> PyTree:
         return tree
 
     def mark(leaf: Any) -> Any:
+        if not is_inexact(leaf):
+            return leaf
         missing = tuple(a for a in _axes(axis_name) if a not in _varying_axes(leaf))
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
-    return map_floats(mark, tree)
+    return jax.tree.map(mark, tree)
 
 
 def tracks_varying(axis_name: AxisName) -> bool:
@@ -176,33 +178,6 @@ def check_not_summed(grads: PyTree, axis_name: AxisName) -> None:
             "is no variance to measure: under shard_map(check_vma=True) jax.grad gives "
             "them summed. Take them with value_and_local_grad(loss_fn, axis_name)"
         )
-
-
-def sum_gradients(grads: PyTree, axis_name: AxisName | None) -> PyTree:
-    """Sum gradients over an axis; leaves that are not floats pass as they are."""
-    if axis_name is None:
-        return grads
-    return map_floats(lambda g: jax.lax.psum(g, axis_name), grads)
-
-
-def mean_gradients(grads: PyTree, axis_name: AxisName) -> PyTree:
-    """Average gradients over an axis; leaves that are not floats pass as they are."""
-    return divided(sum_gradients(grads, axis_name), axis_size(axis_name))
-
-
-def divided(total: PyTree, count: int) -> PyTree:
-    """Return the floats of a tree divided by a number, in their own dtype."""
-    return map_floats(lambda g: g / count, total) if count != 1 else total
-
-
-def psum_scalars(
-    values: dict[str, jax.Array], axes: AxisName | None
-) -> dict[str, jax.Array]:
-    """Sum a dict of scalars, or of short vectors, over axes in one collective."""
-    if not axes:
-        return values
-    total = jax.lax.psum(as_varying(jnp.stack(list(values.values())), axes), axes)
-    return {name: total[i] for i, name in enumerate(values)}
 
 
 def joined(*axes: AxisName | None) -> tuple[str, ...]:

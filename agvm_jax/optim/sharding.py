@@ -20,21 +20,20 @@ import jax.numpy as jnp
 from agvm_jax.optim.modules import (
     is_inexact,
     leaf_labels,
-    map_floats,
     module_names,
 )
+from agvm_jax.optim.reduction import divided, psum_scalars
 from agvm_jax.optim.replicas import (
     AxisName,
     axis_size,
-    divided,
     find_shards,
     joined,
-    psum_scalars,
     tracks_varying,
 )
 from agvm_jax.optim.variance import (
     GroupStats,
     ModuleScalars,
+    map_floats,
     module_sq_norms,
     stats_from_norms,
 )

@@ -5,14 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from agvm_jax.optim.modules import leaf_paths, map_floats
+from agvm_jax.optim.modules import leaf_paths
+from agvm_jax.optim.options import Estimator, Split, check_groups, half_of
 from agvm_jax.optim.variance import (
-    Estimator,
     GroupStats,
     ModuleScalars,
-    Split,
-    check_groups,
-    half_of,
+    map_floats,
     module_sq_norms,
     products_of_halves,
     stats_from_halves,

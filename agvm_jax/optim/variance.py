@@ -1,18 +1,25 @@
-"""Measures phi, each module's relative gradient variance, from groups of gradients."""
+"""The equations: what is computed of gradients, from their products to phi and to mu.
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+phi, below eq. 3, is each module's relative gradient variance; mu, by eq. 4 and 5, is
+the factor on its learning rate.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from agvm_jax.optim.modules import FROZEN, leaf_labels, map_floats, module_names
+from agvm_jax.optim.modules import FROZEN, is_inexact, leaf_labels, module_names
+from agvm_jax.optim.options import AverageKind
 
 PyTree = Any
 ModuleScalars = dict[str, jax.Array]  # module -> () float32
 
-Estimator = Literal["halves", "norms"]
-Split = Literal["interleaved", "contiguous"]
+# What the initial mu = 1 counts for beside the measurements of a growing average. The
+# first measurement then has a weight of 1/5: with the released code's bounds mu cannot
+# go above 1.43 at once, where an average without it may jump to 3.16.
+INITIAL_COUNT = 4
 
 
 class GroupStats(NamedTuple):
@@ -27,6 +34,15 @@ class GroupStats(NamedTuple):
     mean_sq: ModuleScalars  # mean over the groups of ||g_r||^2
     sq_mean: ModuleScalars  # ||G||^2
     num_groups: jax.Array  # () int32
+
+
+def map_floats(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
+    """Map ``fn`` over the leaves that can have a gradient; others stay as they are."""
+    return jax.tree.map(
+        lambda leaf, *others: fn(leaf, *others) if is_inexact(leaf) else leaf,
+        tree,
+        *rest,
+    )
 
 
 def module_vdot(
@@ -171,44 +187,71 @@ def stats_from_norms(
     return GroupStats(phi, mean_sq, sq_mean, jnp.asarray(num_groups, jnp.int32))
 
 
-def half_of(index: jax.Array, num_groups: int, split: Split) -> jax.Array:
-    """Return 0 or 1: the half that group ``index`` belongs to."""
-    if split == "interleaved":
-        return index % 2
-    return (index >= num_groups // 2).astype(jnp.int32)
+class Average(NamedTuple):
+    """mu of each module, and how many measurements it was made of."""
+
+    mu: ModuleScalars
+    measured: ModuleScalars
 
 
-def check_groups(num_groups: int, estimator: str, split: str) -> None:
-    """Raise a ValueError where this many groups cannot be measured this way."""
-    check_estimator(estimator, split)
-    if num_groups < 2:
-        raise ValueError(
-            f"{num_groups} group of gradients has no variance to measure: use at least "
-            "two replicas, or two micro-batches with GroupPlan"
-        )
-    if estimator == "halves" and num_groups % 2:
-        raise ValueError(
-            f"estimator='halves' cannot split {num_groups} groups in two equal halves: "
-            "use estimator='norms', which takes any number, or an even number"
-        )
+def variance_ratios(
+    phi: ModuleScalars,
+    anchor: str,
+    clip: tuple[float, float] | None = (0.5, 10.0),
+    eps: float | jax.Array = 1e-6,
+) -> ModuleScalars:
+    """Return sqrt(clip((phi_anchor + eps) / (phi_i + eps))) of each module (eq. 4).
+
+    Clipping before the root and eps are the released code's. nan where a phi is nan.
+
+    >>> phi = {"backbone": jnp.array(0.8), "fpn": jnp.array(0.2)}
+    >>> {m: round(float(r), 3) for m, r in variance_ratios(phi, "backbone").items()}
+    {'backbone': 1.0, 'fpn': 2.0}
+    """
+    ratios = {m: (phi[anchor] + eps) / (phi[m] + eps) for m in phi}
+    if clip is not None:
+        ratios = {m: jnp.clip(ratio, *clip) for m, ratio in ratios.items()}
+    return {m: jnp.sqrt(ratio) for m, ratio in ratios.items()}
 
 
-def check_estimator(estimator: str, split: str) -> None:
-    """Raise a ValueError for an estimator or split that does not exist."""
-    if estimator == "replicas":
-        raise ValueError(
-            "estimator='replicas' is called 'norms' now: its groups may be "
-            "micro-batches as well"
-        )
-    if estimator not in ("halves", "norms"):
-        raise ValueError(
-            f"estimator={estimator!r} is unknown: use 'halves' (the paper) or 'norms'"
-        )
-    if split not in ("interleaved", "contiguous"):
-        raise ValueError(
-            f"split={split!r} is unknown: use 'interleaved' (the paper) or "
-            "'contiguous' (the released code)"
-        )
+def smooth(
+    old: Average,
+    ratios: ModuleScalars,
+    alpha: float | jax.Array,
+    average: AverageKind = "paper",
+    due: bool | jax.Array = True,
+) -> Average:
+    """Return mu after ``mu <- alpha mu + (1 - alpha) r`` (eq. 5).
+
+    Args:
+      old: the average before.
+      ratios: r of each module; one that is not finite leaves its module as it was.
+      alpha: the smoothing; what lies outside [0, 1] is taken to its nearer end, and
+        nan counts as no measurement.
+      average: "paper" smooths with alpha from the first measurement on. "growing" is
+        for short runs: the plain mean of the measurements so far and of
+        ``INITIAL_COUNT`` ones, until its memory is that of alpha.
+      due: whether this measurement counts at all.
+
+    >>> start = Average({"fpn": jnp.array(1.0)}, {"fpn": jnp.array(0.0)})
+    >>> float(smooth(start, {"fpn": jnp.array(2.0)}, alpha=0.75).mu["fpn"])
+    1.25
+    >>> mean = smooth(start, {"fpn": jnp.array(2.0)}, 0.97, "growing")
+    >>> round(float(mean.mu["fpn"]), 3)  # (1 + 1 + 1 + 1 + 2) / 5
+    1.2
+    """
+    alpha = jnp.clip(jnp.asarray(alpha, jnp.float32), 0.0, 1.0)
+    mu, measured = {}, {}
+    for m, ratio in ratios.items():
+        seen = jnp.isfinite(ratio) & due & ~jnp.isnan(alpha)
+        keep = alpha
+        if average == "growing":
+            count = old.measured[m] + INITIAL_COUNT
+            keep = jnp.minimum(alpha, count / (count + 1.0))
+        new = old.mu[m] + (1.0 - keep) * (ratio - old.mu[m])
+        mu[m] = jnp.where(seen, new, old.mu[m])
+        measured[m] = old.measured[m] + seen
+    return Average(mu, measured)
 
 
 def float32_vdot(x: jax.Array, y: jax.Array) -> jax.Array:

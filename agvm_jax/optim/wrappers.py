@@ -11,6 +11,7 @@ that its ``init`` gives. Only ``keep_params_nonnegative`` has none of its own.
 
 import functools
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -141,6 +142,35 @@ def check_scaled(
             )
 
 
+def check_nothing_hidden(
+    states: Sequence[PyTree], kind: type, place: int | None, last: int
+) -> None:
+    """Raise if a transform hides an agvm where chain cannot move its scale.
+
+    Anywhere but last, what follows could divide the scale out. Beside an agvm of the
+    chain itself a second one would square it.
+
+    Args:
+      states: what the transforms' init gave.
+      kind: the type of AGVM's state.
+      place: where agvm stands, or None.
+      last: the last transform whose updates are still to be scaled.
+    """
+    for i, state in enumerate(states):
+        if (place is None and i >= last) or not holds(state, kind):
+            continue
+        if place is not None:
+            raise ValueError(
+                f"chain() has an agvm at place {place} and another one inside "
+                f"transform {i}: updates would be scaled twice. Keep one of them"
+            )
+        raise ValueError(
+            f"chain() cannot reach the agvm inside transform {i}, and what follows it "
+            "could divide its scale out: put agvm itself into the chain and the "
+            "wrapper around the whole, wrapper(chain(agvm(...), ...))"
+        )
+
+
 def check_averaged(states: Sequence[PyTree], place: int | None, axis_name: Any) -> None:
     """Raise if a transform would see each replica's own gradients and should not.
 
@@ -165,6 +195,18 @@ def check_averaged(states: Sequence[PyTree], place: int | None, axis_name: Any) 
                 "differentially_private_aggregate(...), agvm(axis_name=...), "
                 "optax.sgd(learning_rate))"
             )
+
+
+def warn_of_scaled_gradients() -> None:
+    """Warn, where a program is traced, that a scale stands in front of something."""
+    warnings.warn(
+        "agvm scales gradients here, and Adam, LAMB, LARS and every optimizer that "
+        "divides by the gradient's size cancel that: write agvm_jax.chain(agvm(...), "
+        "optimizer) or modulate(optimizer, ...) instead of optax.chain. If what "
+        "follows is linear in the gradient (SGD), or agvm comes last, say "
+        "agvm(scale_gradients=True)",
+        stacklevel=3,
+    )
 
 
 def _is_follower(tx: optax.GradientTransformation, state: PyTree) -> bool:

@@ -47,6 +47,7 @@ class Checkpoints:
         self._folder = Path(folder).absolute()
         self._log = log
         self._saving: int | None = None  # the step that is on its way to the disk
+        self._bytes = 0  # of its arrays
         self._manager = _Manager(
             self._folder,
             item_handlers={
@@ -79,8 +80,8 @@ class Checkpoints:
             return
         self._remove_partial_ones()
         arrays = as_dict(state)
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-        lack = storage.too_little_space(self._folder, size)
+        self._bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        lack = storage.too_little_space(self._folder, self._bytes)
         if first_process_says(bool(lack)):
             self._failed(step, lack or "the first process has no space for it")
             return
@@ -98,7 +99,7 @@ class Checkpoints:
         except jax.errors.JaxRuntimeError:
             raise  # of the devices, not of the disk
         except Exception as error:
-            self._failed(step, storage.in_words(error, self._folder))
+            self._failed(step, error)
         else:
             self._saving = step
 
@@ -116,7 +117,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            self._failed(step, storage.in_words(error, self._folder))
+            self._failed(step, error)
         else:
             self._log.info("the checkpoint of step %d is on disk", step)
 
@@ -131,9 +132,11 @@ class Checkpoints:
             for partial in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(partial, ignore_errors=True)
 
-    def _failed(self, step: int, why: str) -> None:
+    def _failed(self, step: int, why: str | Exception) -> None:
         """Tells that a step was not saved, and leaves nothing of it behind."""
         self._remove_partial_ones()
+        if isinstance(why, Exception):
+            why = storage.in_words(why, self._folder, self._bytes)
         self._manager.reload()
         steps = self.saved()
         self._log.error(

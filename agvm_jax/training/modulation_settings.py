@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agvm_jax.optim.equations import AgvmOptions
+from agvm_jax.optim.options import AgvmOptions
 
 # Above this batch the paper measures twice as often (section 4.1: "1K").
 LARGE_BATCH = 1024

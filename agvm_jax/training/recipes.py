@@ -14,7 +14,7 @@ import optax
 
 from agvm_jax.optim import baselines, schedules
 from agvm_jax.optim.chaining import modulate
-from agvm_jax.optim.equations import AgvmOptions
+from agvm_jax.optim.options import AgvmOptions
 from agvm_jax.optim.preconditioning import adam_weights
 from agvm_jax.training.modulation_settings import modulation_words, resolve_modulation
 

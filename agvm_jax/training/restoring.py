@@ -2,7 +2,8 @@
 
 Three things can be wrong, and they are told apart. A checkpoint of another model or
 optimizer is an error of the command. A damaged one is set aside and the one before is
-used. What the machine refuses (permissions, memory) is neither and is raised as it is.
+used. Every other error (permissions, memory, a disk that does not answer, a fault of a
+library) is neither and is raised as it is: the checkpoint may be good.
 
 A step's folder holds ``state/``, the arrays as Orbax writes them, and
 ``integrity/record.json``, the record of `training.integrity`. Runs of before there were
@@ -13,6 +14,7 @@ import dataclasses
 import errno
 import json
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from agvm_jax.training import storage
 from agvm_jax.training.integrity import (
     DamagedCheckpoint,
     check_record,
@@ -35,9 +38,20 @@ STATE, RECORD, RECORD_FILE = "state", "integrity", "record.json"
 FORMER_STATE = "default"  # the arrays' item in runs without records
 DAMAGED_FOLDER = "damaged_checkpoints"  # in the run folder
 
-# What a machine refuses for a while, or to this user: no sign of damage.
-_REFUSALS = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-_REFUSED = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED")
+# What damage looks like: a file that is not there, or whose content cannot be parsed.
+# All kinds that came up when files were cut, deleted and had bits turned, hundreds of
+# times; NotImplementedError is Orbax's for a word in its JSON that it does not know.
+_NOT_THERE = {errno.ENOENT, errno.EISDIR, errno.ENOTDIR}
+_SIGNS = (
+    FileNotFoundError,
+    ValueError,
+    LookupError,
+    EOFError,
+    AssertionError,
+    NotImplementedError,
+)
+# TensorStore's errors are ValueErrors; they begin with a status.
+_DAMAGED = "DATA_LOSS NOT_FOUND OUT_OF_RANGE INVALID_ARGUMENT FAILED_PRECONDITION"
 
 
 class CheckpointMismatch(ValueError):
@@ -154,11 +168,11 @@ def _restore(folder: Path, step: int, like: TrainState) -> Restored:
             }
         else:
             saved = _reading(
-                lambda: _kinds(checkpointer.metadata(arrays).item_metadata)
+                lambda: _kinds(checkpointer.metadata(arrays).item_metadata), folder
             )
         _check_fit(saved, _kinds(target), folder)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, target)
-        restored = _reading(lambda: checkpointer.restore(arrays, abstract))
+        restored = _reading(lambda: checkpointer.restore(arrays, abstract), folder)
     state = TrainState(**_with_nodes_of(target, restored))
     if record:
         verify(as_dict(state), record)
@@ -180,18 +194,26 @@ def _read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _reading(read: Any) -> Any:
-    """Calls ``read``; an error is damage, unless the machine refuses to read."""
+def _reading(read: Any, folder: Path) -> Any:
+    """Calls ``read``; of its errors, only those that tell of damage count as damage."""
     try:
         return read()
-    except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
     except Exception as error:
-        refused = isinstance(error, OSError) and error.errno in _REFUSALS
-        if refused or any(word in str(error) for word in _REFUSED):
+        if not _tells_of_damage(error):
+            error.add_note(f"This came while the checkpoint {folder} was being read.")
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DamagedCheckpoint(f"it cannot be read ({reason})") from error
+
+
+def _tells_of_damage(error: Exception) -> bool:
+    number = storage.error_number(error)
+    if number is not None:
+        return number in _NOT_THERE
+    status = re.match(r"([A-Z_]{5,}):", str(error))
+    if status and status[1] not in _DAMAGED.split():
+        return False
+    return isinstance(error, _SIGNS)
 
 
 def _check_fit(saved: dict[str, tuple], wanted: dict[str, tuple], folder: Path) -> None:
@@ -213,7 +235,8 @@ def _check_fit(saved: dict[str, tuple], wanted: dict[str, tuple], folder: Path) 
         raise CheckpointMismatch(
             f"the checkpoint of step {folder.name} in {folder.parent} does not fit this"
             f" model and optimizer: {'; '.join(found[:10])}{more}. Use the config that"
-            " it was made with, or another --config.name."
+            " it was made with, or give this run a folder of its own: another"
+            " --config.name, or another --config.workdir where that is set."
         )
 
 

@@ -21,6 +21,7 @@ FREE_KEYS = (
     "data.cache_dir",
     "data.num_threads",
     "data.prefetch",
+    "model.op_forms",
     "eval.",
     "train.",
 )

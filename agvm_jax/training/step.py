@@ -35,7 +35,8 @@ from jax.sharding import PartitionSpec as P
 from agvm_jax.optim.baselines import sam_value_and_grad
 from agvm_jax.optim.groups import GroupPlan
 from agvm_jax.optim.noise import noise_update, update_variance
-from agvm_jax.optim.replicas import mean_gradients, value_and_local_grad
+from agvm_jax.optim.reduction import mean_gradients
+from agvm_jax.optim.replicas import value_and_local_grad
 from agvm_jax.optim.variance import module_sq_norms
 from agvm_jax.training.batching import BatchPlan
 from agvm_jax.training.mesh import DATA_AXIS
@@ -106,12 +107,9 @@ class TrainStep:
                 split=recipe.agvm.split if recipe.agvm else "interleaved",
             )
         self._grad = value_and_local_grad(loss, axis_name=DATA_AXIS)
-        if recipe.sam:
+        if sam := recipe.sam:
             self._grad = sam_value_and_grad(
-                self._grad,
-                recipe.sam.rho,
-                axis_name=DATA_AXIS,
-                synced=recipe.sam.synced,
+                self._grad, sam.rho, axis_name=DATA_AXIS, synced=sam.synced
             )
 
         def shard(function, in_specs, out_specs):
@@ -132,17 +130,14 @@ class TrainStep:
         self.accumulate = jax.jit(accumulate, donate_argnums=1)
 
         def ending(measure):
-            apply = shard(
-                functools.partial(self._apply, measure), (whole, rows), (whole, whole)
-            )
+            ends = functools.partial(self._apply, measure)
+            apply = shard(ends, (whole, rows), (whole, whole))
 
             def single(state, batch):
                 return apply(state, accumulate(state, start(state, batch), batch, 0))
 
-            return {
-                "apply": jax.jit(apply, donate_argnums=0),
-                "single": jax.jit(single, donate_argnums=0),
-            }
+            programs = {"apply": apply, "single": single}
+            return {k: jax.jit(v, donate_argnums=0) for k, v in programs.items()}
 
         self.programs = {measure: ending(measure) for measure in (True, False)}
 
@@ -189,18 +184,12 @@ class TrainStep:
         parts = jax.eval_shape(
             self._loss, state.params, state.model_state, batch, jax.random.key(0)
         )[1][1]
+        if self._groups:
+            groups = self._groups.init(state.params)
+        else:
+            groups = jax.tree.map(jnp.zeros_like, state.params)
         zero = jnp.zeros([], jnp.float32)
-        carry = Carry(
-            groups=(
-                self._groups.init(state.params)
-                if self._groups
-                else jax.tree.map(jnp.zeros_like, state.params)
-            ),
-            model_state=state.model_state,
-            loss=zero,
-            parts={name: zero for name in parts},
-        )
-        return _lead(carry)
+        return _lead(Carry(groups, state.model_state, zero, dict.fromkeys(parts, zero)))
 
     def _accumulate(
         self, state: TrainState, carry: Carry, batch: Any, index: jax.Array
@@ -307,19 +296,3 @@ def _lead(tree: Any) -> Any:
 def _unlead(tree: Any) -> Any:
     """Takes the leading replica axis, one entry here, away."""
     return jax.tree.map(lambda leaf: leaf[0], tree)
-
-
-def make_predict(predict: Callable, mesh: Mesh) -> Callable:
-    """Compiles ``predict(params, model_state, batch)`` over the mesh.
-
-    Every replica predicts its own rows of the batch; there are no collectives.
-    """
-    return jax.jit(
-        jax.shard_map(
-            predict,
-            mesh=mesh,
-            in_specs=(P(), P(), P(DATA_AXIS)),
-            out_specs=P(DATA_AXIS),
-            check_vma=False,
-        )
-    )

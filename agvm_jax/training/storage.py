@@ -17,13 +17,27 @@ class StorageError(RuntimeError):
     """The last state of a sitting could not be stored."""
 
 
-def in_words(error: Exception, folder: Path) -> str:
-    """Says why something could not be written under ``folder``, without a full stop."""
+def error_number(error: Exception) -> int | None:
+    """Returns the operating system's number of an error, of TensorStore's too."""
     number = getattr(error, "errno", None)
     if number is None and (found := _NUMBER.search(str(error))):
         number = int(found[1])
+    return number
+
+
+def in_words(error: Exception, folder: Path, needed: int = 0) -> str:
+    """Says why something could not be written under ``folder``, without a full stop.
+
+    Args:
+      error: what was raised.
+      folder: an existing one.
+      needed: bytes that were to be written, if that is known; a sentence about a full
+        disk then says how many it lacks.
+    """
+    number = error_number(error)
     if number in _FULL or "no space left on device" in str(error).lower():
-        return f"the disk of {folder} is full; free some space there"
+        lack = needed and too_little_space(folder, needed)
+        return lack or f"the disk of {folder} is full; free some space there"
     if number is not None:
         return f"{os.strerror(number)} ({folder})"
     reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -33,12 +47,18 @@ def in_words(error: Exception, folder: Path) -> str:
 def too_little_space(folder: Path, needed: int) -> str:
     """Says that ``needed`` bytes do not fit on the disk of a folder; "" if they do."""
     free = shutil.disk_usage(folder).free
-    if free >= 1.05 * needed + 2**20:  # with what lies beside the data
+    missing = 1.05 * needed + 2**20 - free  # with what lies beside the data
+    if missing <= 0:
         return ""
     return (
-        f"it takes {needed / 1e9:.3g} GB and the disk of {folder} has"
-        f" {free / 1e9:.3g} GB left; free some space there"
+        f"it takes {_size(needed)} and the disk of {folder} has {_size(free)} left;"
+        f" free another {_size(missing)} there"
     )
+
+
+def _size(count: float) -> str:
+    """Says a number of bytes in the unit that suits it."""
+    return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"
 
 
 class AppendFile:

@@ -17,9 +17,10 @@ from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.batching import BatchPlan, plan_batches
+from agvm_jax.training.predicting import make_predict
 from agvm_jax.training.recipes import Recipe, build_optimizer
 from agvm_jax.training.state import TrainState, create_state
-from agvm_jax.training.step import TrainStep, make_predict
+from agvm_jax.training.step import TrainStep
 from benchmarks.paper.cells import Cell
 from benchmarks.paper.methods import Method
 from benchmarks.paper.scales import WARMUP_SHARE, Scale

@@ -9,9 +9,9 @@ padded to whole patches and windows.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
+from ..drop_path import branch_gains, rising_rates, scale
 from ..freezing import check_parts, freeze
 from ..ops.windows import (
     crossings,
@@ -71,8 +71,7 @@ class Swin(nnx.Module):
         head_channels = round(HEAD_CHANNELS * width)
         if head_channels < 1:
             raise ValueError(f"width {width} leaves no channels; take at least 1/32")
-        if not 0.0 <= drop_path < 1.0:
-            raise ValueError(f"drop_path is {drop_path}: it must be in [0, 1)")
+        self.drop_rates = rising_rates(drop_path, sum(blocks))
         options = {"dtype": dtype, "rngs": rngs}
         self.widths = tuple(heads * head_channels * 2**stage for stage in range(4))
         self.patch_embed = PatchEmbed(self.widths[0], **options)
@@ -99,7 +98,6 @@ class Swin(nnx.Module):
         self.norm1, self.norm2, self.norm3, self.norm4 = (
             make_norm(channels, **options) for channels in self.widths
         )
-        self.drop_rates = tuple(np.linspace(0.0, drop_path, sum(blocks)).tolist())
         self.blocks = blocks
 
     @property
@@ -142,7 +140,7 @@ class Swin(nnx.Module):
         Raises:
           ValueError: a key is needed and there is none.
         """
-        gains = self._branch_gains(images.shape[0], key) if train else None
+        gains = branch_gains(self.drop_rates, len(images), key) if train else None
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         merges = (None, self.merge2, self.merge3, self.merge4)
         norms = (self.norm1, self.norm2, self.norm3, self.norm4)
@@ -158,23 +156,6 @@ class Swin(nnx.Module):
                 depth += 1
             features[f"c{level}"] = norm(x)
         return features
-
-    def _branch_gains(self, batch: int, key: jax.Array | None) -> jax.Array | None:
-        """Return 0 or 1 / kept share for each block, branch and sample, or None.
-
-        Returns:
-          (blocks, 2, B) float32, of mean 1.
-        """
-        if not any(self.drop_rates):
-            return None
-        if key is None:
-            raise ValueError(
-                f"drop_path is {self.drop_rates[-1]}: training needs a key, which "
-                "decides what is left out"
-            )
-        kept = 1.0 - np.array(self.drop_rates, np.float32)[:, None, None]
-        chosen = jax.random.bernoulli(key, kept, (len(kept), 2, batch))
-        return chosen / kept
 
 
 class PatchEmbed(nnx.Module):
@@ -244,13 +225,6 @@ class Block(nnx.Module):
         x = x + scale(self.attn(self.norm1(x)), gains, 0)
         inner = jax.nn.gelu(self.fc1(self.norm2(x)), approximate=False)
         return x + scale(self.fc2(inner), gains, 1)
-
-
-def scale(branch: jax.Array, gains: jax.Array | None, index: int) -> jax.Array:
-    """Return `branch` (B, H, W, C) times gains[index] (B,), if there are any."""
-    if gains is None:
-        return branch
-    return branch * gains[index].astype(branch.dtype)[:, None, None, None]
 
 
 class WindowAttention(nnx.Module):

@@ -4,14 +4,12 @@ Lin et al. 2017 ("Focal Loss for Dense Object Detection"), section 4. The same t
 towers run on every level of the pyramid.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from agvm_jax.structures import Batch
 
@@ -19,6 +17,7 @@ from ..layers import Conv
 from ..ops.boxes import encode
 from ..ops.losses import sigmoid_focal_loss, smooth_l1
 from ..ops.matching import BACKGROUND, IGNORE, inside_crowd, match
+from ..ops.repetition import repeat_labels
 
 # Section 4.1: what an anchor's IoU must reach to be an object, or to be ignored.
 FOREGROUND_IOU = 0.5
@@ -221,19 +220,7 @@ def _class_losses(logits: jax.Array, labels: jax.Array, num_anchors: int) -> jax
     batch, _, num_classes = logits.shape
     logits = logits.reshape(batch, -1, num_anchors * num_classes)
     labels = labels.reshape(batch, -1, num_anchors)
-    spread = lax.platform_dependent(
-        labels,
-        tpu=functools.partial(_spread_by_product, count=num_classes),
-        default=functools.partial(jnp.repeat, repeats=num_classes, axis=-1),
-    )
+    spread = repeat_labels(labels, num_classes)
     present = spread == jnp.tile(jnp.arange(num_classes), num_anchors)
     focal = sigmoid_focal_loss(logits, present, FOCAL_ALPHA, FOCAL_GAMMA)
     return jnp.where(spread != IGNORE, focal, 0.0).sum((1, 2))
-
-
-def _spread_by_product(labels: jax.Array, count: int) -> jax.Array:
-    """Repeat (B, P, A) `count` times along its last axis, by the matrix unit."""
-    copies = jnp.repeat(jnp.eye(labels.shape[-1]), count, axis=1)
-    precision = lax.Precision.HIGHEST  # exact for the class ids of any data set
-    spread = jnp.matmul(labels.astype(jnp.float32), copies, precision=precision)
-    return spread.astype(labels.dtype)

@@ -1,33 +1,18 @@
-"""Convolution over NHWC, in forms that the CPU computes well.
-
-Everywhere but on the CPU this is the compiler's own convolution and its own gradient.
-There the compiler's gradients take up to three times as long as they need to, and maps
-of a few pixels thirty times; the forms here are those that docs/performance.md
-measures. The choice is made when a program is lowered, for the platform it is lowered
-for.
-"""
-
-import functools
+"""Convolution over NHWC."""
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
-from .kernel_gradients import product_over_rows, strided_kernel_gradient
-from .winograd import (
-    winograd_conv,
-    winograd_input_gradient,
-    winograd_kernel_gradient,
-)
+from .forms import pick
+from .plain_conv import conv2d as plain_conv2d
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv2d(
     x: jax.Array, kernel: jax.Array, stride: int = 1, out_dtype=None
 ) -> jax.Array:
     """Convolve (B, H, W, C) with (k, k, C, K), padded by k // 2, k odd.
 
-    Differentiable once, in reverse.
+    On GPU and TPU this is the compiler's own convolution and its own gradient; the form
+    for CPUs has no forward-mode derivative.
 
     Args:
       x: (B, H, W, C).
@@ -42,172 +27,4 @@ def conv2d(
       (B, ceil(H / stride), ceil(W / stride), K).
     """
     out_dtype = x.dtype if out_dtype is None else out_dtype
-    forward, _ = _cpu_form(x.shape, kernel.shape, stride, x.dtype)
-    if forward is None:
-        return _convolve(stride, out_dtype, x, kernel)
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(forward, stride, out_dtype),
-        default=functools.partial(_convolve, stride, out_dtype),
-    )
-
-
-def _forward(x, kernel, stride, out_dtype):
-    return conv2d(x, kernel, stride, out_dtype), (x, kernel)
-
-
-def _backward(stride, out_dtype, residuals, dy):
-    del out_dtype
-    x, kernel = residuals
-    dy = dy.astype(x.dtype)
-    _, backward = _cpu_form(x.shape, kernel.shape, stride, x.dtype)
-    if backward is None:
-        return _gradients(stride, x, kernel, dy)
-    return lax.platform_dependent(
-        x,
-        kernel,
-        dy,
-        cpu=functools.partial(backward, stride),
-        default=functools.partial(_gradients, stride),
-    )
-
-
-conv2d.defvjp(_forward, _backward)
-
-
-def _cpu_form(shape, kernel_shape, stride, dtype):
-    """Return the forward and backward functions for the CPU, None for the compiler's.
-
-    The bounds are where the forms cross in the tables of docs/performance.md.
-    """
-    batch, height, width, channels = shape
-    size, _, _, channels_out = kernel_shape
-    positions = batch * -(-height // stride) * -(-width // stride)
-    if size == 1:
-        return None, _pointwise_gradients
-    fits_cache = positions * size**2 * channels <= 2**23
-    if stride > 1:
-        if size == 3 and fits_cache:
-            return _patch_product, _patch_gradients
-        return None, _strided_gradients
-    if size != 3:
-        return None, None
-    wide = min(channels, channels_out) >= 64
-    if wide and positions >= 1024 and dtype == jnp.float32:
-        return _winograd, _winograd_gradients
-    if fits_cache and positions < 1024:
-        return _patch_product, _patch_gradients
-    return None, None
-
-
-def _convolve(stride, out_dtype, x, kernel):
-    size = kernel.shape[0]
-    if size == 1:
-        # A matrix product: the same to GPU and TPU, and five times faster on the CPU.
-        x = x[:, ::stride, ::stride]
-        return _product(x, kernel[0, 0], out_dtype)
-    pad = (size // 2, size // 2)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        (pad, pad),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        preferred_element_type=out_dtype,
-    )
-
-
-def _product(x, matrix, out_dtype):
-    """Multiply (B, H, W, C) by (C, K)."""
-    over = (((3,), (0,)), ((), ()))
-    return lax.dot_general(x, matrix, over, preferred_element_type=out_dtype)
-
-
-def _gradients(stride, x, kernel, dy):
-    convolve = functools.partial(_convolve, stride, x.dtype)
-    return jax.vjp(convolve, x, kernel)[1](dy)
-
-
-# 1x1: a matrix product.
-
-
-def _pointwise_gradients(stride, x, kernel, dy):
-    dx = lax.dot_general(dy, kernel[0, 0], (((3,), (1,)), ((), ())))
-    if stride > 1:
-        dx = _spread(dx, x.shape, stride, (0, 0))
-    x = x[:, ::stride, ::stride].reshape(-1, x.shape[-1])
-    dkernel = product_over_rows(x, dy.reshape(-1, dy.shape[-1]))
-    return dx, dkernel[None, None]
-
-
-def _spread(y, shape, stride, offset):
-    """Put (B, h, w, C) into zeros of `shape`, from `offset` on, `stride` apart."""
-    space = [
-        (start, size - start - (stride * (small - 1) + 1), stride - 1)
-        for start, size, small in zip(offset, shape[1:3], y.shape[1:3], strict=True)
-    ]
-    return lax.pad(y, jnp.zeros((), y.dtype), [(0, 0, 0), *space, (0, 0, 0)])
-
-
-# 3x3 on small maps or with a stride: a matrix product with patches.
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _patch_product(stride, out_dtype, x, kernel):
-    patches = _patches(stride, x)  # (B, h, w, 9 C)
-    return _product(patches, kernel.reshape(-1, kernel.shape[-1]), out_dtype)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _patch_gradients(stride, x, kernel, dy):
-    batch, height, width, channels = x.shape
-    flat_kernel = kernel.reshape(-1, kernel.shape[-1])
-    flat_dy = dy.reshape(-1, dy.shape[-1])
-    dpatches = lax.optimization_barrier(flat_dy @ flat_kernel.T)
-    dpatches = dpatches.reshape(*dy.shape[:3], 9, channels)
-    padded = (batch, height + 2, width + 2, channels)
-    dx = sum(
-        _spread(dpatches[:, :, :, tap], padded, stride, divmod(tap, 3))
-        for tap in range(9)
-    )
-    patches = _patches(stride, x).reshape(-1, 9 * channels)
-    dkernel = product_over_rows(patches, flat_dy).reshape(kernel.shape)
-    return dx[:, 1:-1, 1:-1], dkernel
-
-
-def _patches(stride, x):
-    """Return the 3x3 neighbours of each output: (B, h, w, 9 C)."""
-    _, height, width, _ = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    taps = [
-        x[:, i : i + height : stride, j : j + width : stride]
-        for i in range(3)
-        for j in range(3)
-    ]
-    return lax.optimization_barrier(jnp.concatenate(taps, axis=-1))
-
-
-# Any other with a stride: the compiler's own but for the kernel's gradient.
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _strided_gradients(stride, x, kernel, dy):
-    _, backward = jax.vjp(lambda x: _convolve(stride, x.dtype, x, kernel), x)
-    dkernel = strided_kernel_gradient(stride, len(kernel), x, dy)
-    return *backward(dy), dkernel
-
-
-# 3x3 on large maps: Winograd's tiles.
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _winograd(stride, out_dtype, x, kernel):
-    del stride
-    return winograd_conv(x, kernel).astype(out_dtype)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _winograd_gradients(stride, x, kernel, dy):
-    del stride
-    return winograd_input_gradient(kernel, dy), winograd_kernel_gradient(x, dy)
+    return pick("conv2d", plain_conv2d)(x, kernel, stride, out_dtype)

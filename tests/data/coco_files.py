@@ -6,8 +6,6 @@ import struct
 import cv2
 import numpy as np
 
-from agvm_jax.data.annotations import masks
-
 # 16 x 8, Adobe CMYK, left half red, right half cyan.
 CMYK_JPEG = base64.b64decode(
     "/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwACAQEBAQECAQEBAgICAgIEAwICAgIFBAQDBAYFBgYGBQYGBgcJ"
@@ -44,13 +42,27 @@ def annotation(i, image_id, category_id, bbox, **more):
     }
 
 
+def run_lengths(mask):
+    """(h, w) bool -> COCO's uncompressed run lengths, pixel by pixel.
+
+    They go down the columns and begin with zeros.
+    """
+    counts, shown = [0], False
+    for pixel in np.asarray(mask).T.ravel().tolist():
+        if pixel != shown:
+            counts.append(0)
+            shown = pixel
+        counts[-1] += 1
+    return {"size": list(np.shape(mask)), "counts": counts}
+
+
 def with_masks(two_images):
     """The dictionary with a polygon, run lengths and again a polygon."""
     first, crowd, second = two_images["annotations"]
     first["segmentation"] = [[1, 2, 11, 2, 11, 7, 1, 7]]
     mask = np.zeros((20, 30), bool)
     mask[4:9, 5:20] = True
-    crowd["segmentation"] = masks.mask_to_run_lengths(mask)
+    crowd["segmentation"] = run_lengths(mask)
     second["segmentation"] = [[2, 2, 6, 2, 6, 6, 2, 6], [3, 3, 4, 4]]
     return two_images
 

@@ -5,7 +5,7 @@ import re
 import pytest
 from listed_sources import Listed, listed, take
 
-from agvm_jax.data import settings
+from agvm_jax.data import pipeline
 from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.pipeline import _read_options
 
@@ -56,16 +56,16 @@ def test_a_stream_that_cannot_be_is_refused(options, words, data_config):
 
 
 def test_threads_are_as_many_as_asked_for_or_one_a_core_up_to_sixteen(monkeypatch):
-    assert settings.reading_threads(5) == 5
+    assert pipeline.reading_threads(5) == 5
     for cores, threads in ((1, 1), (3, 3), (200, 16)):
         for name in ("sched_getaffinity", "cpu_count"):
             answer = range(cores) if name == "sched_getaffinity" else cores
             monkeypatch.setattr(
-                settings.os, name, lambda *_, answer=answer: answer, raising=False
+                pipeline.os, name, lambda *_, answer=answer: answer, raising=False
             )
-        assert settings.reading_threads(0) == threads
-        monkeypatch.delattr(settings.os, "sched_getaffinity")
-        assert settings.reading_threads(0) == threads
+        assert pipeline.reading_threads(0) == threads
+        monkeypatch.delattr(pipeline.os, "sched_getaffinity")
+        assert pipeline.reading_threads(0) == threads
         monkeypatch.undo()
 
 

@@ -79,8 +79,8 @@ def take(source, config, count, *, batch_size=4, seed=0, **options):
 def test_pictures_are_split_by_their_size_and_get_the_frame_that_fits():
     source = Sized([(20, 30), (30, 20), (25, 25), (0, 0), (31, 30)])
     for frame in (LANDSCAPE, PORTRAIT):
-        wide, high = split_by_orientation(source, frame)
-        assert wide.frame == LANDSCAPE and high.frame == PORTRAIT
+        (wide, lying), (high, standing) = split_by_orientation(source, frame)
+        assert lying == LANDSCAPE and standing == PORTRAIT
         assert [wide[i]["image_id"] for i in range(len(wide))] == [0, 2, 3]
         assert [high[i]["image_id"] for i in range(len(high))] == [1, 4]
 

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from one_image import add_found, one_image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from random_sets import evaluator_of, make_batches, make_set
@@ -109,33 +110,6 @@ def test_pixels_of_the_padded_input_become_pixels_of_the_original():
     )
     expected = np.array([0.1, 0.1, 0.8, 0.8]) * ([image["width"], image["height"]] * 2)
     np.testing.assert_allclose(evaluator.detections()[0]["bbox"], expected)
-
-
-def one_image(boxes, size=100):
-    return {
-        "images": [{"id": 5, "height": size, "width": size}],
-        "annotations": [
-            {"id": i, "image_id": 5, "category_id": 1, "bbox": list(box)}
-            for i, box in enumerate(boxes)
-        ],
-        "categories": [{"id": 1, "name": "thing"}],
-    }
-
-
-def add_found(evaluator, boxes, scores, image_id=5, classes=None):
-    count = len(boxes)
-    classes = np.zeros(count, int) if classes is None else classes
-    corners = np.array(boxes, float).reshape(-1, 4)
-    corners[:, 2:] += corners[:, :2]
-    evaluator.add(
-        Batch(None, np.array([[100, 100]]), np.array([image_id]), *[None] * 4),
-        Predictions(
-            corners[None],
-            np.array(scores, float)[None],
-            np.array(classes)[None],
-            np.ones((1, count), bool),
-        ),
-    )
 
 
 def test_perfect_detections_score_one_even_when_the_first_annotation_has_id_zero():
@@ -297,65 +271,3 @@ def test_categories_that_are_not_asked_for_are_left_out():
     evaluator = DetectionEvaluator(truth, (1,), ("thing",))
     add_found(evaluator, [(0, 0, 50, 50)], [0.9])
     assert evaluator.compute()["AP"] == pytest.approx(1.0)
-
-
-def test_unknown_images_repeated_images_and_strange_classes_are_named():
-    evaluator = DetectionEvaluator(one_image([(0, 0, 9, 9)]), (1,), ("thing",))
-    with pytest.raises(ValueError, match="image 77 is not in the ground truth"):
-        add_found(evaluator, [], [], image_id=77)
-    with pytest.raises(
-        ValueError, match=r"image 5: .* class 1, but classes are 0\.\.0"
-    ):
-        add_found(evaluator, [(0, 0, 9, 9)], [0.9], classes=[1])
-    assert evaluator.num_images == 0
-    add_found(evaluator, [], [])
-    with pytest.raises(ValueError, match="image 5 was added twice"):
-        add_found(evaluator, [], [])
-    evaluator.reset()
-    with pytest.raises(ValueError, match="image 5 was added twice"):
-        evaluator.add(
-            Batch(None, np.full((2, 2), 100), np.array([5, 5]), *[None] * 4),
-            Predictions(
-                np.zeros((2, 1, 4)),
-                *[np.zeros((2, 1), int)] * 2,
-                np.zeros((2, 1), bool),
-            ),
-        )
-    assert evaluator.num_images == 0
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda t: t.pop("categories"), "no 'categories'"),
-        (lambda t: t["images"][0].pop("height"), "image 5 needs id, height and width"),
-        (lambda t: t["images"].append(dict(t["images"][0])), "lists image id 5 twice"),
-        (
-            lambda t: t["annotations"][0].update(image_id=8),
-            "annotation 0 names image 8",
-        ),
-        (lambda t: t["annotations"][0].update(category_id=9), "category 9"),
-        (
-            lambda t: t["annotations"][0].update(bbox=[0, 0, np.nan, 1]),
-            "annotation 0: bb",
-        ),
-        (lambda t: t["annotations"][0].update(bbox=[0, 0, 1]), "annotation 0: bb"),
-        (lambda t: t["annotations"][0].pop("bbox"), "annotation 0 has no 'bbox'"),
-        (lambda t: t["categories"].clear(), r"no category \[1\]"),
-    ],
-)
-def test_a_broken_ground_truth_is_one_sentence(damage, message):
-    truth = one_image([(0, 0, 9, 9)])
-    damage(truth)
-    with pytest.raises(ValueError, match=message):
-        DetectionEvaluator(truth, (1,), ("thing",))
-
-
-def test_ids_and_names_must_fit_each_other():
-    truth = one_image([])
-    with pytest.raises(ValueError, match="one name for each id"):
-        DetectionEvaluator(truth, (1,), ("a", "b"))
-    with pytest.raises(ValueError, match="repeat"):
-        DetectionEvaluator(truth, (1, 1), ("a", "b"))
-    with pytest.raises(ValueError, match="must not be empty"):
-        DetectionEvaluator(truth, (), ())

@@ -11,7 +11,6 @@ from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.pipeline import eval_batches
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
-from agvm_jax.evaluation.panoptic import PanopticEvaluator
 from agvm_jax.evaluation.tasks import TASKS, Settings
 from agvm_jax.structures import Predictions
 from configs import base
@@ -39,17 +38,10 @@ class Shapes:
         )
 
     def evaluator(self, task, save_to=None):
-        if task == "panoptic":  # pictures so small have less stuff than the rule asks
-            truth = self.dataset.val.panoptic_truth()
-            return PanopticEvaluator(
-                truth.content,
-                truth.load,
-                self.dataset.category_ids,
-                truth.label_categories("stuff"),
-                MergeRule(stuff_area=1),
-                save_to,
-            )
-        return TASKS[task].evaluator(self.dataset, Settings("stuff", (), save_to))
+        # Images so small have less stuff than the default rule asks for.
+        merge = MergeRule(stuff_area_limit=1)
+        settings = Settings("stuff", merge=merge, save_to=save_to)
+        return TASKS[task].evaluator(self.dataset, settings)
 
     def perfect(self, task):
         """A `predict` that gives the ground truth back."""

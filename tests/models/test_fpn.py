@@ -1,14 +1,13 @@
 """The feature pyramid: sizes, coarser levels, and doubling maps of odd size."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from reference_arrays import torch_nearest
 
-from models.fpn import FPN, _by_product, _by_repetition, upsample
+from models.fpn import FPN
 
 CHANNELS = {"c2": 2, "c3": 3, "c4": 4, "c5": 5}
 GRIDS = {"c2": (17, 12), "c3": (9, 6), "c4": (5, 3), "c5": (3, 2)}
@@ -25,51 +24,6 @@ def make_features():
 def make_pyramid(**options):
     pyramid = FPN(CHANNELS, 4, rngs=nnx.Rngs(0), **options)
     return pyramid, pyramid(make_features())
-
-
-def torch_nearest(x, size):
-    """torch's interpolate(mode="nearest"): source = floor(target * in / out)."""
-    rows, columns = (
-        np.floor(np.arange(out) * (inside / out)).astype(int)
-        for inside, out in zip(x.shape[1:3], size, strict=True)
-    )
-    return np.asarray(x)[:, rows][:, :, columns]
-
-
-@pytest.mark.parametrize("size", [(6, 8), (5, 8), (6, 7), (5, 7)])
-def test_doubling_is_torchs_nearest_interpolation(size):
-    x = jnp.arange(24.0).reshape(1, 3, 4, 2)
-    np.testing.assert_array_equal(upsample(x, size), torch_nearest(x, size))
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("size", [(6, 8), (5, 7)])
-def test_the_form_for_tpus_doubles_the_same_and_gives_the_same_gradient(size, dtype):
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, 3, 4, 2)), dtype)
-    slopes = jnp.asarray(rng.integers(-9, 9, (2, *size, 2)), dtype)
-    (ours, back), (plain, plain_back) = (
-        jax.vjp(functools.partial(form, size=size), x)
-        for form in (_by_product, _by_repetition)
-    )
-    np.testing.assert_array_equal(ours, plain)
-    np.testing.assert_array_equal(back(slopes)[0], plain_back(slopes)[0])
-
-
-@pytest.mark.parametrize(
-    ("platform", "products"), [("cpu", 0), ("cuda", 0), ("tpu", 1)]
-)
-def test_products_are_for_tpus_alone(platform, products):
-    x = jax.ShapeDtypeStruct((1, 3, 4, 2), jnp.float32)
-    doubled = jax.jit(functools.partial(upsample, size=(6, 8)))
-    text = doubled.trace(x).lower(lowering_platforms=(platform,)).as_text()
-    assert text.count("dot_general") == products
-
-
-@pytest.mark.parametrize("size", [(4, 8), (7, 8), (6, 9)])
-def test_other_sizes_are_refused(size):
-    with pytest.raises(ValueError, match="cannot double"):
-        upsample(jnp.zeros((1, 3, 4, 2)), size)
 
 
 @pytest.mark.parametrize("extra", ["c5", "p5"])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from modulator_cases import GRADS, NAN, PARAMS, PHI, run
 
 from agvm_jax.optim import agvm
-from agvm_jax.optim.equations import AgvmOptions
 from agvm_jax.optim.modulation import Modulator
+from agvm_jax.optim.options import AgvmOptions
 
 # agvm is used alone here, which it warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:agvm scales gradients")

@@ -14,9 +14,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from agvm_jax.optim import baselines
-from agvm_jax.optim.chaining import chain, modulate
+from agvm_jax.optim.chaining import agvm, chain, modulate
 from agvm_jax.optim.groups import GroupPlan
-from agvm_jax.optim.modulation import agvm
 from agvm_jax.optim.modules import label_tree
 from agvm_jax.optim.stacked import phi_of_groups
 

@@ -8,7 +8,8 @@ import pytest
 from modulator_cases import GRADS, PARAMS, PHI, run, some_phis
 
 from agvm_jax.optim import agvm, modulate, phi_of_groups
-from agvm_jax.optim.equations import AgvmOptions, variance_ratios
+from agvm_jax.optim.options import AgvmOptions
+from agvm_jax.optim.variance import variance_ratios
 
 # agvm is used alone here, which it warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:agvm scales gradients")

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from agvm_jax.optim import chain, modulate
-from agvm_jax.optim.modulation import agvm
+from agvm_jax.optim.chaining import agvm
 
 PARAMS = {"backbone": jnp.ones((8, 2)), "head": jnp.ones((8, 3))}
 PHI = {"backbone": 0.8, "head": 0.2}

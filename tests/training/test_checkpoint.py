@@ -145,6 +145,24 @@ def test_a_full_disk_is_told_at_once_and_the_next_save_works(
     chex.assert_trees_all_equal(restore(tmp_path / "c", 2, state, LOG).state, state)
 
 
+def test_a_disk_that_fills_up_meanwhile_says_what_is_missing(
+    open_checkpoints, caplog, monkeypatch
+):
+    checkpoints = open_checkpoints()
+    free = iter([10e6, 1e3])  # before, and after the failure
+
+    def usage(folder):
+        return SimpleNamespace(free=next(free))
+
+    def write(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    monkeypatch.setattr(checkpoints._manager, "save", write)
+    checkpoints.save(1, make_state())
+    assert "has 0.001 MB left; free another 1.05 MB there" in caplog.text
+
+
 def test_a_state_that_does_not_fit_on_the_disk_is_not_begun(
     open_checkpoints, tmp_path, caplog, monkeypatch
 ):
@@ -152,7 +170,8 @@ def test_a_state_that_does_not_fit_on_the_disk_is_not_begun(
     usage = SimpleNamespace(total=2e12, used=2e12, free=100)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     checkpoints.save(1, make_state())
-    assert "GB left; free some space there" in caplog.text
+    # A state of 56 bytes, and 1 MiB for what lies beside it.
+    assert "has 0.0001 MB left; free another 1.05 MB there" in caplog.text
     assert "the newest checkpoint is none yet" in caplog.text
     monkeypatch.undo()
     checkpoints.save(2, make_state())

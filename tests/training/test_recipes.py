@@ -12,9 +12,8 @@ import optax
 import pytest
 
 from agvm_jax.optim import baselines
-from agvm_jax.optim.chaining import modulate
-from agvm_jax.optim.equations import AgvmOptions
-from agvm_jax.optim.modulation import agvm
+from agvm_jax.optim.chaining import agvm, modulate
+from agvm_jax.optim.options import AgvmOptions
 from agvm_jax.training import recipes
 from configs import base
 

@@ -153,6 +153,7 @@ def test_a_checkpoint_of_another_model_lists_what_differs_and_stays(folder):
         "params/rpn/b is not in it",
         "params/head/b is only in it",
         "--config.name",
+        "--config.workdir",
     ):
         assert words in str(error.value)
     assert saved_steps(folder) == [4, 8]
@@ -166,14 +167,57 @@ def test_another_dtype_is_another_model_and_no_damage(folder):
     assert saved_steps(folder) == [4, 8]
 
 
-def test_what_the_machine_refuses_is_no_damage(folder, monkeypatch):
-    def refuse(*arguments):
-        raise PermissionError(13, "Permission denied")
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionError(13, "Permission denied"),
+        OSError(5, "Input/output error"),
+        MemoryError(),
+        jax.errors.JaxRuntimeError("INVALID_ARGUMENT: of a device"),
+        TypeError("an argument that this release of a library does not know"),
+        ValueError("UNAVAILABLE: Error reading: the server does not answer"),
+        ValueError("Error reading [source locations='os_error_code='116'']"),
+    ],
+    ids=repr,
+)
+def test_an_error_that_tells_of_no_damage_is_raised_as_it_is(
+    folder, monkeypatch, error
+):
+    def fail(*arguments):
+        raise error
 
-    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", refuse)
-    with pytest.raises(PermissionError):
+    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", fail)
+    with pytest.raises(type(error)) as raised:
         newest(folder)
+    assert raised.value is error
+    assert error.__notes__ == [
+        f"This came while the checkpoint {folder / '8'} was being read."
+    ]
     assert saved_steps(folder) == [4, 8]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "No such file or directory"),
+        FileNotFoundError("said by Orbax, without a number"),
+        ValueError("DATA_LOSS: Error reading: checksum does not match"),
+        ValueError("Error reading [source locations='os_error_code='21'']"),
+        KeyError("write_shape"),
+        UnicodeDecodeError("utf-8", b"\xee", 0, 1, "invalid start byte"),
+    ],
+    ids=repr,
+)
+def test_an_error_that_tells_of_damage_costs_one_checkpoint(folder, monkeypatch, error):
+    read = ocp.StandardCheckpointer.restore
+
+    def fail(checkpointer, arrays, target):
+        if arrays.parent.name == "8":
+            raise error
+        return read(checkpointer, arrays, target)
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "restore", fail)
+    assert newest(folder).step == 4
 
 
 def test_one_that_is_still_being_written_is_none(folder):

@@ -47,6 +47,17 @@ def test_keys_that_do_not_change_the_result_may_change(tmp_path):
     open_run_folder(folder, {**CONFIG, "workdir": "x", "train": {"progress": False}})
 
 
+def test_a_run_may_go_on_on_another_platform(tmp_path):
+    def config(forms, dtype):
+        return {**CONFIG, "model": {"op_forms": forms, "dtype": dtype}}
+
+    folder = open_run_folder(tmp_path / "run", config("auto", "auto"))
+    open_run_folder(folder, config("tpu", "auto"))
+    with pytest.raises(ValueError, match="model.dtype") as error:
+        open_run_folder(folder, config("gpu", "float32"))
+    assert "op_forms" not in str(error.value)
+
+
 def test_other_weights_to_start_from_make_another_run(tmp_path):
     config = {**CONFIG, "train": {"init_from": "a.npz", "progress": True}}
     folder = open_run_folder(tmp_path / "run", config)

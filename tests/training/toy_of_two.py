@@ -14,8 +14,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from toy_run import make_experiment, replaced
 
-from agvm_jax.training.examples import predicted_examples
 from agvm_jax.training.loop import train_and_evaluate
+from agvm_jax.training.predicting import predicted_examples
 from agvm_jax.training.restoring import saved_steps
 
 

@@ -65,14 +65,16 @@ def segments_from_labels(labels: np.ndarray) -> Segments:
     )
 
 
-def store_segments(segments: Segments | None) -> dict[str, Any]:
-    """The record's fields for the segments of a picture, empty for None."""
-    if segments is None:
-        return {
-            "segments": b"",
-            "segment_classes": np.zeros(0, np.int32),
-            "segment_crowd": np.zeros(0, bool),
-        }
+# The record's fields for a picture without segments.
+NO_SEGMENTS = {
+    "segments": b"",
+    "segment_classes": np.zeros(0, np.int32),
+    "segment_crowd": np.zeros(0, bool),
+}
+
+
+def store_segments(segments: Segments) -> dict[str, Any]:
+    """The record's fields for the segments of a picture."""
     numbers = segments.numbers.astype(_smallest(len(segments.classes)))
     return {
         "segments": cv2.imencode(".png", numbers)[1].tobytes(),

@@ -79,9 +79,6 @@ class ColorJitter:
     saturation: float = 0.0
     hue: float = 0.0
 
-    def __bool__(self) -> bool:
-        return any(dataclasses.astuple(self))
-
     def draw(self, rng: np.random.Generator) -> Colors:
         """Always draws the same nine numbers, so that no range changes another."""
         on = rng.random(4) < 0.5

@@ -1,11 +1,12 @@
 """Placement: where a picture goes, applied alike to pixels, boxes, masks and labels."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from agvm_jax.data.annotations.masks import crop_mask
+from agvm_jax.data.annotations.objects import covered
 from agvm_jax.data.augment.decode import Size
 
 
@@ -172,3 +173,37 @@ class Placement:
         (rows, rows_inside), (columns, columns_inside) = picked
         inside = rows_inside[:, None] & columns_inside
         return np.where(inside, labels[np.ix_(rows, columns)], -1).astype(np.int32)
+
+
+def crop_mask(bitmap: np.ndarray, region: Sequence[float], side: int) -> np.ndarray:
+    """Resample a part of a bitmap to (side, side).
+
+    A cell of the result is 1 where the mask covers half of it or more, and of a mask
+    that nowhere does, where it covers most (`covered`). The shares are exact, for any
+    region and however much smaller the result is: the sum over a picture's upper left
+    part is bilinear within each pixel, so interpolating the summed picture gives the
+    sum up to any point.
+
+    Args:
+      bitmap: (h, w) uint8 of 0 and 1, or bool.
+      region: x1 y1 x2 y2 in the bitmap's pixels, of positive area; what lies outside
+        the bitmap counts as empty.
+
+    Returns:
+      (side, side) uint8 of 0 and 1.
+    """
+    summed = cv2.integral(bitmap.astype(np.uint8), sdepth=cv2.CV_64F)
+    x1, y1, x2, y2 = region
+    height, width = bitmap.shape
+    rows = _interpolate(summed, np.linspace(y1, y2, side + 1).clip(0, height))
+    grid = _interpolate(rows.T, np.linspace(x1, x2, side + 1).clip(0, width)).T
+    shares = np.diff(np.diff(grid, axis=0), axis=1)
+    half = 0.5 * (x2 - x1) * (y2 - y1) / side**2
+    return covered(shares, half).astype(np.uint8)
+
+
+def _interpolate(summed: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Rows of (h + 1, w + 1) at fractional positions: (len(at), w + 1)."""
+    low = np.minimum(at.astype(np.int64), len(summed) - 2)
+    share = (at - low)[:, None]
+    return summed[low] * (1 - share) + summed[low + 1] * share

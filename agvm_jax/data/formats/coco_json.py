@@ -3,22 +3,26 @@
 import pathlib
 from typing import Any
 
+import hotcoco
 import numpy as np
 
-from agvm_jax.data.annotations.columns import Annotations
 from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.annotations.masks import Segmentation, run_lengths_to_mask
-from agvm_jax.data.formats.coco_masks import read_segmentation
-from agvm_jax.data.formats.json_fields import (
+from agvm_jax.data.annotations.objects import Annotations, Segmentation, encloses
+from agvm_jax.data.formats.files import (
     LARGEST,
     check_file_name,
-    finite_number,
+    finite_numbers,
     is_text,
     load_json,
     object_list,
+    run_lengths,
     short,
     whole_number,
 )
+
+# What LVIS says of an image: categories that are known not to be in it, and those of
+# which not every object is annotated.
+_LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 
 
 def read_coco(
@@ -59,24 +63,16 @@ def read_coco(
         for entry in content["categories"]
         if isinstance(entry.get("frequency"), str)
     }
-    image_columns = _read_images(images, path)
-    sizes = dict(
-        zip(
-            image_columns["image_ids"].tolist(),
-            image_columns["sizes"].tolist(),
-            strict=True,
-        )
-    )
+    columns = _read_images(images, path)
+    ids, sizes = columns["image_ids"].tolist(), columns["sizes"].tolist()
+    entries = object_list(content, "annotations", path)
     return Annotations(
-        **image_columns,
+        **columns,
         category_ids=tuple(sorted(categories)),
         class_names=tuple(categories[i] for i in sorted(categories)),
         category_fields=frequencies,
         **_read_objects(
-            object_list(content, "annotations", path),
-            sizes,
-            sorted(categories),
-            path,
+            entries, dict(zip(ids, sizes, strict=True)), sorted(categories), path
         ),
     )
 
@@ -109,7 +105,9 @@ def _read_images(entries: list[dict], path: pathlib.Path) -> dict[str, Any]:
         image_id = whole_number(
             entry.get("id"), f"the id of image entry {number}", path
         )
-        name = entry.get("file_name") or _name_in_url(entry.get("coco_url"))
+        name, url = entry.get("file_name"), entry.get("coco_url")
+        if not name and isinstance(url, str):
+            name = "/".join(url.split("/")[-2:])  # LVIS gives nothing else
         check_file_name(name, image_id, path)
         if image_id in seen:
             raise DataError(
@@ -117,44 +115,28 @@ def _read_images(entries: list[dict], path: pathlib.Path) -> dict[str, Any]:
                 f" {image_id}; ids must differ."
             )
         seen[image_id] = name
-        size = [
-            0
-            if entry.get(side) is None
-            else whole_number(entry[side], f"the {side} of image {image_id}", path)
-            for side in ("height", "width")
-        ]
+        size = [0, 0]
+        for axis, side in enumerate(("height", "width")):
+            if entry.get(side) is not None:
+                what = f"the {side} of image {image_id}"
+                size[axis] = whole_number(entry[side], what, path)
         if max(size) > 2**31 - 1:
             raise DataError(f"{path}: image {image_id} cannot be {size} pixels large.")
+        own: dict[str, list[int]] = {}
+        for key in _LVIS_LISTS:
+            if isinstance(listed := entry.get(key), list):
+                what = f"{key} of image {image_id}"
+                own[key] = [whole_number(i, what, path) for i in listed]
         ids.append(image_id)
         names.append(name)
         sizes.append(size if min(size) > 0 else [0, 0])
-        fields.append(
-            {
-                key: [
-                    whole_number(i, f"{key} of image {image_id}", path) for i in listed
-                ]
-                for key in _LVIS_LISTS
-                if isinstance(listed := entry.get(key), list)
-            }
-        )
+        fields.append(own)
     return {
         "image_ids": np.array(ids, np.int64),
         "file_names": names,
         "sizes": np.array(sizes, np.int64).reshape(-1, 2),
         "image_fields": tuple(fields) if any(fields) else (),
     }
-
-
-# What LVIS says of an image: categories that are known not to be in it, and those of
-# which not every object is annotated.
-_LVIS_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
-
-
-def _name_in_url(url: Any) -> Any:
-    """The last folder and the name in an URL: LVIS gives nothing else."""
-    if not isinstance(url, str):
-        return None
-    return "/".join(url.split("/")[-2:])
 
 
 def _read_objects(
@@ -185,25 +167,31 @@ def _read_objects(
                 f"{path}: {what} names category {category_id}, which is not among the"
                 " categories; remove the annotation or add the category."
             )
-        segmentation, dropped = read_segmentation(entry, sizes[image_id], what, path)
+        segmentation, dropped = _read_segmentation(entry, sizes[image_id], what, path)
         lost = segmentation is None and bool(entry.get("segmentation"))
-        segmentations.append(segmentation)
-        lost_masks.append(lost)
-        dropped_polygons.append(dropped)
-        box = _read_box(entry, segmentation, lost, what, path)
-        area = entry.get("area")
+        box, area, iscrowd = entry.get("bbox"), entry.get("area"), entry.get("iscrowd")
+        if box is None:
+            box = _box_around(segmentation, lost, what, path)
+        elif not isinstance(box, list) or len(box) != 4:
+            raise DataError(
+                f"{path}: the bbox of {what} is {short(box)}, not [x, y, width,"
+                " height]."
+            )
+        box = finite_numbers(box, f"the bbox of {what}", path)
         if area is None:
             area = max(box[2], 0.0) * max(box[3], 0.0)
-        iscrowd = entry.get("iscrowd")
+        areas += finite_numbers([area], f"the area of {what}", path)
         if iscrowd not in (None, 0, 1):
             raise DataError(
                 f"{path}: iscrowd of {what} is {short(iscrowd)}, not 0 or 1."
             )
+        segmentations.append(segmentation)
+        lost_masks.append(lost)
+        dropped_polygons.append(dropped)
         ids.append(entry.get("id"))
         rows.append(image_row[image_id])
         classes.append(class_of[category_id])
         boxes.append(box)
-        areas.append(finite_number(area, f"the area of {what}", path))
         crowd.append(bool(iscrowd))
     return {
         "object_ids": _unique_ids(ids),
@@ -218,21 +206,53 @@ def _read_objects(
     }
 
 
-def _read_box(
-    entry: dict, segmentation: Segmentation, lost: bool, what: str, path: pathlib.Path
+def _read_segmentation(
+    entry: dict, size: list[int], what: str, path: pathlib.Path
+) -> tuple[Segmentation, int]:
+    """The annotation's mask, and how many polygons were dropped.
+
+    A polygon of fewer than three points, or with all of them on one line, encloses
+    nothing. Of an annotation with only such, or with run lengths of no pixel, the mask
+    is None, as if it had no segmentation; it is counted.
+    """
+    segmentation = entry.get("segmentation")
+    if not segmentation:  # absent, null, [] or {}
+        return None, 0
+    if isinstance(segmentation, dict):
+        segmentation = run_lengths(segmentation, size, what, path)
+        return segmentation if hotcoco.mask.area(segmentation) else None, 0
+    if not isinstance(segmentation, list):
+        raise DataError(
+            f"{path}: the segmentation of {what} is {short(segmentation)}, neither"
+            " polygons nor run lengths."
+        )
+    polygons = []
+    for polygon in segmentation:
+        try:
+            points = np.array(polygon, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            points = None
+        if points is None or points.ndim != 1 or len(points) % 2:
+            raise DataError(
+                f"{path}: a polygon of {what} is {short(polygon)}, not a list of x y"
+                " pairs."
+            )
+        if not (np.abs(points) < 1e30).all():
+            raise DataError(
+                f"{path}: a polygon of {what} holds a number that is not finite."
+            )
+        if encloses(points):
+            polygons.append(points)
+    return polygons or None, len(segmentation) - len(polygons)
+
+
+def _box_around(
+    segmentation: Segmentation, lost: bool, what: str, path: pathlib.Path
 ) -> list[float]:
-    """The annotation's bbox, else the box around its mask.
+    """x y width height of a mask, for an annotation without a bbox.
 
     Around a mask that was lost there is none: it is dropped for its zero area.
     """
-    box = entry.get("bbox")
-    if box is not None:
-        if not isinstance(box, list) or len(box) != 4:
-            raise DataError(
-                f"{path}: the bbox of {what} is {short(box)}, not [x, y, width,"
-                " height]."
-            )
-        return [finite_number(value, f"the bbox of {what}", path) for value in box]
     if lost:
         return [0.0, 0.0, 0.0, 0.0]
     if segmentation is None:
@@ -240,11 +260,8 @@ def _read_box(
             f"{path}: {what} has neither a bbox nor a segmentation to take one from."
         )
     if isinstance(segmentation, dict):
-        y, x = np.nonzero(run_lengths_to_mask(segmentation))
-        points = np.stack([x, y], axis=1)
-        points = np.concatenate([points, points + 1])
-    else:
-        points = np.concatenate(segmentation).reshape(-1, 2)
+        return hotcoco.mask.to_bbox(segmentation).tolist()
+    points = np.concatenate(segmentation).reshape(-1, 2)
     low, high = points.min(axis=0), points.max(axis=0)
     return [*low.tolist(), *(high - low).tolist()]
 

@@ -11,7 +11,7 @@ import numpy as np
 from agvm_jax.data.annotations.errors import DataError, UnreadableImage
 from agvm_jax.data.annotations.segments import Segments
 from agvm_jax.data.augment.decode import check_whole
-from agvm_jax.data.formats.json_fields import (
+from agvm_jax.data.formats.files import (
     check_file_name,
     is_text,
     load_json,

@@ -5,11 +5,10 @@ import pathlib
 
 import numpy as np
 
-from agvm_jax.data.annotations.columns import Annotations
 from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.annotations.masks import windows
+from agvm_jax.data.annotations.objects import Annotations, windows
 from agvm_jax.data.annotations.segments import THINGS, Segments, segments_from_labels
-from agvm_jax.data.formats.fingerprints import listing
+from agvm_jax.data.formats.files import listing
 from agvm_jax.data.formats.label_png import read_label_map
 
 

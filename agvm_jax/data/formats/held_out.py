@@ -1,16 +1,27 @@
-"""A training and a validation part of annotations that come in one piece."""
+"""A validation part for a set that comes in one piece: which images are held out."""
 
 import dataclasses
 import hashlib
+import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from agvm_jax.data.annotations.columns import Annotations
 from agvm_jax.data.annotations.errors import DataError
+from agvm_jax.data.annotations.objects import Annotations
 from agvm_jax.data.annotations.segments import Segments
-from agvm_jax.data.augment.exif import Turns
-from agvm_jax.data.formats.fingerprints import digest
-from agvm_jax.data.storage.records import Origin
+from agvm_jax.data.augment.decode import Turns
+from agvm_jax.data.formats.files import digest
+from agvm_jax.data.storage.records import MakeOrigin, Origin
+
+# The names that configs.base gives to what a validation split consists of. Where they
+# were not changed and nothing of that name is there, no such split was meant.
+VAL_DEFAULTS = {
+    "val_annotations": "instances_val.json",
+    "val_images": "val",
+    "val_labels": "val_labels",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,3 +96,39 @@ class HeldOut:
         held = min(max(1, round(self.share * count)), count - 1)
         chosen = order[:held] if self.split == "val" else order[held:]
         return np.array(sorted(chosen))
+
+
+def lacks_validation(
+    data_config: Any, root: pathlib.Path, keys: tuple[str, ...]
+) -> bool:
+    """Whether a folder has no validation split, and none was asked for by name.
+
+    Args:
+      keys: those of config.data that name its files and folders.
+    """
+    names = [getattr(data_config, key) for key in keys]
+    if not any(names):  # emptied on purpose
+        return True
+    if names != [VAL_DEFAULTS[key] for key in keys]:
+        return False
+    # A split of another name is one too, and has to be named.
+    return not any((root / name).exists() for name in (*names, "valid", "validation"))
+
+
+def hold_out(make_whole: Callable[[], Origin], data_config: Any) -> MakeOrigin:
+    """Origins for both parts of a set that has a training split only.
+
+    Raises:
+      DataError: config.data.val_share leaves no images for one of them.
+    """
+    share = data_config.val_share
+    if not 0 < share < 1:
+        raise DataError(
+            f"The set in {data_config.root} has no validation split, and"
+            f" config.data.val_share is {share}: set it to a share between 0 and 1 of"
+            " the images to hold out, or name the split with the val_ keys of"
+            " config.data."
+        )
+    return lambda split, categories: HeldOut(
+        make_whole(), split, share, data_config.val_seed
+    )

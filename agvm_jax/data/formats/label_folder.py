@@ -2,16 +2,96 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 
-from agvm_jax.data.annotations.columns import Annotations
 from agvm_jax.data.annotations.errors import DataError
+from agvm_jax.data.annotations.objects import Annotations
 from agvm_jax.data.annotations.segments import Segments, segments_from_labels
-from agvm_jax.data.augment.exif import Annotated, Turns, decide_turns
-from agvm_jax.data.formats.fingerprints import digest, image_names, listing
-from agvm_jax.data.formats.label_png import label_size, read_label_map
-from agvm_jax.data.storage.records import FORMAT
+from agvm_jax.data.augment.decode import Annotated, Turns, decide_turns
+from agvm_jax.data.formats import coco_folder
+from agvm_jax.data.formats.files import (
+    Sign,
+    digest,
+    image_names,
+    listing,
+    read_file,
+    require_folder,
+    root_of,
+)
+from agvm_jax.data.formats.held_out import hold_out, lacks_validation
+from agvm_jax.data.formats.label_png import (
+    label_size,
+    read_label_map,
+    read_names,
+    void_values,
+)
+from agvm_jax.data.storage.records import FORMAT, MakeOrigin
+
+
+def recognises(root: pathlib.Path, data_config: Any) -> Sign:
+    """By both folders of the training split.
+
+    Label PNGs beside COCO annotations belong to those.
+    """
+    images, labels = data_config.train_images, data_config.train_labels
+    return Sign(
+        (root / images).is_dir()
+        and (root / labels).is_dir()
+        and not coco_folder.recognises(root, data_config).found,
+        f"{images}/ and {labels}/",
+    )
+
+
+def origins(data_config: Any) -> MakeOrigin:
+    """The splits by the keys of the config."""
+    layout = {"train": (data_config.train_images, data_config.train_labels)}
+    remedy = (
+        "put it there, or set --config.data.root=PATH and the keys train_images,\n"
+        "train_labels, val_images and val_labels of config.data"
+    )
+    keys = ("val_images", "val_labels")
+    if not lacks_validation(data_config, root_of(data_config, remedy), keys):
+        layout["val"] = (data_config.val_images, data_config.val_labels)
+    usual = Annotated.LIKE_OTHERS
+    void = void_values(data_config)
+    return label_origins("label_folder", data_config, layout, void, usual, remedy)
+
+
+def label_origins(
+    name: str,
+    data_config: Any,
+    layout: dict[str, tuple[str, str]],
+    void: tuple[int, ...],
+    usual: Annotated,
+    remedy: str,
+) -> MakeOrigin:
+    """Origins for each split of a layout; without "val", parts of "train".
+
+    Args:
+      name: of the format.
+      layout: split -> image folder and label folder, under the root.
+      void: values of pixels without a class.
+      usual: of which images labels are in this format.
+      remedy: what to do where there is no such folder.
+    """
+    root = root_of(data_config, remedy)
+    for images, labels in layout.values():
+        require_folder(root / images, "image", remedy)
+        require_folder(root / labels, "label", remedy)
+    names = read_names(tuple(data_config.label_names), root)
+    annotated = Annotated.of(data_config.exif_turns, usual)
+
+    def make(split: str) -> LabelFolderOrigin:
+        images, labels = layout[split]
+        return LabelFolderOrigin(
+            name, split, root / images, root / labels, names, void, annotated
+        )
+
+    if "val" not in layout:
+        return hold_out(lambda: make("train"), data_config)
+    return lambda split, categories: make(split)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +173,7 @@ class LabelFolderOrigin:
         )
 
     def image_bytes(self, annotations: Annotations, index: int) -> bytes:
-        return _read(self.image_folder / annotations.file_names[index])
+        return read_file(self.image_folder / annotations.file_names[index])
 
     def segments(self, annotations: Annotations, index: int) -> Segments:
         path = self._label(annotations.file_names[index])
@@ -110,34 +190,5 @@ class LabelFolderOrigin:
         return self.label_folder / _label_name(image_name)
 
 
-def read_names(config_names: tuple[str, ...], root: pathlib.Path) -> tuple[str, ...]:
-    """Class names: the config's, else the lines of classes.txt, else SceneParse150's.
-
-    Raises:
-      DataError: there are none.
-    """
-    if config_names:
-        return tuple(config_names)
-    lines = root / "classes.txt"
-    if lines.is_file():
-        names = _read(lines).decode("utf-8-sig", "replace").splitlines()
-        return tuple(name.strip() for name in names if name.strip())
-    table = root / "objectInfo150.txt"
-    if table.is_file():  # Idx, Ratio, Train, Val, Name, separated by tabs
-        rows = _read(table).decode("utf-8", "replace").splitlines()[1:]
-        return tuple(row.split("\t")[-1].split(",")[0].strip() for row in rows if row)
-    raise DataError(
-        f"The classes of {root} have no names: write classes.txt there, one name a line"
-        " in the order of the label values, or set config.data.label_names."
-    )
-
-
 def _label_name(image_name: str) -> str:
     return pathlib.PurePosixPath(image_name).with_suffix(".png").as_posix()
-
-
-def _read(path: pathlib.Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None

@@ -1,13 +1,14 @@
-"""Label PNGs: a class number in each pixel, as grey levels or as palette indices."""
+"""Label PNGs: a class number in each pixel, and the names of the classes."""
 
 import io
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from agvm_jax.data.annotations.errors import DataError, UnreadableImage
-from agvm_jax.data.augment.decode import check_whole
-from agvm_jax.data.augment.pillow import opened
+from agvm_jax.data.augment.decode import check_whole, opened
+from agvm_jax.data.formats.files import read_file
 
 _UNKNOWN = -2  # a value that is neither a class nor void
 
@@ -53,7 +54,7 @@ def read_label_map(
 
 def label_size(path: pathlib.Path) -> tuple[int, int]:
     """Height and width from the head of a label PNG."""
-    height, width, *_ = _head(_read(path, 33), path)
+    height, width, *_ = _head(read_file(path, 33), path)
     return height, width
 
 
@@ -62,7 +63,7 @@ def _read_values(path: pathlib.Path) -> np.ndarray:
 
     The palette's colours, as those of Pascal VOC, are for people.
     """
-    data = _read(path)
+    data = read_file(path)
     try:
         check_whole(data)
     except UnreadableImage as error:
@@ -104,10 +105,34 @@ def _table(classes: int, void: tuple[int, ...]) -> np.ndarray:
     return table
 
 
-def _read(path: pathlib.Path, count: int = -1) -> bytes:
-    """The file, or its first `count` bytes."""
-    try:
-        with open(path, "rb") as file:
-            return file.read(count)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
+def read_names(config_names: tuple[str, ...], root: pathlib.Path) -> tuple[str, ...]:
+    """Class names: the config's, else the lines of classes.txt, else SceneParse150's.
+
+    Raises:
+      DataError: there are none.
+    """
+    if config_names:
+        return tuple(config_names)
+    lines = root / "classes.txt"
+    if lines.is_file():
+        names = read_file(lines).decode("utf-8-sig", "replace").splitlines()
+        return tuple(name.strip() for name in names if name.strip())
+    table = root / "objectInfo150.txt"
+    if table.is_file():  # Idx, Ratio, Train, Val, Name, separated by tabs
+        rows = read_file(table).decode("utf-8", "replace").splitlines()[1:]
+        return tuple(row.split("\t")[-1].split(",")[0].strip() for row in rows if row)
+    raise DataError(
+        f"The classes of {root} have no names: write classes.txt there, one name a line"
+        " in the order of the label values, or set config.data.label_names."
+    )
+
+
+def void_values(data_config: Any) -> tuple[int, ...]:
+    """config.data.label_void, checked."""
+    void = tuple(data_config.label_void)
+    if any(not 0 <= value < 2**16 for value in void):
+        raise DataError(
+            f"config.data.label_void is {void}: these are values of PNG pixels, 0 to"
+            " 65535."
+        )
+    return void

@@ -10,11 +10,11 @@ COCO. With `stuff`, the ground is divided into regions of different texture.
 import dataclasses
 
 import cv2
+import hotcoco
 import numpy as np
 
-from agvm_jax.data.annotations.columns import Annotations
 from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.annotations.masks import mask_to_run_lengths
+from agvm_jax.data.annotations.objects import Annotations
 from agvm_jax.data.annotations.segments import Segments, segments_from_labels
 
 CLASS_NAMES = ("circle", "square", "triangle")
@@ -151,7 +151,7 @@ def shapes_annotations(style: Style, split: str, count: int) -> Annotations:
         classes.append(drawing.classes)
         boxes.append(drawing.boxes())
         areas.append(drawing.masks.sum(axis=(1, 2)))
-        segmentations += [mask_to_run_lengths(mask) for mask in drawing.masks]
+        segmentations += [hotcoco.mask.encode(mask) for mask in drawing.masks]
     return Annotations(
         image_ids=np.arange(1, count + 1),
         file_names=[f"shapes/{split}/{i:06d}.jpg" for i in range(1, count + 1)],

@@ -3,17 +3,72 @@
 import dataclasses
 import math
 import pathlib
+from typing import Any
 
 import numpy as np
 
-from agvm_jax.data.annotations.columns import Annotations
 from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.annotations.masks import Segmentation, encloses
+from agvm_jax.data.annotations.objects import Annotations, Segmentation, encloses
 from agvm_jax.data.annotations.segments import Segments
-from agvm_jax.data.augment.exif import Annotated, Turns, decide_turns
-from agvm_jax.data.formats.fingerprints import digest
-from agvm_jax.data.formats.yolo_files import YoloFiles, read_file
-from agvm_jax.data.storage.records import FORMAT
+from agvm_jax.data.augment.decode import Annotated, Turns, decide_turns
+from agvm_jax.data.formats.files import Sign, digest, read_file, root_of
+from agvm_jax.data.formats.held_out import hold_out
+from agvm_jax.data.formats.yolo_layout import (
+    YoloFiles,
+    find_yaml,
+    find_yolo,
+    is_yolo,
+)
+from agvm_jax.data.storage.records import FORMAT, MakeOrigin
+
+
+def recognises(root: pathlib.Path, data_config: Any) -> Sign:
+    """By a training split, where data.yaml says or in a usual layout.
+
+    The root may be the .yaml file itself. One that leads nowhere is told so.
+    """
+    del data_config
+    looked_for = (
+        "images/train/ and labels/train/, or a data.yaml that names such folders"
+    )
+    if _is_yaml(root):
+        return Sign(True, "a .yaml file as the root")
+    wrong = ""
+    found = is_yolo(root)
+    if not found and find_yaml(root):
+        try:
+            find_yolo(root)
+        except DataError as error:
+            wrong = str(error)
+    return Sign(found, looked_for, wrong)
+
+
+def origins(data_config: Any) -> MakeOrigin:
+    """The splits of a YOLO folder, or of its data.yaml."""
+    remedy = (
+        "put a YOLO folder there, or set --config.data.root=PATH to one, or to its\n"
+        "data.yaml"
+    )
+    if _is_yaml(data_config.root):
+        root = pathlib.Path(data_config.root).expanduser()
+        if not root.is_file():
+            raise DataError(f"There is no file {root}: {remedy}.")
+    else:
+        root = root_of(data_config, remedy)
+    found = find_yolo(root)
+    annotated = Annotated.of(data_config.exif_turns, Annotated.TURNED)
+
+    def make(split: str) -> YoloOrigin:
+        files = found.train if split == "train" else found.val
+        return YoloOrigin(split, files, found.names, annotated, found.keypoints)
+
+    if found.val is None:
+        return hold_out(lambda: make("train"), data_config)
+    return lambda split, categories: make(split)
+
+
+def _is_yaml(root: str | pathlib.Path) -> bool:
+    return pathlib.Path(root).suffix in (".yaml", ".yml")
 
 
 @dataclasses.dataclass(frozen=True)

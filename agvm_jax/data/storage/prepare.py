@@ -11,7 +11,6 @@ makes the set visible. A killed process releases its lock by dying.
 """
 
 import contextlib
-import dataclasses
 import errno
 import json
 import logging
@@ -25,22 +24,27 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tqdm import tqdm
 
-from agvm_jax.data.annotations.columns import Annotations
 from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.annotations.masks import pack
-from agvm_jax.data.annotations.segments import store_segments
-from agvm_jax.data.augment.exif import Turns
-from agvm_jax.data.storage.locks import HAS_LOCKS, locked
+from agvm_jax.data.annotations.objects import Annotations
+from agvm_jax.data.annotations.segments import NO_SEGMENTS, store_segments
+from agvm_jax.data.augment.decode import Turns
 from agvm_jax.data.storage.records import (
-    CARD,
     FEATURES,
     SIZES,
     Card,
     Example,
     Origin,
     Source,
+    flush_to_disk,
+    pack,
     read_card,
+    write_card,
 )
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +87,14 @@ def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
     turns = origin.turns(annotations)
     # What a killed preparation left is continued, where a lock shows that its writer
     # is gone. Without locks each process has a folder of its own.
-    owner = "" if HAS_LOCKS else f"-{os.getpid()}"
+    owner = "" if fcntl else f"-{os.getpid()}"
     part = cache / f".{folder.name}.part{owner}"
     _check_space(origin, int(sizes.sum()), cache, part)
     try:
         _write_records(origin, annotations, turns, sizes, part)
         _count_records(part, len(annotations))
         np.save(part / SIZES, annotations.sizes)
-        card = _write_card(origin, annotations, turns, part)
+        card = write_card(origin, annotations, turns, part)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)  # leave no full disk behind
         raise
@@ -102,34 +106,7 @@ def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
         if read_card(folder) is None:
             raise
         shutil.rmtree(part)
-    _flush_to_disk(cache)
-    return card
-
-
-def _write_card(
-    origin: Origin, annotations: Annotations, turns: Turns, part: pathlib.Path
-) -> Card:
-    """Write the card, and see to it that all of `part` is on the disk."""
-    report = dataclasses.replace(
-        annotations.report(),
-        turned_images=int(turns.turned.sum()),
-        unturned_images=int(turns.unturned.sum()),
-    )
-    card = Card(
-        name=origin.name,
-        split=origin.split,
-        images=len(annotations),
-        category_ids=annotations.category_ids,
-        class_names=annotations.class_names,
-        stuff_ids=annotations.stuff_ids,
-        stuff_names=annotations.stuff_names,
-        report=report,
-        files={f.name: f.stat().st_size for f in sorted(part.iterdir())},
-    )
-    content = json.dumps(dataclasses.asdict(card), indent=1)
-    (part / CARD).write_text(content, "utf-8")
-    for file in [*part.iterdir(), part]:
-        _flush_to_disk(file)
+    flush_to_disk(cache)
     return card
 
 
@@ -186,6 +163,7 @@ def _write_records(
     ) as bar:
         for index in range(done, len(annotations)):
             height, width = annotations.sizes[index].tolist()
+            segments = origin.segments(annotations, index)
             chunk.append(
                 {
                     "image": origin.image_bytes(annotations, index),
@@ -195,7 +173,7 @@ def _write_records(
                     "width": width,
                     "turn": int(turns.codes[index]),
                     **annotations.objects(index),
-                    **store_segments(origin.segments(annotations, index)),
+                    **(store_segments(segments) if segments else NO_SEGMENTS),
                     "masks": pack(annotations.bitmaps(index)),
                 }
             )
@@ -262,6 +240,28 @@ def _check_space(
         )
 
 
+@contextlib.contextmanager
+def locked(path: pathlib.Path, work: str) -> Iterator[None]:
+    """Hold the lock on `path`; it ends with the process at the latest.
+
+    Where the system has no such locks, nothing is held.
+
+    Args:
+      path: a file, made where it is absent.
+      work: what the holder does, for those who wait: "preparing X".
+    """
+    if fcntl is None:
+        yield
+        return
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("Another process is %s; waiting for it.", work)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.2f} GB"
 
@@ -286,14 +286,3 @@ def _disk_errors(cache: pathlib.Path) -> Iterator[None]:
             f"The data set could not be written to {cache} ({reason}); nothing half"
             " written is left. Make room or set config.data.cache_dir elsewhere."
         ) from error
-
-
-def _flush_to_disk(path: pathlib.Path) -> None:
-    """fsync, so that the rename never overtakes the content."""
-    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

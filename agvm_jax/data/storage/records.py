@@ -3,18 +3,21 @@
 import dataclasses
 import functools
 import json
+import os
 import pathlib
+import zlib
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from agvm_jax.data.annotations.columns import Annotations
 from agvm_jax.data.annotations.errors import DataError, UnreadableImage
+from agvm_jax.data.annotations.ground_truth import coco_dictionary
+from agvm_jax.data.annotations.objects import Annotations, windows
 from agvm_jax.data.annotations.report import Report
 from agvm_jax.data.annotations.segments import Segments, load_segments
-from agvm_jax.data.augment.decode import decode_image
-from agvm_jax.data.augment.exif import Turns
+from agvm_jax.data.augment.decode import Turns, decode_image
 from agvm_jax.data.storage.panoptic_truth import PanopticTruth
 
 FORMAT = 6  # raise it when the records change: old sets are then prepared anew
@@ -32,7 +35,7 @@ FEATURES = {
     "classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
     "crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
     "area": tfds.features.Tensor(shape=(None,), dtype=np.float32),
-    "masks": tfds.features.Text(),  # bytes of masks.pack; the boxes tell the sizes
+    "masks": tfds.features.Text(),  # bytes of `pack`; the boxes tell the sizes
     # Which segment each pixel belongs to, and what that is: segments.store_segments.
     "segments": tfds.features.Text(),
     "segment_classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
@@ -68,6 +71,11 @@ class Origin(Protocol):
         """The segments of an image, where the data set has them."""
 
 
+# What a format makes of a config: (split, categories of the training split or None) ->
+# the split's origin.
+MakeOrigin = Callable[[str, dict[int, str] | None], Origin]
+
+
 @dataclasses.dataclass(frozen=True)
 class Card:
     """What a prepared split holds: the content of its `agvm.json`."""
@@ -89,7 +97,7 @@ class Source:
     `source[i]` is a dict: image (encoded bytes), file_name, image_id, height and width
     (of the annotated picture), turn (for `decode.decode_image`), boxes (n, 4) float32
     x1 y1 x2 y2 in original pixels, classes (n,) int32, crowd (n,) bool, area (n,)
-    float32, things (how many classes have boxes), masks (bytes for `masks.unpack`), and
+    float32, things (how many classes have boxes), masks (bytes for `unpack`), and
     what `segments.load_segments` reads. Order and length are the annotation file's.
 
     Attributes:
@@ -150,13 +158,13 @@ class Source:
         It lists the objects that the records hold. No image is opened, unless the
         annotations leave out its size.
         """
-        return self._origin.annotations().ground_truth(self.learns_masks)
+        return coco_dictionary(self._origin.annotations(), self.learns_masks)
 
     @functools.cached_property
     def index_of(self) -> dict[int, int]:
         """Image id -> where it stands in the split, in its order."""
-        images = self.ground_truth()["images"]
-        return {image["id"]: index for index, image in enumerate(images)}
+        ids = self._origin.annotations().image_ids.tolist()
+        return {image_id: index for index, image_id in enumerate(ids)}
 
     def image(self, image_id: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB as annotated; black where it cannot be read."""
@@ -198,3 +206,59 @@ def read_card(folder: pathlib.Path) -> Card | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return card if sizes == card.files else None
+
+
+def write_card(
+    origin: Origin, annotations: Annotations, turns: Turns, part: pathlib.Path
+) -> Card:
+    """Write the card, and see to it that all of `part` is on the disk."""
+    report = dataclasses.replace(
+        annotations.report(),
+        turned_images=int(turns.turned.sum()),
+        unturned_images=int(turns.unturned.sum()),
+    )
+    card = Card(
+        name=origin.name,
+        split=origin.split,
+        images=len(annotations),
+        category_ids=annotations.category_ids,
+        class_names=annotations.class_names,
+        stuff_ids=annotations.stuff_ids,
+        stuff_names=annotations.stuff_names,
+        report=report,
+        files={f.name: f.stat().st_size for f in sorted(part.iterdir())},
+    )
+    content = json.dumps(dataclasses.asdict(card), indent=1)
+    (part / CARD).write_text(content, "utf-8")
+    for file in [*part.iterdir(), part]:
+        flush_to_disk(file)
+    return card
+
+
+def flush_to_disk(path: pathlib.Path) -> None:
+    """fsync, so that the rename never overtakes the content."""
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def pack(bitmaps: Sequence[np.ndarray]) -> bytes:
+    """The bitmaps of a picture's objects as one string; their boxes tell the sizes."""
+    return zlib.compress(b"".join(np.packbits(one).tobytes() for one in bitmaps), 6)
+
+
+def unpack(packed: bytes, boxes: np.ndarray) -> list[np.ndarray]:
+    """What `pack` was given, for the same boxes (n, 4)."""
+    bits = np.frombuffer(zlib.decompress(packed), np.uint8)
+    bitmaps, start = [], 0
+    for x1, y1, x2, y2 in windows(boxes).tolist():
+        pixels = (y2 - y1) * (x2 - x1)
+        end = start + -(-pixels // 8)
+        one = np.unpackbits(bits[start:end], count=pixels)
+        bitmaps.append(one.reshape(y2 - y1, x2 - x1))
+        start = end
+    return bitmaps

@@ -16,8 +16,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from agvm_jax.data.augment.augmentation import Augmentation, still_placement
-from agvm_jax.data.augment.resizing import Resizing
+from agvm_jax.data.augment.augmentation import Augmentation, Resizing, still_placement
 from agvm_jax.data.dataset import Dataset, open_dataset
 from agvm_jax.data.order import oriented
 from agvm_jax.data.pipeline import train_batches

@@ -25,7 +25,7 @@ from tensorflow_datasets.core.download.download_manager import NonMatchingChecks
 from tensorflow_datasets.core.download.util import DownloadError
 
 from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.storage.locks import locked
+from agvm_jax.data.storage.prepare import locked
 from agvm_jax.data.tools.archives import DamagedArchive, is_unpacked, unpack_parts
 
 _CHECKSUMS = pathlib.Path(__file__).with_name("url_checksums.tsv")

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from listed_sources import example
 
-from agvm_jax.data.annotations import masks
 from agvm_jax.data.annotations.errors import DataError
+from agvm_jax.data.annotations.objects import bitmap, encloses
 from agvm_jax.data.augment.augmentation import Drawn
-from agvm_jax.data.augment.placement import Placement
+from agvm_jax.data.augment.placement import Placement, crop_mask
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.example import make_row
 from agvm_jax.data.pipeline import eval_batches
+from agvm_jax.data.storage.records import pack
 from agvm_jax.evaluation.instance import InstanceEvaluator
 
 LOST = {
@@ -75,18 +76,18 @@ def test_a_lost_mask_has_no_box_around_it(write_coco, two_images):
 def test_a_mask_thinner_than_a_pixel_does_not_vanish():
     """Those pixels stay that it covers most."""
     post = np.array([2.6, 3, 2.9, 3, 2.9, 9, 2.6, 9])
-    assert masks.bitmap([post], (2, 3, 3, 9)).all()
+    assert bitmap([post], (2, 3, 3, 9)).all()
     dot = np.array([4.1, 4.1, 4.6, 4.1, 4.6, 4.6, 4.1, 4.6])
-    found = masks.bitmap([dot], (3, 3, 6, 6))
+    found = bitmap([dot], (3, 3, 6, 6))
     assert np.argwhere(found).tolist() == [[1, 1]]
-    assert not masks.bitmap([dot], (5, 5, 9, 9)).any()
+    assert not bitmap([dot], (5, 5, 9, 9)).any()
 
 
 def test_a_thin_object_stays_where_a_cell_is_larger_than_it():
     """A line across 64 pixels, seen in 8 x 8 cells: each shows where it goes."""
     line = np.eye(64, dtype=bool)
-    assert masks.crop_mask(line, (0, 0, 64, 64), 8).tolist() == np.eye(8).tolist()
-    assert not masks.crop_mask(line, (40, 0, 64, 24), 8).any()
+    assert crop_mask(line, (0, 0, 64, 64), 8).tolist() == np.eye(8).tolist()
+    assert not crop_mask(line, (40, 0, 64, 24), 8).any()
 
 
 def test_an_object_of_which_a_crop_shows_no_pixel_is_no_target(data_config):
@@ -96,7 +97,7 @@ def test_an_object_of_which_a_crop_shows_no_pixel_is_no_target(data_config):
     one["boxes"] = np.array([[0, 0, 40, 40], [20, 20, 36, 36]], np.float32)
     corner = np.zeros((40, 40), bool)
     corner[:6, :6] = True
-    one["masks"] = masks.pack([corner, np.ones((16, 16), bool)])
+    one["masks"] = pack([corner, np.ones((16, 16), bool)])
     place = Placement((40, 40), (40, 40), (10, 10), (30, 30), flip=False)
     row, dropped = make_row(one, Drawn(place), (40, 40), data_config)
     assert dropped == (0, 1)
@@ -114,4 +115,4 @@ def test_a_polygon_encloses_something_unless_it_lies_on_one_line(points, scale):
         (b[0] - a[0]) * (c[1] - a[1]) != (b[1] - a[1]) * (c[0] - a[0])
         for a, b, c in itertools.combinations(points, 3)
     )
-    assert masks.encloses(np.array(points, float).ravel() * scale) == spans
+    assert encloses(np.array(points, float).ravel() * scale) == spans

@@ -1,18 +1,23 @@
 """Masks: beside pycocotools, slow oracles, and the pictures that they belong to."""
 
+import pathlib
+
+import hotcoco
 import numpy as np
 import pytest
-from coco_files import annotation, with_masks
+from coco_files import annotation, run_lengths, with_masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from placements import random_placement
 from pycocotools import mask as pycoco
 
-from agvm_jax.data.annotations import masks
 from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.augment.placement import Placement
+from agvm_jax.data.annotations.objects import bitmap, windows
+from agvm_jax.data.augment.placement import Placement, crop_mask
 from agvm_jax.data.dataset import open_dataset
+from agvm_jax.data.formats import files
 from agvm_jax.data.pipeline import eval_batches, train_batches
+from agvm_jax.data.storage.records import pack, unpack
 
 # pycocotools and numpy 2 disagree about the copy keyword; it works all the same.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
@@ -43,18 +48,21 @@ def star(rng, centre, radius, corners=9):
 )
 def test_run_lengths_are_those_of_pycocotools(seed, size):
     mask = blob(np.random.default_rng(seed), *size)
-    encoded = pycoco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    ours = masks.mask_to_run_lengths(mask)
-    assert masks.decompress_counts(encoded["counts"].decode()) == ours["counts"]
-    np.testing.assert_array_equal(masks.run_lengths_to_mask(ours), mask)
-    theirs = pycoco.decode(pycoco.frPyObjects(ours, *size))
-    np.testing.assert_array_equal(theirs, mask)
+    theirs = pycoco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    text = theirs | {"counts": theirs["counts"].decode()}
+    for written in (run_lengths(mask), text):
+        read = files.run_lengths(written, list(size), "it", pathlib.Path("set.json"))
+        assert read == {"size": list(size), "counts": theirs["counts"]}
+        found = bitmap(read, (0, 0, size[1], size[0]))
+        np.testing.assert_array_equal(found, mask)
 
 
 @pytest.mark.parametrize("text", ["\x7f", "é0", "P", "`" * 30, " "])
 def test_text_that_holds_no_run_lengths_is_refused(text):
     with pytest.raises(DataError, match="counts"):
-        masks.decompress_counts(text)
+        files.run_lengths(
+            {"size": [5, 7], "counts": text}, [0, 0], "it", pathlib.Path("set.json")
+        )
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -63,7 +71,7 @@ def test_polygons_are_filled_as_a_slow_count_of_points_says(seed):
     rng = np.random.default_rng(seed)
     polygon = star(rng, rng.uniform(8, 22, 2), rng.uniform(5, 14))
     window = (3, 5, 27, 25)
-    ours = masks.bitmap([polygon], window)
+    ours = bitmap([polygon], window)
     offsets = (np.arange(16) + 0.5) / 16
     y = (np.arange(5, 25)[:, None] + offsets).ravel()
     x = (np.arange(3, 27)[:, None] + offsets).ravel()
@@ -88,7 +96,7 @@ def test_polygons_agree_with_pycocotools_and_overlapping_ones_unite():
         theirs = pycoco.decode(
             pycoco.merge(pycoco.frPyObjects([p.tolist() for p in polygons], 100, 100))
         ).astype(bool)
-        ours = masks.bitmap(polygons, (0, 0, 100, 100))
+        ours = bitmap(polygons, (0, 0, 100, 100))
         overlaps.append((ours & theirs).sum() / (ours | theirs).sum())
     assert np.mean(overlaps) > 0.96 and min(overlaps) > 0.85
 
@@ -97,20 +105,20 @@ def test_a_window_sees_its_part_of_the_mask():
     rng = np.random.default_rng(1)
     polygon = star(rng, (40, 30), 25)
     mask = blob(rng, 60, 80)
-    for segmentation in ([polygon], masks.mask_to_run_lengths(mask)):
-        whole = masks.bitmap(segmentation, (0, 0, 80, 60))
-        part = masks.bitmap(segmentation, (17, 11, 52, 48))
+    for segmentation in ([polygon], hotcoco.mask.encode(mask)):
+        whole = bitmap(segmentation, (0, 0, 80, 60))
+        part = bitmap(segmentation, (17, 11, 52, 48))
         assert (part != whole[11:48, 17:52]).mean() < 0.01
-    beyond = masks.bitmap(masks.mask_to_run_lengths(mask), (70, 50, 90, 70))
+    beyond = bitmap(hotcoco.mask.encode(mask), (70, 50, 90, 70))
     np.testing.assert_array_equal(beyond[:10, :10], mask[50:, 70:])
     assert not beyond[10:].any() and not beyond[:, 10:].any()
-    assert not masks.bitmap(None, (1, 1, 4, 3)).any()
+    assert not bitmap(None, (1, 1, 4, 3)).any()
 
 
 def test_points_far_outside_neither_fail_nor_fill_the_wrong_side():
     polygon = np.array([-1e29, -1e29, 10, -1e29, 10, 1e29, -1e29, 1e29])
     np.testing.assert_array_equal(
-        masks.bitmap([polygon], (5, 0, 15, 4)), [[True] * 5 + [False] * 5] * 4
+        bitmap([polygon], (5, 0, 15, 4)), [[True] * 5 + [False] * 5] * 4
     )
 
 
@@ -118,11 +126,11 @@ def test_packed_bitmaps_come_back():
     rng = np.random.default_rng(2)
     corners = rng.uniform(0, 50, (7, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(0.1, 30, (7, 2))], axis=1)
-    bitmaps = [blob(rng, y2 - y1, x2 - x1) for x1, y1, x2, y2 in masks.windows(boxes)]
-    back = masks.unpack(masks.pack(bitmaps), boxes)
+    bitmaps = [blob(rng, y2 - y1, x2 - x1) for x1, y1, x2, y2 in windows(boxes)]
+    back = unpack(pack(bitmaps), boxes)
     for one, other in zip(bitmaps, back, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert masks.unpack(masks.pack([]), np.zeros((0, 4))) == []
+    assert unpack(pack([]), np.zeros((0, 4))) == []
 
 
 def test_edges_between_pixels_are_on_either_side_where_they_should_be():
@@ -132,7 +140,7 @@ def test_edges_between_pixels_are_on_either_side_where_they_should_be():
         square = np.array([low, low, high, low, high, high, low, high])
         expected = np.zeros((7, 7), bool)
         expected[inside, 2:5] = expected[2:5, inside] = True
-        found = masks.bitmap([square], (0, 0, 7, 7))
+        found = bitmap([square], (0, 0, 7, 7))
         np.testing.assert_array_equal(found, expected)
 
 
@@ -141,22 +149,22 @@ def test_a_box_between_pixels_has_the_mask_that_lies_in_it(flip):
     """The bitmap begins at a whole pixel, the box does not."""
     whole = blob(np.random.default_rng(1), 24, 30)
     box = np.array([[3.6, 2.7, 21.2, 19.4]], np.float32)
-    x1, y1, x2, y2 = masks.windows(box)[0]
+    x1, y1, x2, y2 = windows(box)[0]
     place = Placement((24, 30), (24, 30), (0, 0), (24, 30), flip)
     moved, _ = place.boxes(box)
     (ours,) = place.masks([whole[y1:y2, x1:x2]], box, moved, 9)
-    expected = masks.crop_mask(whole, box[0], 9)
+    expected = crop_mask(whole, box[0], 9)
     np.testing.assert_array_equal(ours, expected[:, ::-1] if flip else expected)
 
 
 @pytest.mark.parametrize("seed", range(15))
 def test_a_cropped_mask_is_the_slow_mean_of_many_points(seed):
     rng = np.random.default_rng(seed)
-    bitmap = blob(rng, *rng.integers(3, 40, 2))
+    picture = blob(rng, *rng.integers(3, 40, 2))
     x1, y1 = rng.uniform(-2, 2, 2)
     region = (x1, y1, x1 + rng.uniform(1, 45), y1 + rng.uniform(1, 45))
     side = int(rng.integers(1, 15))
-    ours = masks.crop_mask(bitmap, region, side)
+    ours = crop_mask(picture, region, side)
     points = 40
     xs = region[0] + (np.arange(side * points) + 0.5) * (
         (region[2] - region[0]) / (side * points)
@@ -164,7 +172,7 @@ def test_a_cropped_mask_is_the_slow_mean_of_many_points(seed):
     ys = region[1] + (np.arange(side * points) + 0.5) * (
         (region[3] - region[1]) / (side * points)
     )
-    padded = np.pad(bitmap, 60)
+    padded = np.pad(picture, 60)
     sampled = padded[np.floor(ys).astype(int) + 60][:, np.floor(xs).astype(int) + 60]
     share = sampled.reshape(side, points, side, points).mean(axis=(1, 3))
     least = 0.5 if share.max() >= 0.5 else share.max() / 2  # of thin ones the most
@@ -178,17 +186,17 @@ def test_masks_go_where_their_pixels_go(seed):
     rng = np.random.default_rng(seed)
     size, frame, side = (90, 120), (96, 96), 12
     polygon = star(rng, rng.uniform((30, 30), (90, 60)), rng.uniform(18, 30))
-    whole = masks.bitmap([polygon], (0, 0, size[1], size[0]))
+    whole = bitmap([polygon], (0, 0, size[1], size[0]))
     y, x = np.nonzero(whole)
     box = np.array([[x.min(), y.min(), x.max() + 1, y.max() + 1]], np.float32)
     place = random_placement(rng, size, frame, 0.5, (0.7, 1.6))
     moved, keep = place.boxes(box)
     if not keep[0] or (moved[0, 2:] - moved[0, :2]).min() < 8:
         pytest.skip("this crop leaves next to nothing")
-    bitmap = masks.bitmap([polygon], masks.windows(box)[0])
-    ours = place.masks([bitmap], box, moved, side)[0]
+    inside = bitmap([polygon], windows(box)[0])
+    ours = place.masks([inside], box, moved, side)[0]
     picture = place.image(np.repeat(whole[..., None] * np.uint8(255), 3, 2), frame)
-    seen = masks.crop_mask(picture[..., 0] >= 128, moved[0], side)
+    seen = crop_mask(picture[..., 0] >= 128, moved[0], side)
     assert (ours != seen).mean() < 0.06
     assert ours.any() and not ours.all()
 
@@ -205,9 +213,9 @@ def test_the_masks_of_a_batch_are_those_of_the_drawn_shapes(data_config):
     row = 0
     for i, image_id in enumerate(batch.image_id):
         for j, a in enumerate(a for a in truth if a["image_id"] == image_id):
-            decoded = pycoco.decode(pycoco.frPyObjects(a["segmentation"], 64, 48))
+            decoded = pycoco.decode(a["segmentation"])
             x, y, w, h = (int(v) for v in a["bbox"])
-            expected = masks.crop_mask(decoded[y : y + h, x : x + w], (0, 0, w, h), 14)
+            expected = crop_mask(decoded[y : y + h, x : x + w], (0, 0, w, h), 14)
             np.testing.assert_array_equal(batch.masks[i, j], expected)
             row += 1
         assert not batch.masks[i][~batch.valid[i]].any()
@@ -246,7 +254,9 @@ def test_polygons_and_run_lengths_of_a_file_become_masks(write_coco, two_images)
     ]
     truth = dataset.train.ground_truth()["annotations"]
     assert truth[0]["segmentation"] == [[1, 2, 11, 2, 11, 7, 1, 7]]
-    assert truth[1]["segmentation"] == two_images["annotations"][1]["segmentation"]
+    given = two_images["annotations"][1]["segmentation"]
+    expected = pycoco.decode(pycoco.frPyObjects(given, 20, 30))
+    np.testing.assert_array_equal(pycoco.decode(truth[1]["segmentation"]), expected)
 
 
 def test_masks_that_are_asked_for_must_be_there(write_coco, two_images):
@@ -275,7 +285,7 @@ BROKEN = {
     "size of another": ({"size": [30, 20], "counts": [600]}, ["[30, 20]", "[20, 30]"]),
     "no size": ({"counts": [600]}, ["size None"]),
     "negative size": ({"size": [-20, -30], "counts": [600]}, ["[-20, -30]"]),
-    "too short": ({"size": [20, 30], "counts": [500]}, ["500 pixels"]),
+    "too short": ({"size": [20, 30], "counts": [500]}, ["annotation 1 do not cover"]),
     "negative counts": ({"size": [20, 30], "counts": [601, -1]}, ["not run lengths"]),
     "no counts": ({"size": [20, 30]}, ["counts of annotation 1 are None"]),
     "garbage text": ({"size": [20, 30], "counts": "~~~"}, ["annotation 1", "counts"]),

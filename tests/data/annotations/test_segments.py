@@ -6,6 +6,7 @@ from placements import random_placement
 
 from agvm_jax.data.annotations.errors import DataError, UnreadableImage
 from agvm_jax.data.annotations.segments import (
+    NO_SEGMENTS,
     Segments,
     load_segments,
     segments_from_labels,
@@ -34,7 +35,7 @@ def test_stored_segments_come_back(count):
 
 def test_a_record_without_segments_is_unreadable_as_such():
     with pytest.raises(UnreadableImage, match="no readable segments"):
-        load_segments(store_segments(None))
+        load_segments(NO_SEGMENTS)
 
 
 def test_labels_are_the_class_of_each_pixel_by_a_slow_loop():

@@ -6,13 +6,12 @@ import cv2
 import numpy as np
 import pytest
 
-from agvm_jax.data.annotations import masks
 from agvm_jax.data.annotations.segments import segments_from_labels, store_segments
-from agvm_jax.data.augment.augmentation import Augmentation, Drawn, draw
+from agvm_jax.data.augment.augmentation import Augmentation, Drawn, Resizing, draw
 from agvm_jax.data.augment.color import ColorJitter
 from agvm_jax.data.augment.cropping import Cropping
-from agvm_jax.data.augment.resizing import Resizing
 from agvm_jax.data.example import make_row
+from agvm_jax.data.storage.records import pack
 from configs import base
 
 FRAME = (40, 56)
@@ -60,7 +59,7 @@ def made_up(rng, size=(30, 44), objects=4):
         "classes": np.arange(objects, dtype=np.int32),
         "turn": 1,
         "crowd": np.arange(objects) == 0,
-        "masks": masks.pack(bitmaps),
+        "masks": pack(bitmaps),
         "things": 0,
         **store_segments(segments_from_labels(labels)),
     }
@@ -284,7 +283,7 @@ def test_a_crowd_region_stays_though_its_centre_is_cut_away(config):
     example, *_ = made_up(np.random.default_rng(0))
     example["boxes"] = np.array([[0, 0, 40, 28], [0, 0, 40, 28]] * 2, np.float32)
     bitmaps = [np.ones((28, 40), bool)] * 4
-    example["masks"] = masks.pack(bitmaps)
+    example["masks"] = pack(bitmaps)
     place = draw(np.random.default_rng(0), (30, 44), FRAME, Augmentation()).placement
     row, _ = make_row(example, Drawn(place, centers=(0, 0, 10, 10)), FRAME, config)
     assert row["valid"].sum() == 1 and row["crowd"][0]

@@ -127,4 +127,3 @@ def test_one_range_does_not_change_what_another_draws():
     one = ColorJitter(brightness=0.1).draw(np.random.default_rng(5))
     both = ColorJitter(brightness=0.1, hue=0.1).draw(np.random.default_rng(5))
     assert one.brightness == both.brightness and one.hue == 0.0
-    assert not ColorJitter() and ColorJitter(hue=0.1)

@@ -13,8 +13,15 @@ from PIL import Image, ImageOps
 
 from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.augment.augmentation import still_placement
-from agvm_jax.data.augment.decode import decode_image, jpeg_divisor
-from agvm_jax.data.augment.exif import Annotated, Head, decide_turns, read_head, turn
+from agvm_jax.data.augment.decode import (
+    Annotated,
+    Head,
+    decide_turns,
+    decode_image,
+    jpeg_divisor,
+    read_head,
+    turn,
+)
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.pipeline import eval_batches
 

@@ -5,8 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agvm_jax.data.augment.augmentation import Augmentation, draw, still_placement
-from agvm_jax.data.augment.resizing import Resizing
+from agvm_jax.data.augment.augmentation import (
+    Augmentation,
+    Resizing,
+    draw,
+    still_placement,
+)
 
 FRAME = (800, 1344)
 PAPER = Resizing((800,), 1333)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from agvm_jax.data.annotations.errors import DataError
+from agvm_jax.data.annotations.ground_truth import coco_dictionary
 from agvm_jax.data.formats.coco_json import read_coco
 
 
@@ -75,7 +76,7 @@ def test_the_report_counts_what_objects_keeps(two_images, tmp_path):
     assert report.boxes == sum(kept) and report.most_boxes == max(kept)
     assert report.images_without_boxes == kept.count(0)
     assert report.boxes + report.zero_area_boxes + report.outside_boxes == 300
-    truth = annotations.ground_truth()["annotations"]
+    truth = coco_dictionary(annotations)["annotations"]
     for index, image_id in enumerate(annotations.image_ids):
         of_image = [a["category_id"] for a in truth if a["image_id"] == image_id]
         assert len(of_image) == kept[index]  # what evaluation counts
@@ -110,17 +111,17 @@ def test_a_part_keeps_everything_of_its_own_images(two_images, tmp_path):
             np.testing.assert_array_equal(value, whole.objects(index)[key])
         for one, other in zip(part.bitmaps(0), whole.bitmaps(index), strict=True):
             np.testing.assert_array_equal(one, other)
-        (image,) = part.ground_truth()["images"]
+        (image,) = coco_dictionary(part)["images"]
         assert image == two_images["images"][index]
-    both = whole.select(np.array([1, 0])).ground_truth()
-    assert both["annotations"] == whole.ground_truth()["annotations"]
+    both = coco_dictionary(whole.select(np.array([1, 0])))
+    assert both["annotations"] == coco_dictionary(whole)["annotations"]
 
 
 def test_missing_area_iscrowd_and_ids_are_filled_in(two_images, tmp_path):
     for entry in two_images["annotations"]:
         entry.pop("iscrowd", None)
         entry.pop("id")
-    truth = read(two_images, tmp_path).ground_truth()
+    truth = coco_dictionary(read(two_images, tmp_path))
     assert [a["id"] for a in truth["annotations"]] == [1, 2, 3]
     assert [a["area"] for a in truth["annotations"]] == [50.0, 600.0, 16.0]
     assert all(a["iscrowd"] == 0 for a in truth["annotations"])
@@ -136,7 +137,7 @@ def test_annotation_ids_that_evaluation_cannot_use_are_replaced(
 
 
 def test_ground_truth_gives_back_what_the_file_says(two_images, tmp_path):
-    truth = read(two_images, tmp_path).ground_truth()
+    truth = coco_dictionary(read(two_images, tmp_path))
     assert truth["images"] == two_images["images"]
     assert truth["categories"] == two_images["categories"][::-1]
     for ours, theirs in zip(

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agvm_jax.data.annotations import masks
 from agvm_jax.data.annotations.errors import DataError
+from agvm_jax.data.annotations.ground_truth import coco_dictionary
 from agvm_jax.data.formats.coco_json import read_coco
+from agvm_jax.data.storage.records import pack, unpack
 
 
 def read(content, tmp_path):
@@ -97,12 +98,12 @@ def test_any_json_gives_a_data_set_or_one_data_error(content, tmp_path):
         return
     assert len(annotations) > 0
     report = annotations.report()
-    json.dumps(annotations.ground_truth(), allow_nan=False)
+    json.dumps(coco_dictionary(annotations), allow_nan=False)
     kept = [annotations.objects(i) for i in range(len(annotations))]
     if annotations.sizes.max() < 100:  # else a mask may fill the memory
         for i, objects in enumerate(kept):
-            packed = masks.pack(annotations.bitmaps(i))
-            assert len(masks.unpack(packed, objects["boxes"])) == len(objects["boxes"])
+            packed = pack(annotations.bitmaps(i))
+            assert len(unpack(packed, objects["boxes"])) == len(objects["boxes"])
     assert sum(len(o["boxes"]) for o in kept) == report.boxes
     for (height, width), objects in zip(annotations.sizes, kept, strict=True):
         boxes = objects["boxes"]

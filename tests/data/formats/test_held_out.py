@@ -9,8 +9,8 @@ from coco_files import annotation, label_png, noise_png
 
 from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.dataset import open_dataset
-from agvm_jax.data.formats.builder_keys import VAL_DEFAULTS
-from agvm_jax.data.formats.builders import BUILDERS
+from agvm_jax.data.formats import coco_folder
+from agvm_jax.data.formats.held_out import VAL_DEFAULTS
 from configs import base
 
 
@@ -59,9 +59,7 @@ def test_the_choice_follows_from_names_share_and_seed(whole):
     def held(**options):
         config = whole.copy_and_resolve_references()
         config.update(options)
-        return set(
-            BUILDERS["coco_folder"](config)("val", None).annotations().file_names
-        )
+        return set(coco_folder.origins(config)("val", None).annotations().file_names)
 
     few, more = held(), held(val_share=0.5)
     assert held() == few and len(more) == 10 and few < more

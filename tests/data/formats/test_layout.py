@@ -120,14 +120,17 @@ def test_a_folder_of_two_layouts_has_to_be_told(folder, data_config):
     make_ade20k(folder)
     make_yolo(folder)
     data_config.name, data_config.root = "auto", str(folder)
-    with pytest.raises(DataError, match="as ade20k or as yolo: say which .*=ade20k"):
+    with pytest.raises(
+        DataError,
+        match=r"as ade20k \(by images/training/ and .* or as yolo \(by .*=ade20k",
+    ):
         open_dataset(data_config)
 
 
 def test_a_folder_of_no_layout_hears_of_all_of_them(folder, data_config):
     data_config.name, data_config.root = "auto", str(folder)
     data_config.train_annotations = "mine.json"
-    with pytest.raises(DataError, match="no layout that is known.*mine.json.*yolo"):
+    with pytest.raises(DataError, match="no format that is known.*mine.json.*yolo"):
         open_dataset(data_config)
     data_config.root = ""
     with pytest.raises(DataError, match="config.data.root is empty: set --config"):

@@ -7,6 +7,7 @@ import pytest
 from coco_files import annotation, noise_png
 
 from agvm_jax.data.annotations.errors import DataError
+from agvm_jax.data.annotations.ground_truth import coco_dictionary
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.formats.coco_json import read_coco
 
@@ -75,7 +76,7 @@ def test_the_ground_truth_says_of_images_and_categories_what_the_file_says(lvis)
 def test_a_part_of_a_file_keeps_its_images_own_lists(tmp_path):
     path = tmp_path / "lvis.json"
     path.write_text(json.dumps(content("val", (1, 2, 3))))
-    part = read_coco(path).select([2, 1]).ground_truth()
+    part = coco_dictionary(read_coco(path).select([2, 1]))
     assert [image["id"] for image in part["images"]] == [3, 2]
     lists = [image["not_exhaustive_category_ids"] for image in part["images"]]
     assert lists == [[5], []]
@@ -91,7 +92,7 @@ def test_an_unrelated_file_beside_the_images_changes_nothing(lvis):
 def test_other_files_have_no_such_keys(two_images, tmp_path):
     path = tmp_path / "coco.json"
     path.write_text(json.dumps(two_images))
-    assert set(read_coco(path).ground_truth()["images"][0]) == {
+    assert set(coco_dictionary(read_coco(path))["images"][0]) == {
         *("id", "file_name", "height", "width")
     }
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.formats.yolo import YoloOrigin
-from agvm_jax.data.formats.yolo_files import YoloFiles
-from agvm_jax.data.formats.yolo_layout import find_yolo
+from agvm_jax.data.formats.yolo_layout import YoloFiles, find_yolo
 
 LABELS = {
     "a": "1 0.5 0.5 0.2 0.4\n\n0 0.1 0.1 0.5 0.1 0.5 0.5\n",

@@ -17,9 +17,9 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.formats.builders import ShapesOrigin
+from agvm_jax.data.formats.shapes import ShapesOrigin
 from agvm_jax.data.formats.shapes_drawing import Style
-from agvm_jax.data.storage import prepare
+from agvm_jax.data.storage import prepare, records
 from agvm_jax.data.storage.prepare import open_split
 from agvm_jax.data.storage.records import CARD
 
@@ -234,7 +234,7 @@ def test_a_disk_that_fills_at_the_very_end_leaves_nothing_either(
         if where == "sizes":
             patch.setattr(prepare.np, "save", full)
         else:
-            patch.setattr(prepare, "_flush_to_disk", full)
+            patch.setattr(records, "flush_to_disk", full)
         with pytest.raises(DataError, match="No space left"):
             open_split(ORIGIN, tmp_path)
     assert visible(tmp_path) == [] and not list(tmp_path.glob(".*part*"))
@@ -246,7 +246,7 @@ def test_a_real_refusal_of_the_system_is_one_sentence(tmp_path):
     """A process that may write files of 4 kB only, as on a disk that is full."""
     code = (
         "import resource, signal, sys\n"
-        "from agvm_jax.data.formats.builders import ShapesOrigin\n"
+        "from agvm_jax.data.formats.shapes import ShapesOrigin\n"
         "from agvm_jax.data.storage.prepare import open_split\n"
         "from agvm_jax.data.formats.shapes_drawing import Style\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

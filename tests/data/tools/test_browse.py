@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from agvm_jax.data.annotations.segments import Segments, store_segments
-from agvm_jax.data.augment.resizing import Resizing
+from agvm_jax.data.augment.augmentation import Resizing
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.pipeline import eval_batches
 from agvm_jax.data.tools import browse

@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from models.backbones.swin import Block, PatchEmbed, PatchMerging, Swin
+from models.drop_path import branch_gains
 
 SIZE = (37, 50)  # neither patches nor windows fit
 DROP_PATH = 0.4
@@ -104,7 +105,9 @@ def test_the_key_decides_what_training_leaves_out(run, images):
 
 
 def test_drop_path_rises_to_its_rate_and_keeps_the_mean(model):
-    gains = model._branch_gains(20_000, jax.random.key(0))  # (blocks, 2, samples)
+    gains = branch_gains(
+        model.drop_rates, 20_000, jax.random.key(0)
+    )  # (blocks, 2, samples)
     rates = np.linspace(0, DROP_PATH, 12)
     np.testing.assert_allclose((gains == 0).mean((1, 2)), rates, atol=0.015)
     np.testing.assert_allclose(gains.mean((1, 2)), 1, atol=0.025)
@@ -154,7 +157,7 @@ def test_gradients_reach_every_parameter_and_are_finite(model, images):
     graph, state = nnx.split(model)
     # A key by which every branch is kept in one of the samples at least.
     keys = (jax.random.key(seed) for seed in range(100))
-    key = next(k for k in keys if model._branch_gains(2, k).any(-1).all())
+    key = next(k for k in keys if branch_gains(model.drop_rates, 2, k).any(-1).all())
 
     @jax.jit
     @jax.grad

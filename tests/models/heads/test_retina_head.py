@@ -13,7 +13,6 @@ from flax import nnx
 from agvm_jax.structures import Batch
 from models.heads.retina import (
     RetinaHead,
-    _spread_by_product,
     retina_loss,
     retina_targets,
 )
@@ -168,13 +167,6 @@ def test_the_loss_is_the_mean_over_images_of_sums_over_matched_anchors(num_ancho
     )
     np.testing.assert_allclose(loss, expected.sum(), rtol=1e-5)
     assert loss.dtype == jnp.float32 and loss.shape == ()
-
-
-def test_the_form_for_tpus_repeats_labels_exactly():
-    labels = jnp.array([[[-2, -1, 0], [1, 257, 1202]]])  # as many as LVIS has
-    np.testing.assert_array_equal(
-        _spread_by_product(labels, 5), np.repeat(labels, 5, axis=-1)
-    )
 
 
 def test_images_without_boxes_teach_background_and_nothing_about_boxes():

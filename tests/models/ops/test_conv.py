@@ -4,47 +4,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import export
-from reference_arrays import as_float32, assert_close, random_arrays
-
-from models.ops import winograd
-from models.ops.conv import conv2d
-from models.ops.pooling import max_pool
-from models.ops.winograd import (
-    winograd_conv,
-    winograd_input_gradient,
-    winograd_kernel_gradient,
+from reference_arrays import (
+    as_float32,
+    assert_close,
+    random_arrays,
+    slow_conv,
+    slow_gradients,
+    slow_taps,
 )
 
+from models.ops.conv import conv2d
+from models.ops.forms import NAMES, use_forms
+from models.ops.pooling import max_pool
 
-def slow_taps(x, size, stride):
-    """Yield each tap of the kernel and the inputs that it multiplies."""
-    half = size // 2
-    padded = np.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
-    height, width = x.shape[1:3]
-    for i in range(size):
-        for j in range(size):
-            yield (i, j), padded[:, i : i + height : stride, j : j + width : stride]
+# On a GPU and a TPU both ops are the same.
+FORMS = pytest.mark.parametrize("forms", ["cpu", "gpu"])
 
 
-def slow_conv(x, kernel, stride=1):
-    taps = slow_taps(x, kernel.shape[0], stride)
-    return sum(part @ kernel[tap] for tap, part in taps)
-
-
-def slow_gradients(x, kernel, dy, stride=1):
-    size = kernel.shape[0]
-    half = size // 2
-    height, width = x.shape[1:3]
-    dkernel = np.zeros_like(kernel)
-    dx = np.pad(np.zeros_like(x), ((0, 0), (half, half), (half, half), (0, 0)))
-    for (i, j), part in slow_taps(x, size, stride):
-        dkernel[i, j] = np.einsum("bhwc,bhwk->ck", part, dy)
-        view = dx[:, i : i + height : stride, j : j + width : stride]
-        view += dy @ kernel[i, j].T
-    return dx[:, half : half + height, half : half + width], dkernel
-
-
+@FORMS
 @pytest.mark.parametrize(
     ("size", "stride", "shape", "channels_out"),
     [
@@ -59,7 +36,7 @@ def slow_gradients(x, kernel, dy, stride=1):
     ],
 )
 def test_a_convolution_and_its_gradients_are_the_sums_over_taps(
-    size, stride, shape, channels_out
+    size, stride, shape, channels_out, forms
 ):
     x, kernel = random_arrays(shape, (size, size, shape[-1], channels_out))
     expected = slow_conv(x, kernel, stride)
@@ -70,48 +47,26 @@ def test_a_convolution_and_its_gradients_are_the_sums_over_taps(
         y, backward = jax.vjp(lambda x, kernel: conv2d(x, kernel, stride), x, kernel)
         return y, backward(dy)
 
-    y, gradients = run(*as_float32(x, kernel, dy))
+    with use_forms(forms):
+        y, gradients = run(*as_float32(x, kernel, dy))
     assert_close(y, expected)
     expected = slow_gradients(x, kernel, dy, stride)
     for actual, slow in zip(gradients, expected, strict=True):
         assert_close(actual, slow)
 
 
-@pytest.mark.parametrize("block", [1, 2**8, 2**20])
-def test_winograd_does_not_depend_on_how_it_is_cut(block, monkeypatch):
-    # By the line, by a few lines or images, and all at once.
-    monkeypatch.setattr("models.ops.winograd._BLOCK", block)
-    monkeypatch.setattr("models.ops.winograd._TILES", 1)
-    x, kernel, dy = random_arrays((2, 5, 8, 2), (3, 3, 2, 3), (2, 5, 8, 3))
-    assert_close(winograd_conv(*as_float32(x, kernel)), slow_conv(x, kernel))
-    dx, dkernel = slow_gradients(x, kernel, dy)
-    assert_close(winograd_input_gradient(*as_float32(kernel, dy)), dx)
-    assert_close(winograd_kernel_gradient(*as_float32(x, dy)), dkernel)
-
-
-def test_winograds_blocks_are_as_large_as_they_may_be(monkeypatch):
-    # Five images would fit; four divide the batch.
-    shape = (16, 14, 14, 256)
-    monkeypatch.setattr("models.ops.winograd._BLOCK", 5 * 16 * 7 * 7 * 256)
-    x = jnp.zeros(shape)
-    blocks = jax.eval_shape(winograd._Plan(shape).cut_input, x)
-    assert blocks.shape == (4, 4, *shape[1:])
-
-
-def test_other_platforms_keep_the_compilers_own_convolution():
+def test_only_the_form_for_cpus_is_not_the_compilers_own_convolution():
     def gradients(x, kernel):
         return jax.grad(lambda *args: conv2d(*args).sum(), (0, 1))(x, kernel)
 
-    shapes = [
-        jax.ShapeDtypeStruct(shape, jnp.float32)
-        for shape in ((1, 32, 32, 64), (3, 3, 64, 64))
-    ]
-    for platform in ("cpu", "cuda", "tpu"):
-        program = export.export(jax.jit(gradients), platforms=[platform])(*shapes)
-        found = "stablehlo.convolution" in program.mlir_module()
-        assert found == (platform != "cpu"), platform
+    arguments = jnp.zeros((1, 32, 32, 64)), jnp.zeros((3, 3, 64, 64))
+    for name in NAMES:
+        with use_forms(name):
+            program = jax.jit(gradients).lower(*arguments).as_text()
+        assert ("stablehlo.convolution" in program) == (name != "cpu"), name
 
 
+@FORMS
 @pytest.mark.parametrize(
     ("size", "shape"),
     [
@@ -120,7 +75,7 @@ def test_other_platforms_keep_the_compilers_own_convolution():
         (3, (1, 33, 40, 16)),  # by the compiler
     ],
 )
-def test_products_of_bfloat16_are_summed_and_given_in_float32(size, shape):
+def test_products_of_bfloat16_are_summed_and_given_in_float32(size, shape, forms):
     arrays = as_float32(*random_arrays(shape, (size, size, 16, 4)))
     x, kernel = (array.astype(jnp.bfloat16) for array in arrays)
     expected = slow_conv(*(np.asarray(array, float) for array in (x, kernel)))
@@ -132,7 +87,8 @@ def test_products_of_bfloat16_are_summed_and_given_in_float32(size, shape):
         rounded, expected_backward = jax.vjp(conv2d, x, kernel)
         return y, backward(dy), rounded, expected_backward(dy.astype(jnp.bfloat16))
 
-    y, gradients, rounded, expected_gradients = run(x, kernel, dy)
+    with use_forms(forms):
+        y, gradients, rounded, expected_gradients = run(x, kernel, dy)
     assert y.dtype == jnp.float32
     assert_close(y, expected)
     # Only the result is another one: the gradients are bit for bit the same.
@@ -164,11 +120,13 @@ def slow_max_pool_gradient(x, dy):
     return dx
 
 
+@FORMS
 @pytest.mark.parametrize("shape", [(2, 6, 7, 2), (1, 5, 4, 3), (1, 1, 1, 1)])
-def test_max_pool_gives_the_gradient_to_the_first_of_equals(shape):
+def test_max_pool_gives_the_gradient_to_the_first_of_equals(shape, forms):
     rng = np.random.default_rng(0)
     x = rng.integers(-2, 3, shape).astype(np.float32)  # many ties
-    y, backward = jax.vjp(max_pool, jnp.asarray(x))
+    with use_forms(forms):
+        y, backward = jax.vjp(max_pool, jnp.asarray(x))
     windows = [part for _, part in slow_taps(x + 9, 3, 2)]  # above the padding's 0
     np.testing.assert_array_equal(y, np.max(windows, axis=0) - 9)
     dy = rng.integers(1, 9, y.shape).astype(np.float32)

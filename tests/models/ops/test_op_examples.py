@@ -6,6 +6,7 @@ import pytest
 
 from models.ops import (
     anchors,
+    bilinear,
     boxes,
     images,
     losses,
@@ -20,7 +21,19 @@ from models.ops import (
 
 @pytest.mark.parametrize(
     "module",
-    [anchors, boxes, images, losses, matching, nms, roi_align, sampling, topk, windows],
+    [
+        anchors,
+        bilinear,
+        boxes,
+        images,
+        losses,
+        matching,
+        nms,
+        roi_align,
+        sampling,
+        topk,
+        windows,
+    ],
     ids=lambda module: module.__name__,
 )
 def test_the_examples_run(module):

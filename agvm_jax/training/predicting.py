@@ -1,13 +1,32 @@
-"""Predictions for a few validation images, to be drawn."""
+"""Predictions over the mesh, and those of a few validation images, to be drawn."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from agvm_jax.training.experiment import Experiment
-from agvm_jax.training.mesh import first_process_says
+from agvm_jax.training.mesh import DATA_AXIS, first_process_says
 from agvm_jax.training.state import TrainState
+
+
+def make_predict(predict: Callable, mesh: Mesh) -> Callable:
+    """Compiles ``predict(params, model_state, batch)`` over the mesh.
+
+    Every replica predicts its own rows of the batch; there are no collectives.
+    """
+    return jax.jit(
+        jax.shard_map(
+            predict,
+            mesh=mesh,
+            in_specs=(P(), P(), P(DATA_AXIS)),
+            out_specs=P(DATA_AXIS),
+            check_vma=False,
+        )
+    )
 
 
 def predicted_examples(

@@ -1,9 +1,9 @@
-"""Equations 4 and 5: from one measurement of phi to mu, and their options."""
+"""The options of AGVM, and which groups of gradients can be measured how."""
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,13 @@ import numpy as np
 from jax.core import Tracer
 
 from agvm_jax.optim.preconditioning import Precondition
-from agvm_jax.optim.variance import Estimator, ModuleScalars, Split, check_estimator
 
+Estimator = Literal["halves", "norms"]
+Split = Literal["interleaved", "contiguous"]
 ScalarOrSchedule = float | jax.Array | Callable[[jax.Array], Any]
 
 # How mu is averaged: eq. 5 as it stands, or with a memory that grows.
 AverageKind = Literal["paper", "growing"]
-
-# What the initial mu = 1 counts for beside the measurements of a growing average. The
-# first measurement then has a weight of 1/5: with the released code's bounds mu cannot
-# go above 1.43 at once, where an average without it may jump to 3.16.
-INITIAL_COUNT = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,73 +83,6 @@ class AgvmOptions:
         return (step >= self.start_step) & (step % tau == 0)
 
 
-class Average(NamedTuple):
-    """mu of each module, and how many measurements it was made of."""
-
-    mu: ModuleScalars
-    measured: ModuleScalars
-
-
-def variance_ratios(
-    phi: ModuleScalars,
-    anchor: str,
-    clip: tuple[float, float] | None = (0.5, 10.0),
-    eps: float | jax.Array = 1e-6,
-) -> ModuleScalars:
-    """Return sqrt(clip((phi_anchor + eps) / (phi_i + eps))) of each module (eq. 4).
-
-    Clipping before the root and eps are the released code's. nan where a phi is nan.
-
-    >>> phi = {"backbone": jnp.array(0.8), "fpn": jnp.array(0.2)}
-    >>> {m: round(float(r), 3) for m, r in variance_ratios(phi, "backbone").items()}
-    {'backbone': 1.0, 'fpn': 2.0}
-    """
-    ratios = {m: (phi[anchor] + eps) / (phi[m] + eps) for m in phi}
-    if clip is not None:
-        ratios = {m: jnp.clip(ratio, *clip) for m, ratio in ratios.items()}
-    return {m: jnp.sqrt(ratio) for m, ratio in ratios.items()}
-
-
-def smooth(
-    old: Average,
-    ratios: ModuleScalars,
-    alpha: float | jax.Array,
-    average: AverageKind = "paper",
-    due: bool | jax.Array = True,
-) -> Average:
-    """Return mu after ``mu <- alpha mu + (1 - alpha) r`` (eq. 5).
-
-    Args:
-      old: the average before.
-      ratios: r of each module; one that is not finite leaves its module as it was.
-      alpha: the smoothing; what lies outside [0, 1] is taken to its nearer end, and
-        nan counts as no measurement.
-      average: "paper" smooths with alpha from the first measurement on. "growing" is
-        for short runs: the plain mean of the measurements so far and of
-        ``INITIAL_COUNT`` ones, until its memory is that of alpha.
-      due: whether this measurement counts at all.
-
-    >>> start = Average({"fpn": jnp.array(1.0)}, {"fpn": jnp.array(0.0)})
-    >>> float(smooth(start, {"fpn": jnp.array(2.0)}, alpha=0.75).mu["fpn"])
-    1.25
-    >>> mean = smooth(start, {"fpn": jnp.array(2.0)}, 0.97, "growing")
-    >>> round(float(mean.mu["fpn"]), 3)  # (1 + 1 + 1 + 1 + 2) / 5
-    1.2
-    """
-    alpha = jnp.clip(jnp.asarray(alpha, jnp.float32), 0.0, 1.0)
-    mu, measured = {}, {}
-    for m, ratio in ratios.items():
-        seen = jnp.isfinite(ratio) & due & ~jnp.isnan(alpha)
-        keep = alpha
-        if average == "growing":
-            count = old.measured[m] + INITIAL_COUNT
-            keep = jnp.minimum(alpha, count / (count + 1.0))
-        new = old.mu[m] + (1.0 - keep) * (ratio - old.mu[m])
-        mu[m] = jnp.where(seen, new, old.mu[m])
-        measured[m] = old.measured[m] + seen
-    return Average(mu, measured)
-
-
 def _is_whole(value: Any, least: int) -> bool:
     """Whether this is a whole number from ``least`` on; nan and inf are none."""
     return float(value).is_integer() and float(value) >= least
@@ -162,3 +91,43 @@ def _is_whole(value: Any, least: int) -> bool:
 def is_known(value: Any) -> TypeGuard[float]:
     """Whether a number can be looked at now: not a schedule, not traced."""
     return not callable(value) and not isinstance(value, Tracer)
+
+
+def half_of(index: jax.Array, num_groups: int, split: Split) -> jax.Array:
+    """Return 0 or 1: the half that group ``index`` belongs to."""
+    if split == "interleaved":
+        return index % 2
+    return (index >= num_groups // 2).astype(jnp.int32)
+
+
+def check_groups(num_groups: int, estimator: str, split: str) -> None:
+    """Raise a ValueError where this many groups cannot be measured this way."""
+    check_estimator(estimator, split)
+    if num_groups < 2:
+        raise ValueError(
+            f"{num_groups} group of gradients has no variance to measure: use at least "
+            "two replicas, or two micro-batches with GroupPlan"
+        )
+    if estimator == "halves" and num_groups % 2:
+        raise ValueError(
+            f"estimator='halves' cannot split {num_groups} groups in two equal halves: "
+            "use estimator='norms', which takes any number, or an even number"
+        )
+
+
+def check_estimator(estimator: str, split: str) -> None:
+    """Raise a ValueError for an estimator or split that does not exist."""
+    if estimator == "replicas":
+        raise ValueError(
+            "estimator='replicas' is called 'norms' now: its groups may be "
+            "micro-batches as well"
+        )
+    if estimator not in ("halves", "norms"):
+        raise ValueError(
+            f"estimator={estimator!r} is unknown: use 'halves' (the paper) or 'norms'"
+        )
+    if split not in ("interleaved", "contiguous"):
+        raise ValueError(
+            f"split={split!r} is unknown: use 'interleaved' (the paper) or "
+            "'contiguous' (the released code)"
+        )

@@ -1,16 +1,32 @@
-"""Annotations of one split as columns."""
+"""The objects of a split's images, as columns, and the bitmap of each one's mask.
+
+A mask is kept as the bitmap of its box: the smallest window of whole pixels around it.
+What lies outside the box is never looked at, so an image with thirty small objects
+costs thirty small bitmaps and not thirty images.
+"""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
+import cv2
+import hotcoco
 import numpy as np
 
-from agvm_jax.data.annotations.masks import Segmentation, bitmap, windows
 from agvm_jax.data.annotations.report import Report
+
+Segmentation = list[np.ndarray] | dict[str, Any] | None
+"""Polygons ((2p,) float64 x y x y ...), or COCO's compressed run lengths, {"size": [h,
+w], "counts": bytes}, or nothing."""
 
 # COCO writes boxes with two decimals: an edge this far outside the picture is
 # rounding, and is clipped without being counted.
 _ROUNDING = 0.02
+
+# Polygons are filled on finer pixels: OpenCV paints their outline too, half a pixel
+# too wide. At most 8 to a pixel, and fewer where 512 to the window's side are enough.
+_FINEST = 8
+_FILL_SIDE = 512
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,7 +126,7 @@ class Annotations:
         keep = _has_area(boxes)
         return rows[keep], boxes[keep]
 
-    def _have_area(self) -> np.ndarray:
+    def have_area(self) -> np.ndarray:
         """(A,) bool: which objects have area in their image; `objects` keeps those."""
         height, width = self.sizes[self.object_image].T
         return _has_area(_clipped_corners(self.boxes, height, width))
@@ -142,7 +158,7 @@ class Annotations:
     def report(self) -> Report:
         """Count what `objects` keeps, clips and drops over the whole split."""
         height, width = self.sizes[self.object_image].T
-        keep = self._have_area()
+        keep = self.have_area()
         empty = (self.boxes[:, 2:] <= 0).any(axis=1)
         x, y, w, h = self.boxes.T
         overhang = np.max([-x, -y, x + w - width, y + h - height], axis=0, initial=0.0)
@@ -165,66 +181,6 @@ class Annotations:
             unreadable_images=int((self.sizes == 0).any(axis=1).sum()),
         )
 
-    def ground_truth(self, masks: bool = False) -> dict[str, Any]:
-        """The split as a COCO dictionary, for evaluators.
-
-        It holds the objects that `objects` keeps, their boxes as they were given.
-
-        Args:
-          masks: whether objects that lost their mask are left out, as they are where
-            masks are learnt.
-        """
-        kept = self._have_area()
-        if masks:
-            kept &= ~self.lost_masks
-        rows = np.flatnonzero(kept)
-        return {
-            "images": [
-                {"id": i, "file_name": name, "height": height, "width": width, **fields}
-                for i, name, (height, width), fields in zip(
-                    self.image_ids.tolist(),
-                    self.file_names,
-                    self.sizes.tolist(),
-                    self.image_fields or [{}] * len(self),
-                    strict=True,
-                )
-            ],
-            "annotations": [
-                {
-                    "id": i,
-                    "image_id": image_id,
-                    "category_id": self.category_ids[k],
-                    "bbox": box,
-                    "area": area,
-                    "iscrowd": crowd,
-                }
-                | _segmentation_entry(self.segmentations[row])
-                for row, i, image_id, k, box, area, crowd in zip(
-                    rows.tolist(),
-                    self.object_ids[rows].tolist(),
-                    self.image_ids[self.object_image[rows]].tolist(),
-                    self.object_class[rows].tolist(),
-                    self.boxes[rows].tolist(),
-                    self.areas[rows].tolist(),
-                    self.crowd[rows].astype(int).tolist(),
-                    strict=True,
-                )
-            ],
-            "categories": [
-                {"id": i, "name": name, **self.category_fields.get(i, {})}
-                for i, name in zip(self.category_ids, self.class_names, strict=True)
-            ],
-        }
-
-
-def _segmentation_entry(segmentation: Segmentation) -> dict[str, Any]:
-    """The annotation's key for its mask, if it has one."""
-    if segmentation is None:
-        return {}
-    if isinstance(segmentation, list):
-        segmentation = [polygon.tolist() for polygon in segmentation]
-    return {"segmentation": segmentation}
-
 
 def _clipped_corners(boxes: np.ndarray, height, width) -> np.ndarray:
     """x y w h (A, 4) -> float32 x1 y1 x2 y2 inside pictures of the given sizes.
@@ -245,3 +201,65 @@ def _clipped_corners(boxes: np.ndarray, height, width) -> np.ndarray:
 def _has_area(corners: np.ndarray) -> np.ndarray:
     """(A, 4) x1 y1 x2 y2 -> (A,) bool."""
     return (corners[:, 2:] > corners[:, :2]).all(axis=1)
+
+
+def encloses(points: np.ndarray) -> bool:
+    """Whether a polygon, (2p,) x y x y ..., encloses anything: not all on one line."""
+    if len(points) < 6:
+        return False
+    edges = points.reshape(-1, 2)[1:] - points[:2]
+    far = edges[np.argmax(np.abs(edges).max(axis=1))]
+    return bool((edges[:, 0] * far[1] != edges[:, 1] * far[0]).any())
+
+
+def windows(boxes: np.ndarray) -> np.ndarray:
+    """(n, 4) boxes x1 y1 x2 y2 -> (n, 4) int64, the whole pixels that they touch."""
+    return np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], 1).astype(
+        np.int64
+    )
+
+
+def bitmap(segmentation: Segmentation, window: Sequence[int]) -> np.ndarray:
+    """The part of a mask that lies in a window.
+
+    Args:
+      segmentation: polygons, whose union is the mask, run lengths of the whole
+        picture (empty where the window leaves it), or None: an empty mask.
+      window: x1 y1 x2 y2, whole pixels.
+
+    Returns:
+      (y2 - y1, x2 - x1) bool: pixels of which half or more are covered; see
+      `covered` for polygons so thin that there is none.
+    """
+    x1, y1, x2, y2 = (int(side) for side in window)
+    if segmentation is None:
+        return np.zeros((y2 - y1, x2 - x1), bool)
+    if isinstance(segmentation, dict):
+        part = hotcoco.mask.decode(segmentation)[y1:y2, x1:x2].astype(bool)
+        missing = (y2 - y1 - part.shape[0], x2 - x1 - part.shape[1])
+        return np.pad(part, [(0, missing[0]), (0, missing[1])])
+    fine = max(1, min(_FINEST, _FILL_SIDE // max(y2 - y1, x2 - x1)))
+    canvas = np.zeros(((y2 - y1) * fine, (x2 - x1) * fine), np.uint8)
+    for polygon in segmentation:
+        # A coordinate is the corner between pixels; OpenCV counts from centres. Points
+        # far outside are drawn in, where their edges still leave the window.
+        points = (polygon.reshape(-1, 2) - (x1, y1)) * fine - 0.5
+        points = np.clip(points, -(2.0**20), 2.0**20)
+        cv2.fillPoly(canvas, [np.round(points * 16).astype(np.int32)], 1, shift=4)
+    if fine == 1:
+        return canvas.astype(bool)
+    means = cv2.resize(
+        canvas * np.uint8(200), (x2 - x1, y2 - y1), interpolation=cv2.INTER_AREA
+    )
+    return covered(means, 100)
+
+
+def covered(shares: np.ndarray, half: float) -> np.ndarray:
+    """Where shares reach a half, but for rounding.
+
+    An object so thin that none does would vanish: of it those stay that have half as
+    much as the largest. Where nothing is covered, nothing stays.
+    """
+    largest = shares.max(initial=0)
+    least = half if largest >= half else largest / 2
+    return (shares >= least * (1 - 1e-9)) & (shares > half * 1e-6)

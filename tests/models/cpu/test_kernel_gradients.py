@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 from reference_arrays import as_float32, assert_close, random_arrays
 
-from models.ops import kernel_gradients
-from models.ops.kernel_gradients import product_over_rows, strided_kernel_gradient
+from models.cpu import kernel_gradients
+from models.cpu.kernel_gradients import product_over_rows, strided_kernel_gradient
 
 
 @pytest.mark.parametrize(
