@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from agvm_jax.data import Dataset, eval_batches, open_dataset, train_batches
+from agvm_jax.data.example import check_config
 from agvm_jax.data.pipeline import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
@@ -21,17 +22,21 @@ from agvm_jax.optim.noise import noise_init
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.command_line import introduce
 from agvm_jax.training.experiment import Data, Evaluation, Experiment, Model, Start
+from agvm_jax.training.modulation_settings import modules_of
+from agvm_jax.training.partition import Partition
 from agvm_jax.training.predicting import make_predict
 from agvm_jax.training.resolve import Resolved, resolve
 from agvm_jax.training.restoring import saved_steps
 from agvm_jax.training.run_folder import folder_of, open_run_folder
+from agvm_jax.training.sharded_step import make_step
 from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import TrainState, create_state
 from agvm_jax.training.step import TrainStep
+from models.stack import has_layer_axis
 from models.weights.files import write_weights
 from models.weights.load import load_initial_weights
 from models.weights.placing import flatten
-from trained import card_of, detector_of, load, outputs_of
+from trained import card_of, detector_of, load, num_labels_of
 
 __all__ = ["build", "load"]
 
@@ -45,26 +50,36 @@ def build(config: ConfigDict) -> Experiment:
       ValueError: something in the config, the data or the run folder does not fit.
     """
     dataset = open_dataset(config.data)
-    mesh = mesh_lib.data_mesh()
-    platform = mesh.devices.flat[0].platform
+    platform = jax.devices()[0].platform
     resolved = resolve(
         config,
         num_images=len(dataset.train),
-        num_devices=mesh.size,
+        num_devices=jax.device_count(),
         platform=platform,
+        host_devices=jax.local_device_count(),
+        layered=has_layer_axis,
     )
-    task = choose_task(outputs_of(config))
-    task.check_data(config.data, config.model.detector)
+    mesh = mesh_lib.data_mesh(fsdp_size=resolved.sharding.fsdp_size)
+    partition = Partition(mesh, resolved.sharding.mode)
     judged = Settings(
         semantic=config.data.semantic,
         max_detections=config.eval.max_detections,
         merge=MergeRule(**config.eval.panoptic),
     )
-    images_per_pass, evaluated = resolved.plan.images_per_pass, resolved.evaluated
-    check_settings(config.data, config.image_size, images_per_pass)
-    check_settings(evaluated.data_config, evaluated.image_size, images_per_pass)
-    classes, dtype = len(dataset.class_names), resolved.dtype
-    detector = detector_of(config, dtype, platform, classes, resolved.freeze_at)
+    evaluated = resolved.evaluated
+    check_settings(config.data, config.image_size, resolved.plan.images_per_pass)
+    check_config(evaluated.data_config, evaluated.image_size)
+    detector = detector_of(
+        config,
+        num_classes=len(dataset.class_names),
+        num_labels=num_labels_of(config, dataset),
+        dtype=resolved.dtype,
+        platform=platform,
+        axes=mesh_lib.replica_axes(mesh),
+        freeze_at=resolved.freeze_at,
+    )
+    task = choose_task(detector.outputs)
+    task.check_data(config.data, config.model.detector)
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     jax.eval_shape(resolved.recipe.tx.init, params)  # so that its errors are said now
@@ -72,7 +87,7 @@ def build(config: ConfigDict) -> Experiment:
     source, weights = _begins_with(config, resolved, folder, shapes)
     open_run_folder(folder, config.to_dict())
     if jax.process_index() == 0:
-        write_card(folder, card_of(config, dataset, evaluated))
+        write_card(folder, card_of(config, dataset, evaluated, detector.outputs))
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     height, width = config.image_size
     introduce(
@@ -86,7 +101,7 @@ def build(config: ConfigDict) -> Experiment:
             "run folder": str(folder),
         }
     )
-    labels = label_tree(params)
+    labels = label_tree(params, modules_of(config.agvm))
 
     def initial_state() -> TrainState:
         params, model_state = detector.init(jax.random.key(config.seed))
@@ -95,13 +110,19 @@ def build(config: ConfigDict) -> Experiment:
         opt_state = resolved.recipe.tx.init(params)
         noise = noise_init(module_names(labels))
         state = create_state(params, model_state, opt_state, noise, config.seed)
-        return mesh_lib.put_replicated(mesh, state)
+        return partition.put(state)
 
     data = _data(config, resolved, dataset, mesh)
-    step = TrainStep(
-        detector.loss, resolved.recipe, resolved.plan, mesh, labels, len(dataset.train)
+    step = make_step(
+        detector.loss,
+        resolved.recipe,
+        resolved.plan,
+        partition,
+        labels,
+        len(dataset.train),
+        resolved.dtype,
     )
-    model = _model(detector, step, mesh, folder)
+    model = _model(detector, step, partition, folder)
     return Experiment(
         folder=folder,
         settings=config.train,
@@ -160,7 +181,8 @@ def _data(config: ConfigDict, resolved: Resolved, dataset: Dataset, mesh) -> Dat
     return Data(dataset, train, validation)
 
 
-def _model(detector, step: TrainStep, mesh, folder: Path) -> Model:
+def _model(detector, step: TrainStep, partition: Partition, folder: Path) -> Model:
+    mesh = partition.mesh
     predict_on_mesh = make_predict(detector.predict, mesh)
 
     def predict(state: TrainState, batch):
@@ -172,7 +194,7 @@ def _model(detector, step: TrainStep, mesh, folder: Path) -> Model:
         tensors = flatten(state.params, state.model_state)
         write_weights(folder / name, tensors, notes)
 
-    return Model(mesh, step, predict, write)
+    return Model(partition, step, predict, write)
 
 
 def _evaluation(

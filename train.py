@@ -69,8 +69,11 @@ def report(config: ConfigDict, experiment: Experiment, outcome: Outcome) -> None
     if outcome.status == "was finished":
         log.info(
             "\nthis run was finished before, at step %d; this is its evaluation."
-            " For another run: --config.seed=N or --config.name=NAME",
+            " For another run: %s",
             outcome.step,
+            "--config.workdir=FOLDER"
+            if config.workdir
+            else "--config.seed=N or --config.name=NAME",
         )
     dataset, semantic = experiment.data.dataset, config.data.semantic
     write_pictures(

@@ -3,10 +3,15 @@
 And what a run writes down for it, model.json. ``experiment`` hands `load` on.
 """
 
+import dataclasses
 import runpy
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from agvm_jax.data import Dataset, open_dataset
@@ -22,9 +27,6 @@ from models.build import build_detector
 from models.functional import Detector
 from models.ops.forms import forms_for
 from models.weights.load import load_initial_weights
-
-# What detectors give, where it is more than boxes; from it follows what is measured.
-OUTPUTS = {"mask_rcnn": {"boxes", "masks"}}
 
 
 def load(
@@ -43,21 +45,21 @@ def load(
     Raises:
       ValueError: there is no such run, it has no weights yet, or they do not fit.
     """
+    mesh = mesh_lib.data_mesh(jax.local_devices())
     if config is None:
         found = find_model(run, weights)
-        source, card, which = str(found.weights), found.card, str(found)
+        source, card = str(found.weights), found.card
+        detector = detector_for(card, mesh)
     else:
-        config = config.copy_and_resolve_references()
-        source = which = str(run)
-        card = card_of(config, open_dataset(config.data), evaluation_size(config))
+        source, dataset = str(run), open_dataset(config.data)
+        evaluated = evaluation_size(config)
+        card = card_of(config, dataset, evaluated, ())
+        detector = detector_for(card, mesh)
+        card = dataclasses.replace(card, outputs=tuple(sorted(detector.outputs)))
     config = config_of(card)
-    mesh = mesh_lib.data_mesh(jax.local_devices())
-    platform = mesh.devices.flat[0].platform
-    dtype, _ = compute_dtype(config.model.dtype, platform)
-    detector = detector_of(config, dtype, platform, len(card.class_names))
     shapes = jax.eval_shape(detector.init, jax.random.key(0))
     initial = load_initial_weights(source, "all", config.train.weights_dir, *shapes)
-    trees = mesh_lib.put_replicated(mesh, initial.put_into(*shapes))
+    trees = jax.device_put(initial.put_into(*shapes), NamedSharding(mesh, P()))
     on_mesh = make_predict(detector.predict, mesh)
 
     def on_all(batch):
@@ -70,7 +72,7 @@ def load(
         model_state=trees[1],
         run_batch=make_run_batch(detector.predict, on_all, trees, mesh.size),
         batch_size=config.eval.batch_size * mesh.size,
-        source=which,
+        source=source,
     )
 
 
@@ -81,8 +83,7 @@ def read_config(path: str | Path) -> ConfigDict:
       ValueError: it cannot be read.
     """
     try:
-        found = runpy.run_path(str(path))
-        return found["get_config"]()
+        return runpy.run_path(str(path))["get_config"]()
     except OSError as error:
         raise ValueError(f"the config {path} cannot be read: {error}") from error
     except KeyError as error:
@@ -97,21 +98,43 @@ def config_of(card: ModelCard) -> ConfigDict:
     return config
 
 
-def outputs_of(config: ConfigDict) -> set[str]:
-    """Returns what a config's detector gives, of "boxes", "masks", "semantic"."""
-    return OUTPUTS.get(config.model.detector, {"boxes"})
+def detector_for(card: ModelCard, mesh: Mesh, platform: str | None = None) -> Detector:
+    """Returns the detector that a model.json tells of.
+
+    Args:
+      card: what it says.
+      mesh: the axes of its replicas.
+      platform: JAX's name of what it will run on; None: what the mesh is made of.
+    """
+    config, platform = config_of(card), platform or mesh.devices.flat[0].platform
+    return detector_of(
+        config,
+        num_classes=len(card.class_names),
+        num_labels=len(card.label_names),
+        dtype=compute_dtype(config.model.dtype, platform)[0],
+        platform=platform,
+        axes=mesh_lib.replica_axes(mesh),
+    )
 
 
 def detector_of(
-    config: ConfigDict, dtype: str, platform: str, num_classes: int, freeze_at: int = 0
+    config: ConfigDict,
+    *,
+    num_classes: int,
+    num_labels: int,
+    dtype: str,
+    platform: str,
+    axes: Any,
+    freeze_at: int = 0,
 ) -> Detector:
     """Returns the detector of a config.
 
     Args:
       config: the whole of it.
+      num_classes, num_labels, freeze_at: as in `models.build.build_detector`.
       dtype: what it computes in; "auto" has been decided.
       platform: JAX's name of what it runs on, for `model.op_forms` = "auto".
-      num_classes, freeze_at: as in `models.build.build_detector`.
+      axes: of the replicas in the mesh.
     """
     settings = config.model.copy_and_resolve_references()
     settings.dtype = dtype
@@ -120,14 +143,26 @@ def detector_of(
     return build_detector(
         settings,
         num_classes=num_classes,
+        num_labels=num_labels,
         image_size=config.image_size,
-        axis_name=mesh_lib.DATA_AXIS,
+        axis_name=axes,
         freeze_at=freeze_at,
     )
 
 
-def card_of(config: ConfigDict, dataset: Dataset, evaluated: InputSize) -> ModelCard:
-    """Returns what model.json tells of a run."""
+def num_labels_of(config: ConfigDict, dataset: Dataset) -> int:
+    """Returns how many labels pixels may have, 0 where they are not learned."""
+    semantic = config.data.semantic
+    return 0 if semantic == "none" else len(dataset.label_names(semantic))
+
+
+def card_of(
+    config: ConfigDict,
+    dataset: Dataset,
+    evaluated: InputSize,
+    outputs: Collection[str],
+) -> ModelCard:
+    """Returns what model.json tells of a run whose detector has these outputs."""
     semantic, reports = config.data.semantic, (dataset.train.report, dataset.val.report)
     label_names = label_ids = ()
     if semantic != "none":
@@ -138,7 +173,7 @@ def card_of(config: ConfigDict, dataset: Dataset, evaluated: InputSize) -> Model
     # had an orientation: as their owners see them.
     unturned = sum(r.unturned_images - r.turned_images for r in reports) > 0
     return ModelCard(
-        outputs=tuple(sorted(outputs_of(config))),
+        outputs=tuple(sorted(outputs)),
         class_names=tuple(dataset.class_names),
         category_ids=tuple(dataset.category_ids),
         label_names=label_names,

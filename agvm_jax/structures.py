@@ -10,7 +10,7 @@ Conventions, written here once and used everywhere:
 * every array has a static shape: "not chosen" is a mask, never a shorter array.
 
 Letters in shapes: B batch, H W image, N objects an image at most, K classes,
-D detections an image at most, m mask side, s semantic stride.
+D detections an image at most, m mask side, s a stride or scale.
 """
 
 import dataclasses
@@ -66,7 +66,8 @@ class Predictions:
       classes: (B, D) int32, 0..K-1; -1 in padding rows.
       valid: (B, D) bool.
       masks: None, or (B, D, m, m) float32 probabilities, each over its box.
-      semantic: None, or (B, H, W) int32, the class of each pixel of the padded input.
+      semantic: None, or (B, s H, s W) int, the class of each of the s x s parts of each
+        pixel of the padded input.
     """
 
     boxes: Array | None = None

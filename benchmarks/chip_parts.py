@@ -18,17 +18,20 @@ from jax.sharding import SingleDeviceSharding  # noqa: E402
 
 from benchmarks.pods import devices_of  # noqa: E402
 from benchmarks.program_cost import costs  # noqa: E402
-from models.heads.retina import FOCAL_ALPHA, FOCAL_GAMMA, _class_losses  # noqa: E402
-from models.heads.rpn import deltas_of  # noqa: E402
+from models.heads.anchor_outputs import deltas_of  # noqa: E402
+from models.heads.retina_loss import class_losses as losses_by_place  # noqa: E402
 from models.ops.conv import conv2d  # noqa: E402
 from models.ops.forms import use_forms  # noqa: E402
 from models.ops.losses import sigmoid_focal_loss  # noqa: E402
 from models.ops.matching import IGNORE  # noqa: E402
 from models.ops.repetition import upsample  # noqa: E402
+from models.ops.roi_align import roi_align  # noqa: E402
 
+FOCAL = 0.25, 2.0  # alpha and gamma
 P2, P3 = (208, 336), (104, 168)
 RPN_MAPS = (P2, P3, (52, 84), (26, 42), (13, 21))
 CHANNELS, CLASSES = 256, 80
+STRIDES = (4, 8, 16, 32)
 
 
 def doubling_plainly(x, lateral):
@@ -42,7 +45,7 @@ def doubling(x, lateral):
     return lateral + upsample(x, lateral.shape[1:3])
 
 
-def corrections_plainly(kernel, *maps_and_rows):
+def deltas_plainly(kernel, *maps_and_rows):
     *maps, rows = maps_and_rows
     deltas = [
         conv2d(x, kernel, 1, jnp.float32).reshape(x.shape[0], -1, 4) for x in maps
@@ -51,7 +54,7 @@ def corrections_plainly(kernel, *maps_and_rows):
     return jnp.take_along_axis(joined, rows[..., None], axis=1)
 
 
-def corrections(kernel, *maps_and_rows):
+def chosen_deltas(kernel, *maps_and_rows):
     *maps, rows = maps_and_rows
     width = kernel.shape[-1]
     deltas = [
@@ -63,13 +66,24 @@ def corrections(kernel, *maps_and_rows):
 def class_losses_plainly(kernel, x, labels):
     logits = conv2d(x, kernel, 1, jnp.float32).reshape(x.shape[0], -1, CLASSES)
     present = labels[..., None] == jnp.arange(CLASSES)
-    focal = sigmoid_focal_loss(logits, present, FOCAL_ALPHA, FOCAL_GAMMA)
+    focal = sigmoid_focal_loss(logits, present, *FOCAL)
     return jnp.where((labels != IGNORE)[..., None], focal, 0.0).sum((1, 2))
 
 
 def class_losses(kernel, x, labels):
-    logits = conv2d(x, kernel, 1, jnp.float32).reshape(x.shape[0], -1, CLASSES)
-    return _class_losses(logits, labels, kernel.shape[-1] // CLASSES)
+    logits = conv2d(x, kernel, 1, jnp.float32)
+    logits = logits.reshape(x.shape[0], -1, kernel.shape[-1])
+    labels = labels.reshape(*logits.shape[:2], -1)
+    return losses_by_place(logits, labels, *FOCAL)
+
+
+def pooled(x2, x3, x4, x5, boxes):
+    return roi_align((x2, x3, x4, x5), boxes, strides=STRIDES, output_size=7)
+
+
+def pooled_plainly(*arguments):
+    with use_forms("gpu"):
+        return pooled(*arguments)
 
 
 def parts(shape):
@@ -84,11 +98,14 @@ def parts(shape):
     kernel = shape((1, 1, CHANNELS, 12))
     rows = shape((4, 256), jnp.int32)
     arguments = (kernel, *maps, rows)
-    yield "RPN corrections, 4 images", corrections_plainly, corrections, arguments
+    yield "RPN deltas, 4 images", deltas_plainly, chosen_deltas, arguments
     kernel = shape((1, 1, CHANNELS, 9 * CLASSES))
     labels = shape((8, 9 * P3[0] * P3[1]), jnp.int32)
     arguments = (kernel, features(8, *P3), labels)
     yield "class scores P3, 8 images", class_losses_plainly, class_losses, arguments
+    maps = [features(8, *sides) for sides in RPN_MAPS[:4]]
+    arguments = (*maps, shape((8, 512, 4), jnp.float32))
+    yield "RoIAlign 7x7, 8 images", pooled_plainly, pooled, arguments
 
 
 def estimate(function, arguments, shape):

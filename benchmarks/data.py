@@ -31,6 +31,7 @@ from agvm_jax.data.example import fill_row
 from agvm_jax.data.order import oriented
 from agvm_jax.data.pipeline import train_batches
 from agvm_jax.data.storage.records import Source
+from benchmarks.coco_writer import coco_content, write_split
 from benchmarks.turns import Worker, serve, summary
 from configs import base
 
@@ -56,8 +57,7 @@ class First:
 def make_jpegs(root: Path, count: int) -> None:
     """Write a COCO folder of textured pictures, as large in bytes as COCO's are."""
     rng = np.random.default_rng(0)
-    (root / "train").mkdir(parents=True)
-    images, annotations = [], []
+    images, objects, outlines, pictures = [], [], [], {}
     for i in range(1, count + 1):
         height, width = ((480, 640), (640, 480), (427, 640), (375, 500))[i % 4]
         coarse = rng.integers(0, 256, (9, 12, 3), np.uint8)
@@ -65,30 +65,16 @@ def make_jpegs(root: Path, count: int) -> None:
         noise = rng.normal(0, 14, (height, width, 1))
         noise = cv2.GaussianBlur(noise, (0, 0), 0.8)[..., None] * 1.5
         picture = (picture + noise).clip(0, 255).astype(np.uint8)
-        name = f"{i}.jpg"
-        cv2.imwrite(str(root / "train" / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
-        images.append({"id": i, "file_name": name, "height": height, "width": width})
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 92]
+        pictures[f"{i}.jpg"] = cv2.imencode(".jpg", picture, quality)[1].tobytes()
+        images.append((f"{i}.jpg", height, width))
         for _ in range(7):
             x, y = rng.uniform(0, width * 0.6), rng.uniform(0, height * 0.6)
             w, h = rng.uniform(10, width * 0.4), rng.uniform(10, height * 0.4)
-            outline = [x, y, x + w, y, x + w, y + h, x, y + h]
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": i,
-                    "category_id": 1,
-                    "bbox": [x, y, w, h],
-                    "area": w * h,
-                    "iscrowd": 0,
-                    "segmentation": [outline],
-                }
-            )
-    content = {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "thing"}],
-    }
-    (root / "instances_train.json").write_text(json.dumps(content))
+            objects.append((i, (x, y, w, h)))
+            outlines.append([[x, y, x + w, y, x + w, y + h, x, y + h]])
+    content = coco_content(images, objects, segmentations=outlines)
+    write_split(root / "instances_train.json", root / "train", content, pictures)
 
 
 def open_source(args) -> tuple[First, object]:

@@ -15,7 +15,6 @@ between are looked through, and imports do not count. Two ways are traced:
 """
 
 import contextlib
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ from agvm_jax.training.batching import plan_batches
 from agvm_jax.training.recipes import build_optimizer
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep
+from benchmarks.coco_writer import coco_content, write_split
 from configs import base
 
 PACKAGE = Path(agvm_jax.__file__).parent
@@ -97,28 +97,18 @@ def write_folder(root: Path) -> None:
     height, width = 48, 64
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     counts = [5 * height, 3 * height, (width - 8) * height]
-    objects = (
-        ([8.0, 8.0, 24.0, 16.0], [[8.0, 8.0, 32.0, 8.0, 32.0, 24.0]]),
-        ([5.0, 0.0, 3.0, 48.0], {"size": [height, width], "counts": counts}),
-    )
-    content = {
-        "images": [{"id": 1, "file_name": "1.jpg", "height": height, "width": width}],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": 1,
-                "category_id": 1,
-                "bbox": box,
-                "segmentation": segmentation,
-            }
-            for number, (box, segmentation) in enumerate(objects, 1)
+    content = coco_content(
+        [("1.jpg", height, width)],
+        [(1, (8.0, 8.0, 24.0, 16.0)), (1, (5.0, 0.0, 3.0, 48.0))],
+        segmentations=[
+            [[8.0, 8.0, 32.0, 8.0, 32.0, 24.0]],
+            {"size": [height, width], "counts": counts},
         ],
-        "categories": [{"id": 1, "name": "thing"}],
-    }
+    )
+    data = cv2.imencode(".jpg", picture)[1].tobytes()
     for split in ("train", "val"):
-        (root / split).mkdir(parents=True)
-        cv2.imwrite(str(root / split / "1.jpg"), picture)
-        (root / f"instances_{split}.json").write_text(json.dumps(content))
+        file = root / f"instances_{split}.json"
+        write_split(file, root / split, content, {"1.jpg": data})
 
 
 def walk_data(root: Path) -> Walk:

@@ -41,8 +41,8 @@ def make_step(args):
         norm=args.norm,
         dtype=args.dtype,
         p6_from="p5",
-        anchor_scales=3 if args.detector == "retinanet" else 1,
     )
+    config.anchors.scales = 3 if args.detector == "retinanet" else 1
     size = (args.image_size, args.image_size)
     detector = build_detector(config, num_classes=NUM_CLASSES, image_size=size)
     optimizer = optax.chain(

@@ -65,9 +65,18 @@ def get_config() -> ConfigDict:
     # Images in a row that share a frame: image_size, or image_size turned for those
     # higher than wide. A multiple of devices x micro_batch_size. 0: one frame for all.
     data.orientation_group = 0
-    data.crop = "none"  # random crop: none | size | iou (SSD's, around an object)
+    # Random crop: none | size | iou (SSD's, around an object) | frame: images have the
+    # sides that short_sides, long_side and scale_range say, and a window of image_size
+    # is cut out of them (mmsegmentation's RandomCrop).
+    data.crop = "none"
     data.crop_range = (0.3, 1.0)  # share of each side that a crop keeps
     data.crop_probability = 1.0
+    # Largest share of the labelled pixels of a training image that one class may have:
+    # up to ten other windows are tried. 1: any.
+    data.cat_max_ratio = 1.0
+    # Whether training leaves out images without an object (or with crowds alone): of
+    # COCO's 118,287 images 117,266 stay.
+    data.filter_empty = False
     # Photometric distortion, each with probability 1/2; SSD: 0.125, 0.5, 0.5, 0.05.
     data.brightness = 0.0  # largest shift, as a share of 255
     data.contrast = 0.0  # factors are 1 minus to 1 plus this
@@ -85,7 +94,9 @@ def get_config() -> ConfigDict:
     data.shapes.seed = 0
 
     model = config.model = ConfigDict()
-    model.detector = "retinanet"  # retinanet | faster_rcnn | mask_rcnn
+    # retinanet | faster_rcnn | mask_rcnn | cascade_rcnn | cascade_mask_rcnn
+    # | panoptic_fpn | semantic_fpn
+    model.detector = "retinanet"
     # resnet18 | resnet34 | resnet50 | swin_t | swin_s | swin_b | swin_l
     # | uninet_b0 ... uninet_b6 | uninet_30m | uninet_1b (models/backbones/uninet.py)
     model.backbone = "resnet18"
@@ -99,31 +110,67 @@ def get_config() -> ConfigDict:
     # What RetinaNet's P6 is computed from: c5 | p5 (torchvision's published
     # retinanet_resnet50_fpn).
     model.p6_from = "c5"
-    model.head_convs = 4  # convolutions in each RetinaNet tower
     # Compute; parameters stay float32. float32 | bfloat16 | auto: bfloat16 on
     # accelerators, float32 on CPUs, which only emulate it.
     model.dtype = "float32"
     # Which forms of ops programs are made of: cpu | gpu | tpu | auto, that of the
     # devices. They differ in speed and in rounding; all run everywhere.
     model.op_forms = "auto"
-    # Pixels, one size a level: P3..P7 of RetinaNet, P2..P6 of R-CNN.
-    model.anchor_sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
-    model.anchor_scales = 3  # octave steps a level: size * 2 ** (i / 3); R-CNN: 1
-    model.anchor_ratios = (0.5, 1.0, 2.0)  # height / width
-    # R-CNN: the proposals. Pairs are (training, evaluation).
-    model.rpn_pre_nms_top_k = (2000, 1000)  # candidates a level
-    model.rpn_post_nms_top_k = (2000, 1000)  # proposals an image
-    model.rpn_nms_threshold = 0.7
-    model.rpn_samples = 256  # anchors an image that the RPN learns from
-    model.roi_samples = 512  # proposals an image that the heads learn from
-    model.box_head_width = 1024  # units of each of its two layers
-    model.mask_head_convs = 4  # 3x3 convolutions in front of the masks
-    model.score_threshold = 0.05
-    model.nms_threshold = 0.5
-    model.pre_nms_top_k = 1000  # candidates a level (RetinaNet), an image (R-CNN)
-    model.max_detections = 100
-    model.image_mean = (123.675, 116.28, 103.53)
+    # The loss is to be differentiated in forward mode (jax.jvp) too. Only on a CPU does
+    # it cost time: some of its forms have no such derivative, and others stand in.
+    model.forward_mode = False
+    model.image_mean = (123.675, 116.28, 103.53)  # of red, green, blue, 0 to 255
     model.image_std = (58.395, 57.12, 57.375)
+    # Each head has a section, of which it takes every key; what a paper fixes is a
+    # default in models/heads/.
+    anchors = model.anchors = ConfigDict()
+    # Pixels, one size a level: P3..P7 of RetinaNet, P2..P6 of R-CNN.
+    anchors.sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
+    anchors.scales = 3  # octave steps a level: size * 2 ** (i / 3); R-CNN: 1
+    anchors.ratios = (0.5, 1.0, 2.0)  # height / width
+    head = model.retina_head = ConfigDict()  # RetinaNet
+    head.num_convs = 4  # convolutions in each of its two towers
+    head.score_threshold = 0.05  # of detections
+    head.nms_threshold = 0.5  # IoU above which the weaker of two of a class is dropped
+    head.pre_nms_top_k = 1000  # candidates a level
+    head.max_detections = 100  # an image
+    rpn = model.rpn = ConfigDict()  # R-CNN: pairs are (training, evaluation)
+    rpn.pre_nms_top_k = (2000, 1000)  # candidates a level
+    rpn.post_nms_top_k = (2000, 1000)  # proposals an image
+    rpn.nms_threshold = 0.7
+    rpn.samples = 256  # anchors an image that it learns from
+    head = model.box_head = ConfigDict()  # R-CNN
+    head.width = 1024  # units of each of its two layers
+    head.samples = 512  # proposals an image that it and the mask head learn from
+    head.score_threshold = 0.05
+    head.nms_threshold = 0.5
+    head.pre_nms_top_k = 1000  # candidates an image
+    head.max_detections = 100
+    head.loss_weight = 1.0  # of its two losses; 1 in R-CNNs
+    head = model.cascade_head = ConfigDict()  # Cascade R-CNN, in place of box_head
+    head.width = 1024  # units of each of the two layers of each stage
+    head.samples = 512  # proposals an image that all its stages learn from
+    head.ious = (0.5, 0.6, 0.7)  # of each stage: what an object is
+    head.loss_weights = (1.0, 0.5, 0.25)  # of each stage
+    head.score_threshold = 0.05
+    head.nms_threshold = 0.5
+    head.pre_nms_top_k = 1000  # candidates an image
+    head.max_detections = 100
+    head = model.mask_head = ConfigDict()  # Mask R-CNN, Panoptic FPN
+    head.num_convs = 4  # 3x3 convolutions in front of the masks
+    head.loss_weight = 1.0
+    head = model.semantic_head = ConfigDict()  # Semantic FPN, Panoptic FPN
+    head.channels = 128  # of every stage
+    # Labels a pixel of the input each way that evaluation gets, to be looked up at the
+    # original image's pixels. 1 is enough where images are not resized.
+    head.label_scale = 3
+    head.loss_weight = 1.0
+    # Semantic FPN: how images are looked at in evaluation (test_cfg of mmsegmentation)
+    test_cfg = model.test_cfg = ConfigDict()
+    test_cfg.mode = "whole"  # whole | slide: in overlapping windows
+    test_cfg.crop_size = (512, 512)  # of a window: height, width; multiples of 4
+    test_cfg.stride = (340, 340)  # from one window to the next; multiples of 4
+    test_cfg.flip = False  # look at the mirrored image too, and add the logits
 
     optim = config.optim = ConfigDict()
     optim.name = "adamw"  # sgd | adamw | lars | lamb | pmd_lamb | sam | megdet
@@ -149,6 +196,9 @@ def get_config() -> ConfigDict:
     optim.end_ratio = 0.0  # poly, cosine: last rate / full rate
     optim.clip_norm = 0.0  # global norm; 0: no clipping
     optim.clip_window = (0, -1)  # steps [first, last] in which it clips; -1: to the end
+    # Whether that window's steps count from the end of the warm-up and so go with the
+    # batch: (-100, 100) is then the 100 steps before it, to the 100th after.
+    optim.clip_around_warmup = False
     optim.trust_coefficient = 0.001  # lars
     optim.sam_rho = 0.05  # sam
     optim.sam_inner = "sgd"  # sam: the optimizer that takes the step: sgd | adamw
@@ -159,11 +209,17 @@ def get_config() -> ConfigDict:
     agvm = config.agvm = ConfigDict()
     agvm.enabled = True
     agvm.anchor = "backbone"
+    # Pairs (pattern, module): the first pattern found in a parameter's path names its
+    # module; where none is found it is the first part of the path. (): that for all.
+    # A module for each box stage of a cascade:
+    # (("^box_head/stages/([0-9])", r"box_head_\1"),)
+    agvm.modules = ()
     agvm.estimator = "halves"  # halves | norms
     agvm.split = "interleaved"  # interleaved | contiguous
     agvm.tau = 0  # steps between updates of mu; 0: 10, or 5 above batch 1024
     agvm.alpha = 0.97
-    agvm.start_step = -1  # -1: when the warm-up ends
+    agvm.start_step = -1  # -1: when the warm-up ends, and start_delay steps after
+    agvm.start_delay = 0  # steps; goes with the batch as the warm-up does
     agvm.clip = (0.5, 10.0)  # bounds of phi_anchor / phi_module, before the root
     agvm.eps = 1e-6
     # paper: eq. 5. growing: for runs of a few hundred steps, where eq. 5 hardly moves
@@ -190,6 +246,14 @@ def get_config() -> ConfigDict:
     # Steps whose batches are left out of the data, counted from its beginning: they
     # stand that far ahead, also after start_from, which takes this key from nowhere.
     train.skip_steps = 0
+    # What is shared out over the devices instead of repeated on each. none |
+    # optimizer: the optimizer's state and the update, over all of them | full: the
+    # parameters and frozen weights as well, over fsdp_size. Nothing that is computed
+    # changes but by rounding, and a run may go on with another choice.
+    train.shard = "none"
+    # Devices that share parameters, neighbours, so a divisor of all; optimizer: the
+    # second axis of its mesh. 0: those of a process.
+    train.fsdp_size = 0
     train.log_every_steps = 10
     train.eval_every_epochs = 1.0
     train.checkpoint_every_epochs = 1.0
@@ -205,9 +269,12 @@ def get_config() -> ConfigDict:
     evaluation.image_size = ()  # (height, width); one number means square
     evaluation.short_side = 0  # pixels; of data.short_sides it takes the largest
     evaluation.long_side = 0  # pixels it may have at most
+    # Whether the frame is turned for images higher than wide; so it is in any case
+    # where data.orientation_group is set.
+    evaluation.orient = False
     # Best detections an image and class at which recall is reported; AP uses the last.
     # (): 1, 10 and 100; where the annotations are LVIS' (neg_category_ids), the best
-    # 300 of an image: then set model.max_detections = 300 too.
+    # 300 of an image: then set the head's max_detections = 300 too.
     evaluation.max_detections = ()
     # Panoptic: how instances and stuff become one map (evaluation/metrics).
     merge = evaluation.panoptic = ConfigDict()

@@ -10,7 +10,7 @@ and the epochs to what you have.
 
 Measured here, on 2 CPU cores that other work shared, with the BCCD blood cells (205
 images to train on, 640x480): 2600 steps in 25 minutes, AP 54.3, AP50 86.5 on its 159
-validation images. docs/results.md has the curves and pictures.
+validation images. docs/results.md has the curves and images.
 """
 
 from configs import base
@@ -28,8 +28,8 @@ def get_config():
 
     config.model.width = 0.25
     config.model.fpn_channels = 64
-    config.model.head_convs = 2
-    config.model.anchor_sizes = (24.0, 48.0, 96.0, 160.0, 256.0)
+    config.model.retina_head.num_convs = 2
+    config.model.anchors.sizes = (24.0, 48.0, 96.0, 160.0, 256.0)
 
     config.optim.name = "adamw"
     config.optim.lr = 1e-3

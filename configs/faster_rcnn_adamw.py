@@ -28,5 +28,6 @@ def get_config():
     config.optim.decay_at = (9 / 12, 11 / 12)
     config.optim.clip_norm = 0.0
     config.optim.clip_window = (0, -1)
-    config.agvm.start_step = -1
+    config.optim.clip_around_warmup = False
+    config.agvm.start_delay = 0
     return config

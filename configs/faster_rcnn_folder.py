@@ -14,11 +14,11 @@ def get_config():
     config.name = "faster_rcnn_folder"
 
     config.model.detector = "faster_rcnn"
-    config.model.anchor_sizes = (16.0, 32.0, 64.0, 128.0, 256.0)
-    config.model.anchor_scales = 1
-    config.model.rpn_pre_nms_top_k = (500, 300)
-    config.model.rpn_post_nms_top_k = (300, 150)
-    config.model.rpn_samples = 128
-    config.model.roi_samples = 128
-    config.model.box_head_width = 128
+    config.model.anchors.sizes = (16.0, 32.0, 64.0, 128.0, 256.0)
+    config.model.anchors.scales = 1
+    config.model.rpn.pre_nms_top_k = (500, 300)
+    config.model.rpn.post_nms_top_k = (300, 150)
+    config.model.rpn.samples = 128
+    config.model.box_head.samples = 128
+    config.model.box_head.width = 128
     return config

@@ -7,14 +7,13 @@ rate: 0.02 for 16 images, the square root above 128, so 0.32 at batch 512. As it
 the authors' configuration for batch 512 with AGVM, for which they tell mask AP 34.6,
 and 33.9 with --config.agvm.enabled=False. Nobody has run it here.
 
-Another batch has another start and window; these are steps and do not follow:
+Rate, start and window go with the batch:
 
     256, released code, 35.0 (34.4 without AGVM)    --config.batch_size=256
-        --config.agvm.start_step=1020 --config.optim.clip_window=820,1020
+        --config.optim.warmup_steps=920 (2 epochs are 918 here)
     32, released code, 34.8 without AGVM            --config.batch_size=32
         --config.agvm.enabled=False --config.optim.clip_norm=0
     1024, the paper, 33.9 (it diverges without)     --config.batch_size=1024
-        --config.agvm.start_step=330 --config.optim.clip_window=130,330
 
 The paper's Table 7 by --config.agvm.anchor, mask AP: backbone 33.9, fpn 33.3, box_head
 33.1, rpn 33.1, mask_head 32.9; its runs have 14 epochs by their iteration counts, the

@@ -14,5 +14,5 @@ def get_config():
     config.name = "mask_rcnn_folder"
     config.data.mask_size = 28
     config.model.detector = "mask_rcnn"
-    config.model.mask_head_convs = 2
+    config.model.mask_head.num_convs = 2
     return config

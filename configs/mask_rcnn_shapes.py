@@ -13,5 +13,5 @@ def get_config():
     config.name = "mask_rcnn_shapes"
     config.data.mask_size = 28
     config.model.detector = "mask_rcnn"
-    config.model.mask_head_convs = 2
+    config.model.mask_head.num_convs = 2
     return config

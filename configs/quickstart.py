@@ -25,8 +25,8 @@ def get_config():
 
     config.model.width = 0.25
     config.model.fpn_channels = 64
-    config.model.head_convs = 2
-    config.model.anchor_sizes = (16.0, 32.0, 64.0, 96.0, 128.0)
+    config.model.retina_head.num_convs = 2
+    config.model.anchors.sizes = (16.0, 32.0, 64.0, 96.0, 128.0)
 
     config.optim.name = "adamw"
     config.optim.lr = 1e-3

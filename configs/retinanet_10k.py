@@ -11,8 +11,9 @@ steps, tau 5, AGVM.
 Any number of devices will do: the micro-batches make up the global batch. The rate is
 the paper's for this batch; for another batch size it follows by the square root.
 
-Pictures keep their ratio: the shorter side is 800 pixels, the longer one at most 1333
-(the authors' code; flips, nothing else). Landscape and portrait pictures have a frame
+Images keep their ratio: the shorter side is 800 pixels, the longer one at most 1333
+(the authors' code; flips, nothing else). Of 118,287 images the 117,266 with an object
+are shown. Landscape and portrait images have a frame
 each, 512 of a kind in a row; so devices x micro_batch_size must divide 512.
 """
 
@@ -30,6 +31,7 @@ def get_config():
     config.data.name = "coco"
     config.data.short_sides = (800,)
     config.data.long_side = 1333
+    config.data.filter_empty = True
     config.data.orientation_group = 512
 
     config.model.backbone = "resnet18"

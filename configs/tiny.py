@@ -19,9 +19,11 @@ def get_config():
     config.data.max_boxes = 8
     config.model.width = 0.125
     config.model.fpn_channels = 16
-    config.model.head_convs = 1
-    config.model.pre_nms_top_k = 50
-    config.model.max_detections = 10
+    config.model.retina_head.num_convs = 1
+    config.model.retina_head.pre_nms_top_k = 50
+    config.model.retina_head.max_detections = 10
+    config.model.box_head.pre_nms_top_k = 50
+    config.model.box_head.max_detections = 10
     config.optim.warmup_steps = 2
     config.agvm.tau = 1
     config.train.log_every_steps = 1

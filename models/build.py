@@ -1,10 +1,13 @@
 """From the section `model` of a config to a detector.
 
 All names that a config may use are in the two tables below; to add a backbone or a
-detector, add a line.
+detector, add a line. A head takes its section of the config as it is, so a new key of
+a head is a keyword of its constructor and a line in `configs/base.py`.
 """
 
 import functools
+import inspect
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import nnx
@@ -12,43 +15,22 @@ from ml_collections import ConfigDict
 
 from .backbones.resnet import ResNet
 from .backbones.swin import Swin
-from .backbones.uninet import SIZES as UNINETS
 from .backbones.uninet import UniNet
-from .detectors.mask_rcnn import MaskRCNN
-from .detectors.rcnn import FasterRCNN
+from .backbones.uninet_sizes import SIZES as UNINETS
+from .detectors.pyramid import PyramidDetector
+from .detectors.rcnn import RCNN
 from .detectors.retinanet import RetinaNet
+from .detectors.semantic_fpn import SemanticFPN, TestConfig
 from .fpn import FPN
 from .functional import Detector, make_detector
 from .heads.box import BoxHead
+from .heads.cascade import CascadeHead
 from .heads.mask import MaskHead
 from .heads.retina import RetinaHead
 from .heads.rpn import RPNHead
+from .heads.semantic import SemanticHead
+from .ops.anchors import Anchors
 from .ops.forms import NAMES
-
-# Bins of a pooled box along each side: for its class and its corners (Lin et al. 2017,
-# section 4.2), and for its mask (He et al. 2017, figure 4).
-BOX_ROI_SIZE = 7
-MASK_ROI_SIZE = 14
-
-# Keys that a detector takes as they are: every one of them, and the R-CNNs besides.
-SHARED_KEYS = (
-    "anchor_sizes",
-    "anchor_scales",
-    "anchor_ratios",
-    "score_threshold",
-    "nms_threshold",
-    "pre_nms_top_k",
-    "max_detections",
-    "image_mean",
-    "image_std",
-)
-RCNN_KEYS = (
-    "rpn_pre_nms_top_k",
-    "rpn_post_nms_top_k",
-    "rpn_nms_threshold",
-    "rpn_samples",
-    "roi_samples",
-)
 
 # None: the forms of the platform that JAX computes on.
 FORMS = {"auto": None, **{name: name for name in NAMES}}
@@ -101,111 +83,100 @@ BACKBONES = {
 }
 
 
-def build_backbone(
-    config: ConfigDict, *, axis_name: str | None, rngs: nnx.Rngs
-) -> nnx.Module:
-    """Build `config.backbone`."""
-    return look_up("model.backbone", config.backbone, BACKBONES)(
-        config,
-        axis_name=axis_name,
-        dtype=look_up("model.dtype", config.dtype, DTYPES),
-        rngs=rngs,
-    )
-
-
 def build_retinanet(
-    config: ConfigDict, *, num_classes: int, axis_name: str | None, rngs: nnx.Rngs
+    config: ConfigDict, backbone: nnx.Module, num_classes: int, **options
 ) -> RetinaNet:
     """Build a RetinaNet with levels P3 to P7."""
-    dtype = look_up("model.dtype", config.dtype, DTYPES)
-    backbone = build_backbone(config, axis_name=axis_name, rngs=rngs)
+    channels, anchors = config.fpn_channels, Anchors(**config.anchors)
     fpn = FPN(
-        backbone.channels,
-        config.fpn_channels,
-        first_level=3,
-        extra=config.p6_from,
-        dtype=dtype,
-        rngs=rngs,
+        backbone.channels, channels, first_level=3, extra=config.p6_from, **options
     )
-    head = RetinaHead(
-        config.fpn_channels,
-        num_classes,
-        num_anchors=config.anchor_scales * len(config.anchor_ratios),
-        head_convs=config.head_convs,
-        dtype=dtype,
-        rngs=rngs,
-    )
-    return RetinaNet(
-        backbone,
-        fpn,
-        head,
-        **{name: config[name] for name in SHARED_KEYS},
-    )
+    make_head = with_settings(RetinaHead, config, "retina_head")
+    head = make_head(channels, num_classes, anchors, **options)
+    return RetinaNet(backbone, fpn, head, **image_statistics(config))
 
 
 def build_rcnn(
-    detector: type[FasterRCNN],
     config: ConfigDict,
-    *,
+    backbone: nnx.Module,
     num_classes: int,
-    axis_name: str | None,
-    rngs: nnx.Rngs,
-) -> FasterRCNN:
-    """Build a Faster or Mask R-CNN: levels P2 to P6, boxes are read from P2 to P5."""
-    dtype = look_up("model.dtype", config.dtype, DTYPES)
-    channels = config.fpn_channels
-    backbone = build_backbone(config, axis_name=axis_name, rngs=rngs)
-    modules = {
-        "backbone": backbone,
-        "fpn": FPN(
-            backbone.channels,
-            channels,
-            first_level=2,
-            extra="max_pool",
-            dtype=dtype,
-            rngs=rngs,
-        ),
-        "rpn": RPNHead(
-            channels,
-            num_anchors=config.anchor_scales * len(config.anchor_ratios),
-            dtype=dtype,
-            rngs=rngs,
-        ),
-        "box_head": BoxHead(
-            channels,
-            num_classes,
-            roi_size=BOX_ROI_SIZE,
-            width=config.box_head_width,
-            dtype=dtype,
-            rngs=rngs,
-        ),
-    }
-    if issubclass(detector, MaskRCNN):
-        modules["mask_head"] = MaskHead(
-            channels,
-            num_classes,
-            num_convs=config.mask_head_convs,
-            roi_size=MASK_ROI_SIZE,
-            dtype=dtype,
-            rngs=rngs,
-        )
-    return detector(
-        **modules,
-        **{name: config[name] for name in (*SHARED_KEYS, *RCNN_KEYS)},
+    *,
+    cascade: bool = False,
+    masks: bool = False,
+    num_labels: int | None = None,
+    **options,
+) -> RCNN:
+    """Build a Faster, Mask or Cascade R-CNN, with `num_labels` a Panoptic FPN.
+
+    Levels are P2 to P6, boxes are read from P2 to P5.
+    """
+    channels, anchors = config.fpn_channels, Anchors(**config.anchors)
+    fpn = FPN(backbone.channels, channels, first_level=2, extra="max_pool", **options)
+    rpn = with_settings(RPNHead, config, "rpn")(channels, anchors, **options)
+    if cascade:
+        make_head = with_settings(CascadeHead, config, "cascade_head")
+    else:
+        make_head = with_settings(BoxHead, config, "box_head")
+    heads = {"box_head": make_head(channels, num_classes, **options)}
+    if masks:
+        make_head = with_settings(MaskHead, config, "mask_head")
+        heads["mask_head"] = make_head(channels, num_classes, **options)
+    if num_labels is not None:
+        make_head = with_settings(SemanticHead, config, "semantic_head")
+        heads["semantic_head"] = make_head(channels, num_labels, **options)
+    return RCNN(backbone, fpn, rpn, **heads, **image_statistics(config))
+
+
+def build_panoptic_fpn(
+    config: ConfigDict,
+    backbone: nnx.Module,
+    num_classes: int,
+    *,
+    num_labels: int,
+    **options,
+) -> RCNN:
+    """Build a Panoptic FPN: a Mask R-CNN with a semantic head."""
+    return build_rcnn(
+        config, backbone, num_classes, masks=True, num_labels=num_labels, **options
     )
+
+
+def build_semantic_fpn(
+    config: ConfigDict,
+    backbone: nnx.Module,
+    num_classes: int,
+    *,
+    num_labels: int,
+    **options,
+) -> SemanticFPN:
+    """Build a Semantic FPN on levels P2 to P5; no class of boxes is asked for."""
+    channels = config.fpn_channels
+    fpn = FPN(backbone.channels, channels, first_level=2, extra="max_pool", **options)
+    make_head = with_settings(SemanticHead, config, "semantic_head")
+    head = make_head(channels, num_labels, **options)
+    looks = TestConfig(**config.test_cfg)
+    return SemanticFPN(backbone, fpn, head, test_cfg=looks, **image_statistics(config))
 
 
 DETECTORS = {
     "retinanet": build_retinanet,
-    "faster_rcnn": functools.partial(build_rcnn, FasterRCNN),
-    "mask_rcnn": functools.partial(build_rcnn, MaskRCNN),
+    "faster_rcnn": build_rcnn,
+    "mask_rcnn": functools.partial(build_rcnn, masks=True),
+    "cascade_rcnn": functools.partial(build_rcnn, cascade=True),
+    "cascade_mask_rcnn": functools.partial(build_rcnn, cascade=True, masks=True),
+    "panoptic_fpn": build_panoptic_fpn,
+    "semantic_fpn": build_semantic_fpn,
 }
+# Detectors that learn a class for each pixel; the others learn boxes, and of these
+# Panoptic FPN does as well.
+OF_PIXELS = ("semantic_fpn", "panoptic_fpn")
 
 
 def build_detector(
     config: ConfigDict,
     *,
     num_classes: int,
+    num_labels: int = 0,
     image_size: tuple[int, int],
     axis_name: str | None = None,
     freeze_at: int = 0,
@@ -214,7 +185,8 @@ def build_detector(
 
     Args:
       config: the section `model` of `configs/base.py`.
-      num_classes: K; class ids are 0..K-1.
+      num_classes: K, classes of boxes; class ids are 0..K-1.
+      num_labels: classes of pixels, 0 where the data have no label maps.
       image_size: (height, width) of the padded input. Any size will do: a side of n
         pixels gives maps of ceil(n / 2^level).
       axis_name: the mesh axis of the replicas, for synced BatchNorm; None outside of
@@ -225,21 +197,80 @@ def build_detector(
     Raises:
       ValueError: a name is unknown or a value out of range.
     """
-    if num_classes < 1:
-        raise ValueError(f"a detector needs at least one class, not {num_classes}")
     if len(image_size) != 2 or min(image_size) < 32:
         raise ValueError(
             f"image_size {tuple(image_size)} is not a (height, width) of at least 32 "
             "pixels, the stride of the backbone"
         )
     build = look_up("model.detector", config.detector, DETECTORS)
+    check_classes(config, num_classes, num_labels)
+    if config.detector in OF_PIXELS:
+        build = functools.partial(build, num_labels=num_labels)
+    build_backbone = look_up("model.backbone", config.backbone, BACKBONES)
+    dtype = look_up("model.dtype", config.dtype, DTYPES)
 
-    def construct(rngs):
-        module = build(config, num_classes=num_classes, axis_name=axis_name, rngs=rngs)
-        module.backbone.freeze(freeze_at)
-        return module
+    def construct(rngs) -> PyramidDetector:
+        options = {"dtype": dtype, "rngs": rngs}
+        backbone = build_backbone(config, axis_name=axis_name, **options)
+        detector = build(config, backbone, num_classes, **options)
+        detector.backbone.freeze(freeze_at)
+        return detector
 
-    return make_detector(construct, look_up("model.op_forms", config.op_forms, FORMS))
+    return make_detector(
+        construct,
+        forms=look_up("model.op_forms", config.op_forms, FORMS),
+        forward_mode=config.forward_mode,
+    )
+
+
+def check_classes(config: ConfigDict, num_classes: int, num_labels: int) -> None:
+    """Check that there are classes for what the detector learns.
+
+    Raises:
+      ValueError: there are none, or `test_cfg` asks for what the detector cannot do.
+    """
+    name = config.detector
+    if num_classes < 1 and name != "semantic_fpn":
+        raise ValueError(
+            f"model.detector={name} learns boxes and the data have no class with boxes:"
+            " use a data set that has, or --config.model.detector=semantic_fpn for"
+            " classes of pixels alone"
+        )
+    if num_labels < 1 and name in OF_PIXELS:
+        raise ValueError(
+            f"model.detector={name} learns a class for each pixel and the data carry no"
+            " label maps: use --config.data.semantic=all, or stuff, which makes one"
+            " class of all things"
+        )
+    if name != "semantic_fpn" and TestConfig(**config.test_cfg) != TestConfig():
+        raise ValueError(
+            f"model.detector={name} looks at whole images, once: model.test_cfg is for"
+            " semantic_fpn"
+        )
+
+
+def with_settings(
+    head: type[nnx.Module], config: ConfigDict, section: str
+) -> Callable[..., nnx.Module]:
+    """Return the constructor of a head with what its section of the config says.
+
+    Raises:
+      ValueError: a key of the section is no keyword of the constructor.
+    """
+    given = inspect.signature(head.__init__).parameters.values()
+    keywords = {each.name for each in given if each.kind == each.KEYWORD_ONLY}
+    known = sorted(keywords - {"dtype", "rngs"})
+    for key in config[section]:
+        if key not in known:
+            raise ValueError(
+                f"model.{section}.{key} is not known; {section} has {', '.join(known)}"
+            )
+    return functools.partial(head, **config[section])
+
+
+def image_statistics(config: ConfigDict) -> dict[str, tuple[float, ...]]:
+    """Return what every detector takes images to be distributed like."""
+    return {"image_mean": config.image_mean, "image_std": config.image_std}
 
 
 def look_up(key: str, name: str, table: dict):

@@ -14,7 +14,7 @@ from flax import nnx
 
 from agvm_jax.structures import Batch, Predictions
 
-from .ops.forms import use_forms
+from .ops.forms import current_forms, use_forms
 
 Tree = dict[str, Any]
 
@@ -31,35 +31,45 @@ class Detector:
         the running averages moved on.
       predict: (params, model_state, batch) -> Predictions.
       bind: (params, model_state) -> the module holding these values, to look inside.
+      outputs: what `predict` gives, of "boxes", "masks" and "semantic".
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
     loss: Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, tuple[Tree, Tree]]]
     predict: Callable[[Tree, Tree, Batch], Predictions]
     bind: Callable[[Tree, Tree], nnx.Module]
+    outputs: frozenset[str]
 
 
 def make_detector(
-    construct: Callable[[nnx.Rngs], nnx.Module], forms: str | None = None
+    construct: Callable[[nnx.Rngs], nnx.Module],
+    forms: str | None = None,
+    forward_mode: bool = False,
 ) -> Detector:
     """Turn a module's constructor into a `Detector`.
 
     The module has the methods `loss(batch, key) -> (scalar, dict)` and
-    `predict(batch) -> Predictions`; its parameters are `nnx.Param`, its running
-    averages and constants `nnx.BatchStat`, and it holds no other state.
+    `predict(batch) -> Predictions`, and `outputs`, as `Detector` has it; its parameters
+    are `nnx.Param`, its running averages and constants `nnx.BatchStat`, and it holds no
+    other state.
 
     Args:
       construct: builds the module from its random keys.
       forms: "cpu", "gpu" or "tpu", which forms of ops `init`, `loss` and `predict` are
         traced in, see `ops.forms`; None leaves it to whoever traces them. The methods
         of a module that `bind` gives are left to their caller in any case.
+      forward_mode: `loss` is to be differentiated in forward mode (`jax.jvp`) too. The
+        forms for CPUs cannot be, so those of GPUs stand in for them.
 
     Raises:
       ValueError: no such forms.
     """
 
-    with use_forms(forms):  # a wrong name is said here
-        pass
+    use_forms(forms)  # says so if there are none of that name
+
+    def in_forms():
+        name = forms or current_forms()
+        return use_forms("gpu" if forward_mode and name == "cpu" else name)
 
     def split(key):
         return nnx.split(construct(nnx.Rngs(key)), nnx.Param, nnx.BatchStat)
@@ -67,10 +77,11 @@ def make_detector(
     # Nothing is computed here: the shapes, and the module without its values.
     graphdef, *shapes = jax.eval_shape(split, jax.random.key(0))
     params_like, state_like = map(nnx.to_pure_dict, shapes)
+    outputs = nnx.merge(graphdef, *shapes).outputs
 
     @jax.jit
     def init(key):
-        with use_forms(forms):
+        with in_forms():
             _, params, model_state = split(key)
         return _plain(params), _plain(model_state)
 
@@ -82,16 +93,16 @@ def make_detector(
 
     def loss(params, model_state, batch, key):
         module = bind(params, model_state)
-        with use_forms(forms):
+        with in_forms():
             value, parts = module.loss(batch, key)
         return value, (_plain(nnx.state(module, nnx.BatchStat)), parts)
 
     def predict(params, model_state, batch):
         module = bind(params, model_state)
-        with use_forms(forms):
+        with in_forms():
             return module.predict(batch)
 
-    return Detector(init=init, loss=loss, predict=predict, bind=bind)
+    return Detector(init, loss, predict, bind, outputs)
 
 
 def _plain(state: nnx.State) -> Tree:

@@ -1,6 +1,11 @@
-"""Tests run on eight CPU devices; this is set before JAX wakes."""
+"""Tests run on eight CPU devices; this is set before JAX wakes. And what complains."""
 
 import os
+import sys
+from unittest import mock
+
+import pytest
+from absl import flags
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -29,3 +34,42 @@ def pytest_collection_modifyitems(items):
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=place)
+
+
+def run(*arguments, config="configs/tiny.py"):
+    """Runs train.main as the command line does; returns its exit code."""
+    import train  # not before pytest_configure: it wakes JAX
+
+    flags.FLAGS.unparse_flags()
+    for name in [n for n in flags.FLAGS if n.startswith("config.")]:
+        delattr(flags.FLAGS, name)
+    # ml_collections looks for overrides in sys.argv itself.
+    with mock.patch.object(sys, "argv", ["train.py", f"--config={config}", *arguments]):
+        return train.main(sys.argv)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Prepared data that the tests share."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def complaint(capsys, tmp_path, cache):
+    """Returns a function: run with these overrides, which must fail; what it says."""
+
+    def complain(*overrides, **options):
+        code = run(
+            f"--config.workdir={tmp_path / 'run'}",
+            f"--config.data.cache_dir={cache}",
+            "--config.train.progress=False",
+            *overrides,
+            **options,
+        )
+        err = capsys.readouterr().err
+        assert code == 2, err
+        assert err.startswith("error: ") and "Traceback" not in err
+        assert len(err.strip().splitlines()) <= 12
+        return err
+
+    return complain

@@ -7,8 +7,12 @@ import jax
 import pytest
 
 from agvm_jax.data.augment.augmentation import Resizing
+from agvm_jax.data.example import check_config
 from agvm_jax.data.order import oriented
 from agvm_jax.data.pipeline import check_settings
+from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
+from agvm_jax.evaluation.tasks import choose_task
+from agvm_jax.training.input_size import evaluation_size
 from agvm_jax.training.resolve import resolve
 from models.build import build_detector
 
@@ -18,7 +22,18 @@ MODULES = {
     "retinanet": {"backbone", "fpn", "head"},
     "faster_rcnn": {"backbone", "fpn", "rpn", "box_head"},
     "mask_rcnn": {"backbone", "fpn", "rpn", "box_head", "mask_head"},
+    "semantic_fpn": {"backbone", "fpn", "semantic_head"},
+    "panoptic_fpn": {
+        "backbone",
+        "fpn",
+        "rpn",
+        "box_head",
+        "mask_head",
+        "semantic_head",
+    },
 }
+MODULES["cascade_rcnn"] = MODULES["faster_rcnn"]
+MODULES["cascade_mask_rcnn"] = MODULES["mask_rcnn"]
 
 
 def on_coco(config, num_devices=8):
@@ -31,8 +46,16 @@ def test_a_config_fits_together(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     config.model.dtype = config.model.dtype.replace("auto", "float32")
     detector = build_detector(
-        config.model, num_classes=5, image_size=config.image_size, axis_name="data"
+        config.model,
+        num_classes=5,
+        num_labels=4,
+        image_size=config.image_size,
+        axis_name="data",
     )
+    choose_task(detector.outputs).check_data(config.data, config.model.detector)
+    evaluated = evaluation_size(config)
+    check_config(evaluated.data_config, evaluated.image_size)
+    MergeRule(**config.eval.panoptic)
     params, _ = jax.eval_shape(detector.init, jax.random.key(0))
     assert set(params) == MODULES[config.model.detector]
     for devices in (1, 8):
@@ -43,10 +66,40 @@ def test_a_config_fits_together(name):
     assert name == "base" or f"--config configs/{name}.py" in docstring
 
 
-def test_a_mask_head_learns_from_masks():
-    for name in NAMES:
-        config = importlib.import_module(f"configs.{name}").get_config()
-        assert (config.model.detector == "mask_rcnn") <= (config.data.mask_size > 0)
+@pytest.mark.parametrize(
+    ("batch_size", "rate", "steps"),
+    [
+        (32, 0.02, 160_000),
+        (512, 0.2263, 10_000),
+        (1024, 0.32, 5000),
+        (2048, 0.4525, 2500),
+    ],
+)
+def test_semantic_fpn_sees_as_many_images_at_any_batch(batch_size, rate, steps):
+    """The paper's Table 2; its rule is linear up to 256 images, the root above."""
+    config = importlib.import_module("configs.semantic_fpn").get_config()
+    config.batch_size = batch_size
+    resolved = resolve(config, num_images=20210, num_devices=8, platform="cpu")
+    assert resolved.total_steps == steps
+    schedule, warmup = resolved.recipe.schedule, resolved.recipe.warmup_steps
+    assert warmup == -(-20210 // batch_size)
+    left = (1 - warmup / steps) ** 0.9  # of a polynomial decay
+    assert float(schedule(warmup)) == pytest.approx(rate * left, rel=0.02)
+    assert float(schedule(steps - 1)) < 0.01 * rate
+
+
+def test_panoptic_fpn_has_the_papers_steps_and_drops():
+    for batch_size, steps in ((32, 51310), (256, 6426), (512, 3220), (1024, 1610)):
+        config = importlib.import_module("configs.panoptic_fpn").get_config()
+        config.batch_size = batch_size
+        resolved = on_coco(config)
+        assert abs(resolved.total_steps - steps) <= 14  # an epoch rounded up or not
+    assert config.data.filter_empty and config.data.semantic == "stuff"
+    schedule = resolved.recipe.schedule
+    before, between, after = (float(schedule(115 * n)) for n in (8, 10, 13))
+    assert before / between == pytest.approx(10) and between / after == pytest.approx(
+        10
+    )
 
 
 def at_batch_512(name):
@@ -63,12 +116,32 @@ def test_the_released_codes_numbers_at_batch_512(name, rate):
     assert recipe.warmup_steps == 460
     assert recipe.agvm.start_step == 460 + 100
     assert (recipe.agvm.tau, recipe.agvm.alpha) == (10, 0.97)
-    assert config.optim.clip_norm == 1 and config.optim.clip_window == (360, 560)
+    assert config.optim.clip_norm == 1
+    assert "clipped to global norm 1 from step 360 to 560" in "\n".join(recipe.reasons)
     assert config.optim.momentum == 0.9 and config.optim.weight_decay == 1e-4
     assert not config.optim.no_decay
     factors = {0: 1e-3, 230: 1e-3**0.5, 460: 1, 2759: 1, 2760: 0.1, 3220: 0.01}
     for step, factor in factors.items():
         assert float(recipe.schedule(step)) == pytest.approx(rate * factor, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "batch_size", "start", "window"),
+    [
+        ("faster_rcnn", 256, 1020, "820 to 1020"),
+        ("faster_rcnn", 1536, 254, "54 to 254"),
+        ("mask_rcnn", 256, 1020, "820 to 1020"),
+        ("mask_rcnn", 1024, 330, "130 to 330"),
+    ],
+)
+def test_start_and_window_go_with_the_batch(name, batch_size, start, window):
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.batch_size = batch_size
+    if batch_size == 256:  # as the released code has it; two epochs are 918 steps
+        config.optim.warmup_steps = 920
+    recipe = on_coco(config).recipe
+    assert recipe.agvm.start_step == start
+    assert f"from step {window}, around" in "\n".join(recipe.reasons)
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_adamw", "faster_rcnn_swin"])

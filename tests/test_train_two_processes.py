@@ -10,13 +10,12 @@ import signal
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from two_processes import ends_of, start_both
 
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.pipeline import train_batches
+from benchmarks.coco_writer import coco_content, flat_png, write_split
 from configs import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -28,23 +27,16 @@ IMAGES, STEPS = 12, 100
 def scratch(tmp_path_factory):
     """A COCO-format folder in which every second image is empty."""
     scratch = tmp_path_factory.mktemp("scratch")
+    folder = scratch / "folder"
+    pictures = {f"{i}.png": flat_png(64, 64, 20 * i) for i in range(1, IMAGES + 1)}
+    content = coco_content(
+        [(name, 64, 64) for name in pictures],
+        [(i, (8, 8, 30, 30)) for i in range(1, IMAGES + 1, 2)],
+        (7, "thing"),
+    )
     for split in ("train", "val"):
-        (scratch / "folder" / split).mkdir(parents=True)
-        images, objects = [], []
-        for i in range(1, IMAGES + 1):
-            picture = np.full((64, 64, 3), 20 * i, np.uint8)
-            cv2.imwrite(str(scratch / "folder" / split / f"{i}.png"), picture)
-            images.append({"id": i, "file_name": f"{i}.png", "height": 64, "width": 64})
-            if i % 2:
-                box = {"bbox": [8, 8, 30, 30], "area": 900, "iscrowd": 0}
-                objects.append({"id": i, "image_id": i, "category_id": 7, **box})
-        content = {
-            "images": images,
-            "annotations": objects,
-            "categories": [{"id": 7, "name": "thing"}],
-        }
-        path = scratch / "folder" / f"instances_{split}.json"
-        path.write_text(json.dumps(content))
+        file = folder / f"instances_{split}.json"
+        write_split(file, folder / split, content, pictures)
     return scratch
 
 

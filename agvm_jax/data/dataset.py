@@ -77,6 +77,11 @@ class Dataset:
             if source.note:
                 lines.append(f"    {source.note}")
             lines += [f"    {line}" for line in rest]
+            if source.kept is not None:
+                lines.append(
+                    f"    {source.card.images - len(source)} images without an object"
+                    " left out (data.filter_empty)"
+                )
         if self.class_names and not self.train.report.boxes:
             lines.append("  no image of the train split has a box: nothing to detect")
         most = self.train.report.most_boxes
@@ -111,6 +116,13 @@ def open_dataset(data_config: Any) -> Dataset:
     train = open_split(make_origin("train", None), data_config.cache_dir, masks)
     categories = dict(zip(train.card.category_ids, train.card.class_names, strict=True))
     val = open_split(make_origin("val", categories), data_config.cache_dir, masks)
+    if data_config.filter_empty:
+        train = train.with_objects()
+        if not len(train):
+            raise DataError(
+                f"config.data.filter_empty leaves no image: the train split of {name}"
+                " has no object that is not a crowd; set it to False."
+            )
     if data_config.semantic != "none":
         for source in (train, val):
             _require_segments(source, data_config.semantic)
@@ -177,7 +189,7 @@ def _require_masks(source: Source, mask_size: int) -> None:
     Those that had a segmentation of which nothing is left are left out and reported; a
     set where others have none was not made for this.
     """
-    report = source.report
+    report = source.card.report
     bare = report.boxes - report.masks - report.lost_masks
     if bare or (report.boxes and not report.masks):
         raise DataError(

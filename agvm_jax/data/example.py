@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agvm_jax.data.annotations.errors import DataError, UnreadableImage
-from agvm_jax.data.annotations.segments import IGNORE, load_segments
+from agvm_jax.data.annotations.objects import unpack
+from agvm_jax.data.annotations.segments import IGNORE, labels_of
 from agvm_jax.data.augment.augmentation import (
     Augmentation,
     Drawn,
@@ -15,7 +16,7 @@ from agvm_jax.data.augment.augmentation import (
     still_placement,
 )
 from agvm_jax.data.augment.decode import Size, decode_image, jpeg_divisor
-from agvm_jax.data.storage.records import Source, unpack
+from agvm_jax.data.storage.records import Source
 
 
 class Dropped(NamedTuple):
@@ -85,8 +86,11 @@ def load_training_row(
         size = (example["height"], example["width"])
         try:
             targets = example["boxes"][~example["crowd"]]
-            drawn = draw(rng, _known(size), frame, augmentation, targets)
-            row, dropped = make_row(example, drawn, frame, config, rng)
+            labels = None
+            if config.semantic != "none" and augmentation.cat_max_ratio < 1:
+                labels = labels_of(example, config.semantic)
+            drawn = draw(rng, _known(size), frame, augmentation, targets, labels)
+            row, dropped = make_row(example, drawn, frame, config, rng, labels)
         except UnreadableImage as error:
             unreadable.append((example["file_name"], str(error)))
         else:
@@ -129,6 +133,7 @@ def make_row(
     frame: Size,
     config: Any,
     rng: np.random.Generator | None = None,
+    labels: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], Dropped]:
     """Decode, place and pad one example.
 
@@ -139,6 +144,7 @@ def make_row(
       config: section `data`. Of more objects than its max_boxes N, `rng` picks N at
         random, so that no kind is always the one left out.
       rng: None: the first N stay.
+      labels: (h, w) of the example's pixels, if they are known.
 
     Returns:
       one row of Batch without the batch axis (image (H, W, 3), boxes (N, 4), ...), and
@@ -148,7 +154,7 @@ def make_row(
       UnreadableImage: with the reason.
     """
     image = make_image(example["image"], drawn, frame, example["turn"])
-    return fill_row(image, example, drawn, frame, config, rng)
+    return fill_row(image, example, drawn, frame, config, rng, labels)
 
 
 def make_image(
@@ -170,6 +176,7 @@ def fill_row(
     frame: Size,
     config: Any,
     rng: np.random.Generator | None = None,
+    labels: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], Dropped]:
     """`make_row` for a picture that `make_image` made."""
     placement = drawn.placement
@@ -203,8 +210,8 @@ def fill_row(
     if masks is not None:
         row["masks"][: len(chosen)] = masks
     if config.semantic != "none":
-        segments = load_segments(example)
-        labels = segments.labels(example["things"], config.semantic == "stuff")
+        if labels is None:
+            labels = labels_of(example, config.semantic)
         row["semantic"] = placement.labels(labels, frame, config.semantic_stride)
     return row, Dropped(dropped, bare)
 
@@ -256,7 +263,26 @@ def check_config(config: Any, frame: Size) -> None:
             "short_sides",
             "must be 1 or more, each",
         ),
-        (config.crop in ("none", "size", "iou"), "crop", "must be none, size or iou"),
+        (
+            config.crop in ("none", "size", "iou", "frame"),
+            "crop",
+            "must be none, size, iou or frame",
+        ),
+        (
+            config.crop != "frame" or config.short_sides or config.long_side,
+            "crop",
+            "needs short_sides or long_side, which then say how large images are",
+        ),
+        (
+            0 < config.cat_max_ratio <= 1,
+            "cat_max_ratio",
+            "must lie above 0 and be at most 1",
+        ),
+        (
+            config.cat_max_ratio == 1 or config.semantic != "none",
+            "cat_max_ratio",
+            "looks at labels: set data.semantic to all or stuff, or it to 1",
+        ),
         (0 < least <= most <= 1, "crop_range", "needs 0 < smallest <= largest <= 1"),
         *(
             (0 <= getattr(config, key) <= 1, key, "must lie in 0 .. 1")

@@ -119,19 +119,20 @@ class TrainBatches(Counting):
 
     def __init__(self, source, *, frame, rows, seed, config, shard, start_batch):
         super().__init__(config.max_unreadable)
+        check_config(config, frame)
         # What would otherwise fail inside a thread.
-        if len(source) == 0:
+        images = len(source)
+        if images == 0:
             raise DataError("The training split has no images.")
         if not 0 <= seed < 2**32:
             raise DataError(f"seed is {seed}; it must lie in 0 .. 2**32 - 1.")
         if start_batch < 0:
             raise DataError(f"start_batch is {start_batch}; it counts from 0.")
-        check_config(config, frame)
         augmentation = Augmentation.of(config)
         process_index, process_count = shard
         kinds = _kinds(source, frame, config)
         if len(kinds) == 1:
-            order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+            order = grain.MapDataset.range(images).seed(seed).shuffle().repeat()
         else:
             check_group(config.orientation_group, rows * process_count)
             counts = [len(some) for some, _ in kinds]

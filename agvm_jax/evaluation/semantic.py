@@ -209,5 +209,6 @@ class SemanticEvaluator:
         classes = len(self.class_names)
         kind = np.uint8 if classes < 256 else np.uint16
         named = (labels >= 0) & (labels < classes)
-        values = np.where(named, labels, np.iinfo(kind).max).astype(kind)
+        values = np.where(named, labels.astype(np.int64), np.iinfo(kind).max)
+        values = values.astype(kind)
         Image.fromarray(values).save(self._folder / f"{image_id}.png", "PNG")

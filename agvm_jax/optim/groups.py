@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from agvm_jax.optim.modules import is_inexact, module_names
-from agvm_jax.optim.options import Estimator, Split, check_groups, half_of
+from agvm_jax.optim.options import Estimator, Split, check_groups
 from agvm_jax.optim.reduction import (
     divided,
     psum_scalars,
@@ -27,6 +27,7 @@ from agvm_jax.optim.stacked import count_groups
 from agvm_jax.optim.variance import (
     GroupStats,
     ModuleScalars,
+    half_of,
     map_floats,
     module_sq_norms,
     no_stats,
@@ -201,7 +202,7 @@ class GroupPlan:
           ValueError: the axis has another number of replicas; or, where that can be
             known, another number of micro-batches was added.
         """
-        self._check(accumulator)
+        self.check(accumulator)
         if self.halves_of_micro_batches:
             total, stats = self._finish_two_sums(accumulator.sums, weights, measure)
         else:
@@ -216,13 +217,7 @@ class GroupPlan:
                 own=self._own(accumulator),
                 due=measure,
             )
-        mean = divided(total, self.replicas)
-        leaves, treedef = jax.tree.flatten(mean)
-        narrow = [
-            leaf.astype(dtype) if is_inexact(leaf) else leaf
-            for leaf, dtype in zip(leaves, accumulator.dtypes, strict=True)
-        ]
-        return jax.tree.unflatten(treedef, narrow), stats
+        return in_dtypes(divided(total, self.replicas), accumulator.dtypes), stats
 
     def _own(self, accumulator: GroupAccumulator) -> tuple[ModuleScalars, int] | None:
         """Return a replica's own groups: sum of squared norms, and their number."""
@@ -251,7 +246,8 @@ class GroupPlan:
             return Shards()
         return find_shards(grads, self.axis_name, self.shard_axes)
 
-    def _check(self, accumulator: GroupAccumulator) -> None:
+    def check(self, accumulator: GroupAccumulator) -> None:
+        """Raise the errors of ``finish``."""
         if axis_size(self.axis_name) != self.replicas:
             raise ValueError(
                 f"GroupPlan was made for {self.replicas} replicas but the axis "
@@ -263,6 +259,16 @@ class GroupPlan:
                 f"GroupPlan was made for {self.micro_batches} micro-batches but "
                 f"{count} were added: groups must be of equal size"
             )
+
+
+def in_dtypes(tree: PyTree, dtypes: tuple[jnp.dtype, ...]) -> PyTree:
+    """Return a tree with its floats in these dtypes, one for each leaf."""
+    leaves, treedef = jax.tree.flatten(tree)
+    cast = [
+        leaf.astype(dtype) if is_inexact(leaf) else leaf
+        for leaf, dtype in zip(leaves, dtypes, strict=True)
+    ]
+    return jax.tree.unflatten(treedef, cast)
 
 
 def _add(sums: PyTree, grads: PyTree) -> PyTree:

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from agvm_jax.optim.modules import FROZEN, leaf_labels, module_names
-from agvm_jax.optim.options import Split, half_of
+from agvm_jax.optim.options import Split
 from agvm_jax.optim.replicas import (
     AxisName,
     Shards,
@@ -35,6 +35,7 @@ from agvm_jax.optim.replicas import (
 )
 from agvm_jax.optim.variance import (
     float32_vdot,
+    half_of,
     map_floats,
     products_of_halves,
     wide,

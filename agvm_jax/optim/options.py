@@ -93,13 +93,6 @@ def is_known(value: Any) -> TypeGuard[float]:
     return not callable(value) and not isinstance(value, Tracer)
 
 
-def half_of(index: jax.Array, num_groups: int, split: Split) -> jax.Array:
-    """Return 0 or 1: the half that group ``index`` belongs to."""
-    if split == "interleaved":
-        return index % 2
-    return (index >= num_groups // 2).astype(jnp.int32)
-
-
 def check_groups(num_groups: int, estimator: str, split: str) -> None:
     """Raise a ValueError where this many groups cannot be measured this way."""
     check_estimator(estimator, split)

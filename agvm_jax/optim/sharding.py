@@ -55,8 +55,10 @@ class ShardPlan:
         that every device holds whole (``shard_dims`` chooses).
       shard_axis: the mesh axis over which parameters are sharded.
       axis_name: the axis of the devices that hold the same shards, or None.
-      dtype: what floats are gathered in, or None for their own. Gradients are squared
-        and summed in float32 whatever it is.
+      dtype: what sharded floats travel in, or None for their own. They arrive in their
+        own again, so that the gradients of a layer that is used several times are
+        summed in it; and gradients are squared and reduced in float32 whatever it is.
+      narrow: None, or a pytree of bool like the parameters: which travel in ``dtype``.
     """
 
     labels: PyTree
@@ -64,23 +66,26 @@ class ShardPlan:
     shard_axis: str
     axis_name: AxisName | None = None
     dtype: Any = None
+    narrow: PyTree | None = None
 
     def gather(self, params: PyTree, taps: Taps) -> PyTree:
         """Return the whole parameters. To be called once, at the start of a loss."""
         leaves, treedef = jax.tree.flatten(params)
+        narrow = jax.tree.leaves(self.narrow) if self.narrow else [True] * len(leaves)
         whole = [
-            self.gather_leaf(leaf, dim, taps.get(label))
-            for leaf, dim, label in zip(
+            self.gather_leaf(leaf, dim, taps.get(label), small)
+            for leaf, dim, label, small in zip(
                 leaves,
                 jax.tree.leaves(self.dims),
                 leaf_labels(self.labels, params),
+                narrow,
                 strict=True,
             )
         ]
         return jax.tree.unflatten(treedef, whole)
 
     def gather_leaf(
-        self, leaf: jax.Array, dim: int, tap: jax.Array | None
+        self, leaf: jax.Array, dim: int, tap: jax.Array | None, narrow: bool = True
     ) -> jax.Array:
         """Return one whole leaf, for those that are gathered inside of a scan.
 
@@ -88,11 +93,12 @@ class ShardPlan:
           leaf: this device's shard.
           dim: the dimension over which it is sharded, -1 if it is whole.
           tap: its module's tap; None for a leaf that is not measured.
+          narrow: whether it travels in ``dtype``.
         """
         if not is_inexact(leaf):
             return _plain_gather(leaf, self.shard_axis, dim)
         tap = jnp.zeros((), jnp.float32) if tap is None else tap
-        dtype = leaf.dtype if self.dtype is None else jnp.dtype(self.dtype)
+        dtype = jnp.dtype(self.dtype) if self.dtype and narrow else leaf.dtype
         return _gather(leaf, tap, self.shard_axis, dim, dtype, leaf.dtype)
 
     def value_and_grad(
@@ -215,7 +221,9 @@ def shard_dims(params: PyTree, shards: int, least_size: int = 2**14) -> PyTree:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _gather(shard, tap, axis, dim, dtype, shard_dtype):
     """Gather a shard along ``dim``; the tap's gradient is its gradient's square."""
-    return _plain_gather(shard.astype(dtype), axis, dim)
+    if dim < 0:
+        return shard
+    return _plain_gather(shard.astype(dtype), axis, dim).astype(shard_dtype)
 
 
 def _gather_forward(shard, tap, axis, dim, dtype, shard_dtype):

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from agvm_jax.optim.modules import leaf_paths
-from agvm_jax.optim.options import Estimator, Split, check_groups, half_of
+from agvm_jax.optim.options import Estimator, Split, check_groups
 from agvm_jax.optim.variance import (
     GroupStats,
     ModuleScalars,
+    half_of,
     map_floats,
     module_sq_norms,
     products_of_halves,

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from agvm_jax.optim.modules import FROZEN, is_inexact, leaf_labels, module_names
-from agvm_jax.optim.options import AverageKind
+from agvm_jax.optim.options import AverageKind, Split
 
 PyTree = Any
 ModuleScalars = dict[str, jax.Array]  # module -> () float32
@@ -60,8 +60,9 @@ def module_vdot(
     >>> {name: float(dot) for name, dot in dots.items()}
     {'fpn': 25.0, 'rpn': 1.0}
     """
-    totals = {name: jnp.zeros((), jnp.float32) for name in module_names(labels)}
     flat = leaf_labels(labels, a)
+    names = sorted({*flat} - {FROZEN})
+    totals = {name: jnp.zeros((), jnp.float32) for name in names}
     shares = [1.0] * len(flat) if shares is None else shares
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     for label, share, (x, y) in zip(flat, shares, pairs, strict=True):
@@ -177,6 +178,13 @@ def weighted(weights: PyTree | None, grads: PyTree) -> PyTree:
     if weights is None:
         return grads
     return map_floats(lambda g, w: wide(g) * w, grads, weights)
+
+
+def half_of(index: jax.Array, num_groups: int, split: Split) -> jax.Array:
+    """Return 0 or 1: the half that group ``index`` belongs to."""
+    if split == "interleaved":
+        return index % 2
+    return (index >= num_groups // 2).astype(jnp.int32)
 
 
 def stats_from_norms(

@@ -1,5 +1,7 @@
 """The command line of train.py: its flags, the config they make, what it says."""
 
+import difflib
+import runpy
 import sys
 from collections.abc import Mapping
 
@@ -33,8 +35,10 @@ def parse(arguments: list[str]) -> ConfigDict:
             raise ValueError(
                 "there is no config: python train.py --config configs/quickstart.py"
             )
-    except (AttributeError, KeyError, TypeError, flags.Error) as error:
-        # ml_collections tells of a mistyped key with an AttributeError and a hint.
+    except (AttributeError, KeyError) as error:
+        # ml_collections tells of an unknown key by its last part alone.
+        raise ValueError(_unknown_key(arguments) or str(error).strip("'\"")) from error
+    except (TypeError, flags.Error) as error:
         raise ValueError(str(error).strip("'\"")) from error
     except OSError as error:
         raise ValueError(f"the config file cannot be read: {error}") from error
@@ -43,6 +47,31 @@ def parse(arguments: list[str]) -> ConfigDict:
         config.image_size = (config.image_size[0], config.image_size[0])
     check_places(config)
     return config
+
+
+def _unknown_key(arguments: list[str]) -> str:
+    """Returns a sentence about the first key that the config file does not have."""
+    options = [a.lstrip("-").partition("=") for a in arguments if a.startswith("--")]
+    files = [value for name, _, value in options if name == "config" and value]
+    if "--config" in arguments[:-1]:
+        files.append(arguments[arguments.index("--config") + 1])
+    known = _keys(runpy.run_path(files[-1])["get_config"]())
+    for name, _, _ in options:
+        key = name.removeprefix("config.")
+        if key != name and key not in known:
+            near = difflib.get_close_matches(key, known, n=3, cutoff=0.75)
+            hint = f": did you mean {' or '.join(near)}?" if near else ""
+            return f"--config.{key}: there is no such key{hint}"
+    return ""
+
+
+def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
+    found = []
+    for name, value in config.items(preserve_field_references=True):
+        found.append(f"{prefix}{name}")
+        if isinstance(value, ConfigDict):
+            found += _keys(value, f"{prefix}{name}.")
+    return found
 
 
 def join() -> None:

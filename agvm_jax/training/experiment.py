@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
+from agvm_jax.training.partition import Partition
 from agvm_jax.training.resolve import Resolved
 from agvm_jax.training.start_from import Source
 from agvm_jax.training.state import TrainState
@@ -34,14 +33,14 @@ class Model:
     """What is trained, on its devices.
 
     Attributes:
-      mesh: the data mesh.
+      partition: where the state lies, and on which mesh.
       step: the compiled train step.
       predict: ``(state, host batch) -> Predictions`` of the same rows.
       write_weights: ``(name, state, notes)``, leaves the weights in the run folder
         under that name, with notes for people; called by the first process.
     """
 
-    mesh: jax.sharding.Mesh
+    partition: Partition
     step: TrainStep
     predict: Callable[[TrainState, Any], Any]
     write_weights: Callable[[str, TrainState, dict[str, str]], None]
@@ -67,7 +66,7 @@ class Start:
     """Where a run begins that has no checkpoint of its own yet.
 
     Attributes:
-      state: ``() -> TrainState`` before the first step, replicated over the mesh.
+      state: ``() -> TrainState`` before the first step, laid out on the mesh.
       source: the checkpoint of another run that it starts from instead, or None.
       seed: what the random key of the run is made from.
     """

@@ -23,6 +23,8 @@ class InputSize(NamedTuple):
     def __str__(self) -> str:
         height, width = self.image_size
         words = f"{height} x {width} px"
+        if self.data_config.orientation_group and height != width:
+            words += " or turned"
         if self.data_config.short_sides:
             words += f", shorter side {max(self.data_config.short_sides)}"
         if self.data_config.long_side:
@@ -58,6 +60,8 @@ def evaluation_size(config: Any) -> InputSize:
             )
     if settings.short_side:
         data.short_sides = (settings.short_side,)
+    if settings.orient and not data.orientation_group:
+        data.orientation_group = 1  # any: only training has groups
     if settings.long_side:
         data.long_side = settings.long_side
     return InputSize((size * 2 if len(size) == 1 else size), data)

@@ -66,7 +66,7 @@ def first_state(experiment: Experiment, log: logging.Logger) -> Restored:
         return Restored(begin.state(), 0, {})
     # Only the shapes are made of a state that is restored: there are never two.
     shapes = jax.eval_shape(begin.state)
-    like = mesh_lib.as_replicated(experiment.model.mesh, shapes)
+    like = experiment.model.partition.like(shapes)
     if not own:
         return restore_source(begin.source, like, begin.seed, log)
     restored = restore_newest(folder, like, log)
@@ -83,7 +83,7 @@ class _Sitting:
 
     def __init__(self, experiment: Experiment, begin: Restored, log: logging.Logger):
         settings, start = experiment.settings, begin.step
-        resolved, mesh = experiment.resolved, experiment.model.mesh
+        resolved, mesh = experiment.resolved, experiment.model.partition.mesh
         first_process = jax.process_index() == 0
         self.state, self.step = begin.state, start
         # Not when another run's checkpoint is the start: that step is the other's.
@@ -207,7 +207,7 @@ class _Sitting:
         metric = evaluation.task.metric
         value = self.results[metric]
         if is_best(value, self._metric):
-            write_best(self._experiment, self.state, self.step, value, self._log)
+            write_best(self._experiment, self.state, value, self._log)
         self._metric[self.step] = value
         line = {f"eval/{name}": value for name, value in self.results.items()}
         self._writer.write(self.step, line)

@@ -1,7 +1,8 @@
 """The device mesh, and how host arrays get onto it.
 
-There is one axis, ``data``: every device is a replica with the whole model and a share
-of the batch. Parameters and optimizer state are replicated.
+Every device is a replica: it has a share of the batch of its own. There is one axis,
+``data``; or there are two, ``data`` and ``fsdp``, where state is sharded
+(`training.partition` says how): the devices along ``fsdp`` are neighbours.
 """
 
 from collections.abc import Sequence
@@ -13,16 +14,37 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
+FSDP_AXIS = "fsdp"
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a one-axis mesh over ``devices`` (default: all devices of all hosts).
+def data_mesh(
+    devices: Sequence[jax.Device] | None = None, fsdp_size: int | None = None
+) -> Mesh:
+    """Returns a mesh over ``devices`` (default: all devices of all hosts).
+
+    Args:
+      devices: in the order of their replicas.
+      fsdp_size: None for the axis ``data`` alone; or how many devices in a row make up
+        the axis ``fsdp``.
 
     Built with `Mesh` because `jax.make_mesh` makes Explicit axes by default, and the
     train step is written for Auto ones.
     """
     devices = jax.devices() if devices is None else devices
-    return Mesh(np.asarray(devices), (DATA_AXIS,))
+    if fsdp_size is None:
+        return Mesh(np.asarray(devices), (DATA_AXIS,))
+    grid = np.asarray(devices).reshape(-1, fsdp_size)
+    return Mesh(grid, (DATA_AXIS, FSDP_AXIS))
+
+
+def replica_axes(mesh: Mesh) -> str | tuple[str, ...]:
+    """Returns the name, or names, of the axes over which replicas lie: all of them.
+
+    One name where it is one: parts of an axis can be summed over, and of several
+    together not.
+    """
+    names = mesh.axis_names
+    return names[0] if len(names) == 1 else tuple(names)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -32,7 +54,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split(mesh: Mesh) -> NamedSharding:
     """The sharding of a batch: the leading axis is shared out over the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    return NamedSharding(mesh, PartitionSpec(replica_axes(mesh)))
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:
@@ -66,13 +88,19 @@ def put_replicated(mesh: Mesh, tree: Any) -> Any:
     return jax.jit(lambda t: t, out_shardings=sharding)(tree)
 
 
-def as_replicated(mesh: Mesh, shapes: Any) -> Any:
-    """Gives a pytree of shapes the sharding of `put_replicated`."""
-    sharding = replicated(mesh)
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-    )
+def whole(tree: Any) -> Any:
+    """Returns a pytree whose arrays this process has whole; all processes call this.
+
+    An array that is shared out over processes comes to the host; others stay as they
+    are.
+    """
+
+    def leaf(array: jax.Array):
+        if array.is_fully_addressable or array.is_fully_replicated:
+            return array
+        return multihost_utils.process_allgather(array, tiled=True)
+
+    return jax.tree.map(leaf, tree)
 
 
 def first_process_says(value: bool) -> bool:

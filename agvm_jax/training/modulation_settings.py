@@ -1,5 +1,7 @@
 """AGVM's numbers for one run, resolved from a config and said in words."""
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 from agvm_jax.optim.options import AgvmOptions
@@ -15,7 +17,7 @@ def resolve_modulation(
     """Return the settings with every "by itself" value replaced by a number.
 
     tau = 0 becomes 10, or 5 above a batch of 1024 (paper); start_step = -1 becomes the
-    end of the warm-up (the released code starts 100 steps later).
+    end of the warm-up, and start_delay steps more (the released code: 100).
 
     Args:
       config: any object with the attributes of `config.agvm`.
@@ -38,6 +40,13 @@ def resolve_modulation(
             f"agvm.start_step is {config.start_step}; use -1 for the end of the "
             "warm-up, or a step from 0 on."
         )
+    if config.start_delay < 0 or (config.start_delay and config.start_step != -1):
+        raise ValueError(
+            f"agvm.start_delay is {config.start_delay} and agvm.start_step "
+            f"{config.start_step}: the delay counts from the end of the warm-up, 0 or "
+            "more steps, and only with start_step=-1; set it to 0 for a start_step of "
+            "your own."
+        )
     if config.tau < 0:
         raise ValueError(
             f"agvm.tau is {config.tau}; use 0 for the paper's choice, or a number of "
@@ -50,13 +59,53 @@ def resolve_modulation(
         split=config.split,
         tau=config.tau or (5 if large else 10),
         alpha=config.alpha,
-        start_step=warmup_steps if config.start_step == -1 else config.start_step,
+        start_step=(
+            warmup_steps + config.start_delay
+            if config.start_step == -1
+            else config.start_step
+        ),
         clip=tuple(config.clip),
         eps=config.eps,
         average=config.average,
         precondition=config.precondition,
         precondition_eps=optim_config.eps,
     )
+
+
+def modules_of(config: Any) -> Callable[[tuple, Any], str] | None:
+    """Return how parameters are grouped, as `label_tree` takes it; None: by top key.
+
+    Args:
+      config: any object with the attribute `modules` of `config.agvm`: pairs of a
+        pattern and a module. The first pattern that is found in a parameter's path
+        names its module, which may refer to groups of the pattern; what none is found
+        in goes by its top key.
+
+    Raises:
+      ValueError: what is no pair of a regular expression and a name.
+    """
+    if not config.modules:
+        return None
+    pairs = []
+    for pair in config.modules:
+        try:
+            pattern, name = pair
+            pairs.append((re.compile(pattern), name))
+        except (ValueError, TypeError, re.error) as error:
+            raise ValueError(
+                f"agvm.modules has {pair!r}, which is no pair (pattern of a path, "
+                f"module): {error}"
+            ) from error
+
+    def label(path, leaf):
+        del leaf
+        where = "/".join(path)
+        for pattern, name in pairs:
+            if found := pattern.search(where):
+                return found.expand(name)
+        return path[0]
+
+    return label
 
 
 def modulation_words(
@@ -69,7 +118,8 @@ def modulation_words(
         tau += f" (batch {side} {LARGE_BATCH})"
     start = f"from step {agvm.start_step}"
     if config.start_step == -1:
-        start += " (end of warm-up)"
+        delay = f", {config.start_delay} steps later" if config.start_delay else ""
+        start += f" (end of warm-up{delay})"
     if agvm.start_step >= total_steps:
         start += f", so never in this run of {total_steps}"
     measured = agvm.estimator

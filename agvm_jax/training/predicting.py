@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from agvm_jax.training.experiment import Experiment
-from agvm_jax.training.mesh import DATA_AXIS, first_process_says
+from agvm_jax.training.mesh import first_process_says, replica_axes
 from agvm_jax.training.state import TrainState
 
 
@@ -22,8 +22,8 @@ def make_predict(predict: Callable, mesh: Mesh) -> Callable:
         jax.shard_map(
             predict,
             mesh=mesh,
-            in_specs=(P(), P(), P(DATA_AXIS)),
-            out_specs=P(DATA_AXIS),
+            in_specs=(P(), P(), P(replica_axes(mesh))),
+            out_specs=P(replica_axes(mesh)),
             check_vma=False,
         )
     )

@@ -14,9 +14,14 @@ import optax
 
 from agvm_jax.optim import baselines, schedules
 from agvm_jax.optim.chaining import modulate
+from agvm_jax.optim.layer_axis import Layered, over_layers
 from agvm_jax.optim.options import AgvmOptions
 from agvm_jax.optim.preconditioning import adam_weights
-from agvm_jax.training.modulation_settings import modulation_words, resolve_modulation
+from agvm_jax.training.modulation_settings import (
+    modulation_words,
+    modules_of,
+    resolve_modulation,
+)
 
 Builder = Callable[[Any, optax.Schedule], optax.GradientTransformation]
 
@@ -40,11 +45,6 @@ class Recipe:
     agvm: AgvmOptions | None  # None: plain
     sam: Perturbation | None  # None: one gradient a step
     required_norm: str | None  # the `model.norm` that the method's definition includes
-
-    @property
-    def measures(self) -> bool:
-        """Whether the train step has to measure phi and hand it to `tx.update`."""
-        return self.agvm is not None
 
     def weights(self, opt_state: optax.OptState) -> Any:
         """Return what `GroupPlan.add` and `finish` take as weights: mostly None.
@@ -124,6 +124,8 @@ BUILDERS: Mapping[str, Builder] = {
 
 # Those that leave biases and norms out of weight decay by their definition.
 EXCLUDING = ("lars", "lamb", "pmd_lamb")
+# Those that look at whole arrays, and so have to know of a layer axis.
+WHOLE_ARRAYS = EXCLUDING
 
 
 def build_optimizer(
@@ -134,6 +136,7 @@ def build_optimizer(
     total_steps: int,
     steps_per_epoch: float,
     modules: Any = None,
+    layered: Layered | None = None,
 ) -> Recipe:
     """Return the optimizer that a config describes.
 
@@ -143,7 +146,9 @@ def build_optimizer(
       batch_size: images a step, over all devices and micro-batches.
       total_steps: optimizer steps of the run.
       steps_per_epoch: optimizer steps an epoch, for a warm-up given in epochs.
-      modules: how parameters are grouped, as `label_tree` takes it; None: by top key.
+      modules: how parameters are grouped, as `label_tree` takes it; None: as the
+        section `agvm` says.
+      layered: which parameters have a layer axis, see `over_layers`; None: none has.
 
     With AGVM on, the train step measures phi (see `reduction`) and calls
     `tx.update(mean_grads, state, params, phi=phi)`.
@@ -166,7 +171,9 @@ def build_optimizer(
         optim_config, batch_size, total_steps, steps_per_epoch, reasons
     )
     tx = BUILDERS[name](optim_config, schedule)
-    tx = _clipped(tx, optim_config, reasons)
+    if layered is not None and name in WHOLE_ARRAYS:
+        tx = over_layers(tx, layered)
+    tx = _clipped(tx, optim_config, warmup_steps, reasons)
 
     sam = required_norm = None
     if name == "sam":
@@ -199,6 +206,8 @@ def build_optimizer(
         options = {
             field.name: getattr(agvm, field.name) for field in dataclasses.fields(agvm)
         }
+        if modules is None:
+            modules = modules_of(agvm_config)
         tx = modulate(tx, modules=modules, **options)
     return Recipe(
         tx=optax.with_extra_args_support(tx),
@@ -242,12 +251,16 @@ def _schedule(
 
 
 def _clipped(
-    tx: optax.GradientTransformation, config: Any, reasons: list[str]
+    tx: optax.GradientTransformation,
+    config: Any,
+    warmup_steps: int,
+    reasons: list[str],
 ) -> optax.GradientTransformation:
     """Clip the mean gradient's global norm, in a window of steps if there is one.
 
-    The released code clips only in the 200 steps around the end of the warm-up. phi is
-    measured before, on gradients that are not clipped.
+    The released code clips only in the 200 steps around the end of the warm-up, which
+    `clip_around_warmup` says for any batch. phi is measured before, on gradients that
+    are not clipped.
     """
     if config.clip_norm < 0:
         raise ValueError(
@@ -256,15 +269,20 @@ def _clipped(
     if config.clip_norm == 0:
         return tx
     first, last = config.clip_window
-    if first < 0 or (last != -1 and last < first):
+    start = warmup_steps if config.clip_around_warmup else 0
+    if (first < 0 and not config.clip_around_warmup) or (last != -1 and last < first):
         raise ValueError(
             f"optim.clip_window is {(first, last)}; it is (first step, last step), "
-            "both included, with -1 as the last for the whole run."
+            "both included, with -1 as the last for the whole run; a first step below "
+            "0 needs optim.clip_around_warmup=True, which counts from the warm-up's "
+            "end."
         )
+    first, last = max(0, start + first), last if last == -1 else start + last
     clip = optax.clip_by_global_norm(config.clip_norm)
     where = ""
     if (first, last) != (0, -1):
         where = f" from step {first} to {'the end' if last == -1 else last}"
+        where += ", around the end of the warm-up" if config.clip_around_warmup else ""
         clip = optax.transforms.conditionally_transform(
             clip,
             lambda step: (step >= first) & ((step <= last) | (last == -1)),

@@ -9,9 +9,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from agvm_jax.optim.layer_axis import Layered
 from agvm_jax.training.batching import BatchPlan, plan_batches
 from agvm_jax.training.input_size import InputSize, evaluation_size
 from agvm_jax.training.recipes import Recipe, build_optimizer
+from agvm_jax.training.shard_choice import ShardChoice, choose_sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Resolved:
       steps_per_epoch: steps that show every image once, the last one in part.
       plan: how a batch is shared out over devices and micro-batches.
       recipe: the optimizer, with AGVM, and its learning rate.
+      sharding: how the state is shared out over the devices.
       dtype: what the network computes in, "float32" or "bfloat16".
       freeze_at: parts of the backbone that stay as they were loaded.
       evaluated: how large images are in evaluation.
@@ -33,6 +36,7 @@ class Resolved:
     steps_per_epoch: int
     plan: BatchPlan
     recipe: Recipe
+    sharding: ShardChoice
     dtype: str
     freeze_at: int
     evaluated: InputSize
@@ -40,7 +44,13 @@ class Resolved:
 
 
 def resolve(
-    config: Any, *, num_images: int, num_devices: int, platform: str
+    config: Any,
+    *,
+    num_images: int,
+    num_devices: int,
+    platform: str,
+    host_devices: int | None = None,
+    layered: Layered | None = None,
 ) -> Resolved:
     """Returns every derived number of a run.
 
@@ -49,6 +59,8 @@ def resolve(
       num_images: images of the training split.
       num_devices: over all processes.
       platform: of these devices, "cpu", "gpu" or "tpu".
+      host_devices: those of this process; None: all of them.
+      layered: which parameters have a layer axis, see `build_optimizer`.
 
     Raises:
       ValueError: something in the config does not fit together, or not these devices.
@@ -65,6 +77,7 @@ def resolve(
         batch_size=config.batch_size,
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
+        layered=layered,
     )
     if recipe.required_norm not in (None, config.model.norm):
         raise ValueError(
@@ -78,6 +91,9 @@ def resolve(
         config.micro_batch_size,
         estimator=recipe.agvm.estimator if recipe.agvm else None,
     )
+    sharding = choose_sharding(
+        config.train, recipe, num_devices, host_devices or num_devices
+    )
     dtype, dtype_reason = compute_dtype(config.model.dtype, platform)
     freeze_at, freeze_reason = _freezing(config)
     evaluated = evaluation_size(config)
@@ -87,12 +103,14 @@ def resolve(
         "evaluation": f"at {evaluated}",
         "steps": f"{steps_reason}; {plan}",
         "optimizer": "\n".join(recipe.reasons),
+        "sharded": sharding.reason,
     }
     return Resolved(
         total_steps=total_steps,
         steps_per_epoch=steps_per_epoch,
         plan=plan,
         recipe=recipe,
+        sharding=sharding,
         dtype=dtype,
         freeze_at=freeze_at,
         evaluated=evaluated,

@@ -22,6 +22,7 @@ FREE_KEYS = (
     "data.num_threads",
     "data.prefetch",
     "model.op_forms",
+    "model.forward_mode",
     "eval.",
     "train.",
 )
@@ -91,10 +92,12 @@ def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
             and (key in HELD_KEYS or not key.startswith(FREE_KEYS))
         ]
         if changed:
+            # With a workdir the name decides nothing.
+            remedy = "" if config.get("workdir") else "--config.name=NAME or "
             raise ValueError(
                 f"the run folder {folder} belongs to another config:"
                 f" {'; '.join(changed)}. Give this run its own folder with"
-                " --config.name=NAME or --config.workdir=FOLDER, or delete that one."
+                f" {remedy}--config.workdir=FOLDER, or delete that one."
             )
     if jax.process_index() == 0:
         try:

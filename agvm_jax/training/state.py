@@ -42,24 +42,6 @@ class TrainState:
     skipped: jax.Array
 
 
-def with_counts_of(clock: Any, opt_state: Any) -> Any:
-    """Returns an optimizer's state with the counts of another.
-
-    Counts are its integer scalars: optax and `agvm` count steps in them and nothing
-    else.
-
-    Args:
-      clock: the state that tells the time.
-      opt_state: the state that is wanted otherwise; of the same structure.
-    """
-
-    def leaf(theirs, ours):
-        count = jnp.ndim(ours) == 0 and jnp.issubdtype(ours.dtype, jnp.integer)
-        return theirs if count else ours
-
-    return jax.tree.map(leaf, clock, opt_state)
-
-
 def create_state(params, model_state, opt_state, noise, seed: int) -> TrainState:
     """Returns the state before the first step."""
     return TrainState(

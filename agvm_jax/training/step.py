@@ -28,20 +28,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from agvm_jax.optim.baselines import sam_value_and_grad
 from agvm_jax.optim.groups import GroupPlan
-from agvm_jax.optim.noise import noise_update, update_variance
 from agvm_jax.optim.reduction import mean_gradients
 from agvm_jax.optim.replicas import value_and_local_grad
-from agvm_jax.optim.variance import module_sq_norms
 from agvm_jax.training.batching import BatchPlan
-from agvm_jax.training.mesh import DATA_AXIS
+from agvm_jax.training.mesh import replica_axes
 from agvm_jax.training.recipes import Recipe
-from agvm_jax.training.state import TrainState, with_counts_of
+from agvm_jax.training.state import TrainState
+from agvm_jax.training.update import Reduced, updated
 
 LossFn = Callable[[Any, Any, Any, jax.Array], tuple[jax.Array, tuple[Any, dict]]]
 
@@ -73,7 +71,7 @@ class TrainStep:
       recipe: the optimizer; its ``tx`` is given the mean gradient, and phi when it
         measures.
       plan: how a batch is shared out.
-      mesh: the data mesh.
+      mesh: the mesh; its axes together are those of the replicas.
       labels: the module of every parameter (`optim.modules.label_tree`).
       num_images: images in the training set, for the variance of eq. 3; None if there
         is no end of them.
@@ -90,9 +88,10 @@ class TrainStep:
     ):
         self._loss = loss
         self._recipe = recipe
-        self._batch_size = plan.batch_size
-        self._labels = labels
-        self._num_images = num_images
+        preconditioned = recipe.agvm is not None and recipe.agvm.precondition
+        self._weights = recipe.weights if preconditioned else lambda opt_state: None
+        self._mesh = mesh
+        self._axes = replica_axes(mesh)
         self.micro_batches = plan.micro_batches
         # Without AGVM the groups are still measured, for the noise scale, by the
         # estimator that costs nothing; one group alone has nothing to be compared with.
@@ -100,38 +99,37 @@ class TrainStep:
         if plan.replicas * plan.micro_batches > 1:
             self._groups = GroupPlan(
                 labels,
-                axis_name=DATA_AXIS,
+                axis_name=self._axes,
                 replicas=plan.replicas,
                 micro_batches=plan.micro_batches,
                 estimator=recipe.agvm.estimator if recipe.agvm else "norms",
                 split=recipe.agvm.split if recipe.agvm else "interleaved",
             )
-        self._grad = value_and_local_grad(loss, axis_name=DATA_AXIS)
+        self._grad = value_and_local_grad(loss, axis_name=self._axes)
         if sam := recipe.sam:
             self._grad = sam_value_and_grad(
-                self._grad, sam.rho, axis_name=DATA_AXIS, synced=sam.synced
+                self._grad, sam.rho, axis_name=self._axes, synced=sam.synced
             )
+        self._update = functools.partial(
+            updated,
+            recipe=recipe,
+            labels=labels,
+            batch_size=plan.batch_size,
+            num_images=num_images,
+        )
+        self._compile()
 
-        def shard(function, in_specs, out_specs):
-            # Grouped reduce-scatters, which "halves" are made of, need check_vma=False;
-            # gradients are then local to the replica by themselves.
-            return jax.shard_map(
-                function,
-                mesh=mesh,
-                in_specs=in_specs,
-                out_specs=out_specs,
-                check_vma=False,
-            )
-
-        whole, rows = P(), P(DATA_AXIS)
-        start = shard(self._start, (whole, rows), rows)
-        accumulate = shard(self._accumulate, (whole, rows, rows, whole), rows)
+    def _compile(self) -> None:
+        """Makes `start`, `accumulate` and `programs`."""
+        whole, rows = P(), P(self._axes)
+        start = self._shard_map(self._start, (whole, rows), rows)
+        accumulate = self._shard_map(self._accumulate, (whole, rows, rows, whole), rows)
         self.start = jax.jit(start)
         self.accumulate = jax.jit(accumulate, donate_argnums=1)
 
         def ending(measure):
             ends = functools.partial(self._apply, measure)
-            apply = shard(ends, (whole, rows), (whole, whole))
+            apply = self._shard_map(ends, (whole, rows), (whole, whole))
 
             def single(state, batch):
                 return apply(state, accumulate(state, start(state, batch), batch, 0))
@@ -140,6 +138,17 @@ class TrainStep:
             return {k: jax.jit(v, donate_argnums=0) for k, v in programs.items()}
 
         self.programs = {measure: ending(measure) for measure in (True, False)}
+
+    def _shard_map(self, function: Callable, in_specs: Any, out_specs: Any) -> Callable:
+        # Grouped reduce-scatters, which "halves" are made of, need check_vma=False;
+        # gradients are then local to the replica by themselves.
+        return jax.shard_map(
+            function,
+            mesh=self._mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            check_vma=False,
+        )
 
     def measures(self, index: int) -> bool:
         """Whether the step with this number, from 0 on, measures phi.
@@ -189,110 +198,71 @@ class TrainStep:
         else:
             groups = jax.tree.map(jnp.zeros_like, state.params)
         zero = jnp.zeros([], jnp.float32)
-        return _lead(Carry(groups, state.model_state, zero, dict.fromkeys(parts, zero)))
+        return lead(Carry(groups, state.model_state, zero, dict.fromkeys(parts, zero)))
 
     def _accumulate(
         self, state: TrainState, carry: Carry, batch: Any, index: jax.Array
     ) -> Carry:
         """Adds one micro-batch to a replica's sums."""
-        carry = _unlead(carry)
-        replica = jax.lax.axis_index(DATA_AXIS)
-        replicas = jax.lax.axis_size(DATA_AXIS)
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        key = jax.random.fold_in(key, index * replicas + replica)
-        (loss, (model_state, parts)), grads = self._grad(
-            state.params, carry.model_state, batch, key
+        carry = unlead(carry)
+        value, grads = self._grad(
+            state.params, carry.model_state, batch, self._key(state, index)
         )
+        groups = grads
         if self._groups:
-            groups = self._groups.add(
-                carry.groups, grads, self._recipe.weights(state.opt_state)
-            )
-        else:
-            groups = grads
-        return _lead(
-            Carry(
-                groups=groups,
-                model_state=model_state,
-                loss=carry.loss + loss.astype(jnp.float32),
-                parts={
-                    name: carry.parts[name] + part.astype(jnp.float32)
-                    for name, part in parts.items()
-                },
-            )
-        )
+            weights = self._weights(state.opt_state)
+            groups = self._groups.add(carry.groups, grads, weights)
+        return lead(added(carry, groups, value))
+
+    def _key(self, state: TrainState, index: jax.Array) -> jax.Array:
+        """Returns the key of this replica's micro-batch."""
+        replica = jax.lax.axis_index(self._axes)
+        replicas = jax.lax.axis_size(self._axes)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        return jax.random.fold_in(key, index * replicas + replica)
 
     def _apply(
         self, measure: bool, state: TrainState, carry: Carry
     ) -> tuple[TrainState, dict]:
         """Reduces the sums over the replicas and updates the state."""
-        carry = _unlead(carry)
-        stats, noise, phi = None, state.noise, {}
+        carry = unlead(carry)
+        stats = None
         if self._groups:
             grads, stats = self._groups.finish(
-                carry.groups, self._recipe.weights(state.opt_state), measure
+                carry.groups, self._weights(state.opt_state), measure
             )
         else:
-            grads = mean_gradients(carry.groups, DATA_AXIS)
-        if measure:
-            noise = noise_update(noise, stats, batch_size=self._batch_size)
-        if self._recipe.measures:
-            phi = {"phi": stats.phi}
-        # One small reduction for everything that is logged.
-        loss, parts = jax.tree.map(
-            lambda total: jax.lax.pmean(total, DATA_AXIS) / self.micro_batches,
+            grads = mean_gradients(carry.groups, self._axes)
+        reduced = Reduced(grads, stats, *self._means(carry), carry.model_state)
+        return self._update(state, reduced, measure)
+
+    def _means(self, carry: Carry) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns loss and parts, by one small reduction for all that is logged."""
+        return jax.tree.map(
+            lambda total: jax.lax.pmean(total, self._axes) / self.micro_batches,
             (carry.loss, carry.parts),
         )
-        squares = module_sq_norms(grads, self._labels)
-        finite = jnp.isfinite(loss)
-        for square in squares.values():
-            finite &= jnp.isfinite(square)
-
-        updates, opt_state = self._recipe.tx.update(
-            grads, state.opt_state, state.params, **phi
-        )
-        params = optax.apply_updates(state.params, updates)
-
-        def accept(new, old):
-            return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-
-        new_state = TrainState(
-            step=state.step + 1,
-            params=accept(params, state.params),
-            model_state=accept(carry.model_state, state.model_state),
-            # Counts are the clock of schedules, and a skipped step took its time.
-            opt_state=with_counts_of(opt_state, accept(opt_state, state.opt_state)),
-            noise=accept(noise, state.noise),
-            key=state.key,
-            skipped=jnp.where(finite, 0, state.skipped + 1),
-        )
-        metrics = {
-            "loss": loss,
-            "finite": finite,
-            "skipped": new_state.skipped,
-            "grad_norm": jnp.sqrt(sum(squares.values())),
-            **{f"loss/{name}": part for name, part in parts.items()},
-            **{f"grad_norm/{name}": jnp.sqrt(sq) for name, sq in squares.items()},
-        }
-        if measure:
-            metrics |= {f"phi/{name}": value for name, value in stats.phi.items()}
-            variances = update_variance(
-                stats,
-                rate=self._recipe.schedule(state.step),
-                batch_size=self._batch_size,
-                num_images=self._num_images,
-            )
-            metrics |= {f"update_variance/{k}": v for k, v in variances.items()}
-        if self._recipe.measures:
-            mu = optax.tree.get(new_state.opt_state, "AgvmState").mu
-            metrics |= {f"mu/{name}": value for name, value in mu.items()}
-        return new_state, metrics
 
 
-def _lead(tree: Any) -> Any:
+def added(carry: Carry, groups: Any, value: Any) -> Carry:
+    """Returns what is carried after one more value of the loss function."""
+    loss, (model_state, parts) = value
+    return Carry(
+        groups=groups,
+        model_state=model_state,
+        loss=carry.loss + loss.astype(jnp.float32),
+        parts={
+            name: carry.parts[name] + part.astype(jnp.float32)
+            for name, part in parts.items()
+        },
+    )
+
+
+def lead(tree: Any) -> Any:
     """Gives every leaf the leading replica axis."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], tree)
 
 
-def _unlead(tree: Any) -> Any:
+def unlead(tree: Any) -> Any:
     """Takes the leading replica axis, one entry here, away."""
     return jax.tree.map(lambda leaf: leaf[0], tree)

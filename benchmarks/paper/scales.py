@@ -105,11 +105,11 @@ TINY = Scale(
             "model.width": 0.25,
             "model.norm": "local",
             "model.fpn_channels": 32,
-            "model.head_convs": 1,
-            "model.anchor_sizes": (8.0, 16.0, 24.0, 32.0, 48.0),
-            "model.anchor_scales": 1,
-            "model.pre_nms_top_k": 50,
-            "model.max_detections": 10,
+            "model.retina_head.num_convs": 1,
+            "model.anchors.sizes": (8.0, 16.0, 24.0, 32.0, 48.0),
+            "model.anchors.scales": 1,
+            "model.retina_head.pre_nms_top_k": 50,
+            "model.retina_head.max_detections": 10,
             "data.max_boxes": 2,
             # Rates in a cell's name are those of its batch, by no rule.
             "optim.lr_rule": "none",
@@ -130,13 +130,15 @@ TINY = Scale(
             "faster_rcnn": MappingProxyType(
                 {
                     "model.detector": "faster_rcnn",
-                    "model.rpn_pre_nms_top_k": (50, 50),
-                    "model.rpn_post_nms_top_k": (20, 20),
-                    "model.rpn_samples": 32,
-                    "model.roi_samples": 16,
-                    "model.box_head_width": 64,
+                    "model.rpn.pre_nms_top_k": (50, 50),
+                    "model.rpn.post_nms_top_k": (20, 20),
+                    "model.rpn.samples": 32,
+                    "model.box_head.samples": 16,
+                    "model.box_head.width": 64,
+                    "model.box_head.pre_nms_top_k": 50,
+                    "model.box_head.max_detections": 10,
                     # A level each for P2 to P6.
-                    "model.anchor_sizes": (6.0, 12.0, 18.0, 26.0, 40.0),
+                    "model.anchors.sizes": (6.0, 12.0, 18.0, 26.0, 40.0),
                 }
             ),
             "swin": MappingProxyType(

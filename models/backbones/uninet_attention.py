@@ -50,7 +50,7 @@ class TransformerBlock(nnx.Module):
         self.position = layers.depthwise(inputs)
         self.norm1 = layers.layer_norm(inputs)
         self.attn = attention(inputs, outputs, inputs // head_channels, layers)
-        self.gamma1 = nnx.Param(jnp.full((outputs,), LAYER_SCALE, jnp.float32))
+        self.gamma_1 = nnx.Param(jnp.full((outputs,), LAYER_SCALE, jnp.float32))
         self.stride = stride
         if stride != 1 or inputs != outputs:
             self.shortcut = PooledShortcut(inputs, outputs, stride, layers)
@@ -60,7 +60,7 @@ class TransformerBlock(nnx.Module):
             self.norm2 = layers.layer_norm(inputs)
             self.fc1 = layers.linear(inputs, hidden)
             self.fc2 = layers.linear(hidden, inputs)
-            self.gamma2 = nnx.Param(jnp.full((outputs,), LAYER_SCALE, jnp.float32))
+            self.gamma_2 = nnx.Param(jnp.full((outputs,), LAYER_SCALE, jnp.float32))
 
     def __call__(
         self, x: jax.Array, gains: jax.Array | None = None, *, train: bool
@@ -76,11 +76,11 @@ class TransformerBlock(nnx.Module):
         x = x + self.position(x)
         if self.shortcut is not None:
             y = self.attn(pool(self.norm1(x), self.stride))
-            return self.shortcut(x) + y * self.gamma1[...].astype(y.dtype)
+            return self.shortcut(x) + y * self.gamma_1[...].astype(y.dtype)
         y = self.attn(self.norm1(x))
-        x = x + scale(y * self.gamma1[...].astype(y.dtype), gains, 0)
+        x = x + scale(y * self.gamma_1[...].astype(y.dtype), gains, 0)
         y = self.fc2(gelu(self.fc1(self.norm2(x))))
-        return x + scale(y * self.gamma2[...].astype(y.dtype), gains, 1)
+        return x + scale(y * self.gamma_2[...].astype(y.dtype), gains, 1)
 
 
 class Attention(nnx.Module):
@@ -103,13 +103,13 @@ class CrossCovariance(nnx.Module):
     """Attention between the channels of a head: of their course over all places.
 
     Queries and keys have length 1 over the places; `temperature` is what their products
-    are multiplied by, one number a head.
+    are multiplied by, (heads, 1, 1).
     """
 
     def __init__(self, inputs: int, outputs: int, heads: int, layers: Layers):
         self.qkv = layers.linear(inputs, 3 * inputs)
         self.proj = layers.linear(inputs, outputs)
-        self.temperature = nnx.Param(jnp.ones((heads,), jnp.float32))
+        self.temperature = nnx.Param(jnp.ones((heads, 1, 1), jnp.float32))
         self.heads = heads
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -123,7 +123,7 @@ class CrossCovariance(nnx.Module):
         )
         products = products * _inverse_length(q)[..., :, None]
         products = products * _inverse_length(k)[..., None, :]
-        logits = products * self.temperature[...][:, None, None]
+        logits = products * self.temperature[...]
         weights = jax.nn.softmax(logits).astype(x.dtype)
         y = jnp.einsum("bhcd,bnhd->bnhc", weights, v)
         return self.proj(y.reshape(batch, height, width, channels))

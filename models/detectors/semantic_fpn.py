@@ -19,7 +19,6 @@ from ..features import Features
 from ..fpn import FPN
 from ..heads.semantic import STRIDE, SemanticHead
 from ..ops.images import normalize_images
-from ..ops.pixel_classes import pixel_classes
 from .pyramid import PyramidDetector
 
 MODES = ("whole", "slide")
@@ -112,9 +111,9 @@ class SemanticFPN(PyramidDetector):
         return sum(parts.values()), parts
 
     def predict(self, batch: Batch) -> Predictions:
-        """Return `semantic` (B, H, W), the class of each pixel of the input."""
-        logits = self.logits(batch)
-        return Predictions(semantic=pixel_classes(logits, batch.image.shape[1:3]))
+        """Return `semantic`, the class of each pixel: see `SemanticHead.labels`."""
+        labels = self.semantic_head.labels(self.logits(batch), batch.image.shape[1:3])
+        return Predictions(semantic=labels)
 
     def logits(self, batch: Batch) -> jax.Array:
         """Return logits (B, ceil(H / 4), ceil(W / 4), K) as `test_cfg` asks for them.

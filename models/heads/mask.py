@@ -8,12 +8,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from agvm_jax.structures import Batch
+from agvm_jax.structures import Batch, Predictions
 
+from ..features import Features
 from ..layers import Conv, kaiming_normal
 from ..ops.conv import conv2d
 from ..ops.masks import mask_targets
-from .box import POSITIVE_FRACTION, RoiSample
+from ..ops.object_chunks import sum_over_objects
+from .ranges import check_ranges
+from .roi_sample import RoiSample
 
 
 class Upsample(nnx.Module):
@@ -42,18 +45,19 @@ class MaskHead(nnx.Module):
 
     Only the mask of the class that a box has is looked at, in training and after it, so
     only that one is computed: the last layer costs as much for eighty classes as for
-    one.
+    one. Its settings are the section `model.mask_head`.
 
     Args:
-      in_channels: channels of the pooled features, and of every layer.
+      in_channels: channels of the pyramid, and of every layer.
       num_classes: K.
       num_convs: 3x3 convolutions.
-      roi_size: bins of the pooled features along each side; masks have twice as many.
+      roi_size: bins of a pooled box along each side; masks have twice as many.
+      loss_weight: what its loss is multiplied by.
       dtype: what the activations are computed in.
       rngs: keys for the initial weights.
 
     Raises:
-      ValueError: fewer than one class or convolution.
+      ValueError: a setting is out of range.
     """
 
     def __init__(
@@ -63,14 +67,19 @@ class MaskHead(nnx.Module):
         *,
         num_convs: int = 4,
         roi_size: int = 14,
+        loss_weight: float = 1.0,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if num_classes < 1 or num_convs < 1:
-            raise ValueError(
-                f"a mask head with {num_classes} classes and {num_convs} convolutions: "
-                "at least 1 of each is needed"
-            )
+        check_ranges(
+            "model.mask_head",
+            counts={
+                "num_classes": num_classes,
+                "num_convs": num_convs,
+                "roi_size": roi_size,
+            },
+            positive={"loss_weight": loss_weight},
+        )
 
         def make_conv(out_channels, size):
             return Conv(
@@ -82,6 +91,7 @@ class MaskHead(nnx.Module):
         self.logits = make_conv(num_classes, 1)
         self.num_classes = num_classes
         self.roi_size = roi_size
+        self.loss_weight = loss_weight
         self.dtype = dtype
 
     def __call__(self, pooled: jax.Array, classes: jax.Array) -> jax.Array:
@@ -110,11 +120,38 @@ class MaskHead(nnx.Module):
         logits = logits + bias[:, None, None, None, None]
         return logits.reshape(batch, count, 2 * side, 2 * side)
 
+    def loss(
+        self, features: Features, sample: RoiSample, batch: Batch
+    ) -> dict[str, jax.Array]:
+        """Return the part "mask" of the loss: mean cross entropy of the objects' cells.
 
-def mask_sample(sample: RoiSample) -> RoiSample:
-    """Return the rows of a sample that may be objects, which all stand in front."""
-    most = max(int(sample.chosen.shape[1] * POSITIVE_FRACTION), 1)
-    return RoiSample(*(field[:, :most] for field in sample))
+        Args:
+          features: of the batch's images.
+          sample: what a box head has learned from; its objects are learned from here.
+          batch: annotations, with masks.
+
+        Raises:
+          ValueError: the batch has no masks.
+        """
+        objects = sample.objects()
+        is_object = objects.is_object
+        pooled = features.pool(objects.boxes, self.roi_size, is_object)
+        targets = sampled_mask_targets(objects, batch, 2 * self.roi_size)
+
+        def cross_entropy(pooled, labels, targets, is_object):
+            logits = self(pooled[None], labels[None])
+            return mask_cross_entropy(logits, targets[None], is_object[None])
+
+        total = sum_over_objects(
+            cross_entropy, pooled, objects.labels, targets, is_object
+        )
+        mean = total / jnp.maximum(is_object.sum(), 1)
+        return {"mask": self.loss_weight * mean}
+
+    def predict(self, features: Features, found: Predictions) -> jax.Array:
+        """Return the masks of detections, (B, D, 2 P, 2 P) float32 probabilities."""
+        pooled = features.pool(found.boxes, self.roi_size)
+        return jax.nn.sigmoid(self(pooled, found.classes))
 
 
 def sampled_mask_targets(sample: RoiSample, batch: Batch, size: int) -> jax.Array:
@@ -140,7 +177,7 @@ def sampled_mask_targets(sample: RoiSample, batch: Batch, size: int) -> jax.Arra
     return jax.vmap(of_image)(batch.masks, batch.boxes, sample.boxes, sample.rows)
 
 
-def mask_surprise(
+def mask_cross_entropy(
     logits: jax.Array, targets: jax.Array, counted: jax.Array
 ) -> jax.Array:
     """Return the sum over objects of the mean cross entropy of their masks' cells.
@@ -156,5 +193,5 @@ def mask_surprise(
       A float32 scalar; 0 where there is no object.
     """
     logits = logits.astype(jnp.float32)
-    surprise = (jax.nn.softplus(logits) - targets * logits).mean(axis=(2, 3))
-    return jnp.where(counted, surprise, 0.0).sum()
+    cells = jax.nn.softplus(logits) - targets * logits
+    return jnp.where(counted, cells.mean(axis=(2, 3)), 0.0).sum()

@@ -9,49 +9,74 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from agvm_jax.structures import Batch
 
+from ..features import Features
 from ..layers import Conv
-from ..ops.boxes import clip, decode, encode
+from ..ops.anchors import Anchors
+from ..ops.boxes import encode
 from ..ops.losses import smooth_l1
 from ..ops.matching import BACKGROUND, inside_crowd, match
-from ..ops.nms import nms
 from ..ops.sampling import sample_balanced
-from ..ops.topk import top_k
-
-# Section 3.1.2: what an anchor's IoU must reach to be an object, or to be background.
-FOREGROUND_IOU = 0.7
-BACKGROUND_IOU = 0.3
-# Section 3.1.3: the share of objects among the sampled anchors, at most.
-POSITIVE_FRACTION = 0.5
-# torchvision's and detectron2's: sigma = 3 of the first implementation.
-BOX_BETA = 1.0 / 9.0
-# Proposals with a side below this, in pixels, are dropped.
-MIN_SIDE = 1e-3
+from .anchor_outputs import AnchorOutputs, by_place, deltas_of
+from .proposals import Proposals, propose
+from .ranges import check_ranges
 
 
 class RPNHead(nnx.Module):
-    """A 3x3 convolution, then one score and one correction for each anchor.
+    """A 3x3 convolution, then one score and four deltas for each anchor.
+
+    Its settings are the section `model.rpn`. Pairs are (training, evaluation).
 
     Args:
       in_channels: channels of every level of the pyramid.
-      num_anchors: A, anchors at each place.
+      anchors: A of them at each place.
+      pre_nms_top_k: pair, candidates that each level may send to NMS.
+      post_nms_top_k: pair, proposals an image may have.
+      nms_threshold: IoU above which the weaker of two of a level is dropped.
+      samples: anchors an image that are learned from.
+      positive_fraction: the share of objects among these, at most (section 3.1.3).
+      foreground_iou: what an anchor's IoU must reach to be an object (section 3.1.2).
+      background_iou: what it must stay below to be background.
+      box_beta: where the loss of the boxes turns from a square into a line. As in
+        torchvision and detectron2: sigma = 3 of the first implementation.
+      min_side: pixels; proposals with a side below it are dropped.
       dtype: what the activations are computed in.
       rngs: keys for the initial weights.
 
     Raises:
-      ValueError: fewer than one anchor a place.
+      ValueError: a setting is out of range.
     """
 
     def __init__(
-        self, in_channels: int, *, num_anchors: int, dtype=jnp.float32, rngs: nnx.Rngs
+        self,
+        in_channels: int,
+        anchors: Anchors,
+        *,
+        pre_nms_top_k: tuple[int, int] = (2000, 1000),
+        post_nms_top_k: tuple[int, int] = (2000, 1000),
+        nms_threshold: float = 0.7,
+        samples: int = 256,
+        positive_fraction: float = 0.5,
+        foreground_iou: float = 0.7,
+        background_iou: float = 0.3,
+        box_beta: float = 1.0 / 9.0,
+        min_side: float = 1e-3,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
     ):
-        if num_anchors < 1:
-            raise ValueError(
-                f"an RPN with {num_anchors} anchors a place: at least 1 is needed"
-            )
+        check_ranges(
+            "model.rpn",
+            shares={
+                "nms_threshold": nms_threshold,
+                "positive_fraction": positive_fraction,
+                "foreground_iou": foreground_iou,
+                "background_iou": background_iou,
+            },
+            counts={"samples": samples},
+            pairs={"pre_nms_top_k": pre_nms_top_k, "post_nms_top_k": post_nms_top_k},
+        )
 
         def make_conv(out_channels, size, out_dtype=None):
             return Conv(
@@ -66,115 +91,87 @@ class RPNHead(nnx.Module):
             )
 
         self.conv = make_conv(in_channels, 3)
-        self.objectness = make_conv(num_anchors, 1, jnp.float32)
-        self.box_deltas = make_conv(num_anchors * 4, 1, jnp.float32)
-        self.num_anchors = num_anchors
-        self.width = num_anchors * 4
+        self.objectness = make_conv(anchors.per_place, 1, jnp.float32)
+        self.box_deltas = make_conv(anchors.per_place * 4, 1, jnp.float32)
+        self.anchors = anchors
+        self.pre_nms_top_k = tuple(pre_nms_top_k)
+        self.post_nms_top_k = tuple(post_nms_top_k)
+        self.nms_threshold = nms_threshold
+        self.samples = samples
+        self.positive_fraction = positive_fraction
+        self.foreground_iou = foreground_iou
+        self.background_iou = background_iou
+        self.box_beta = box_beta
+        self.min_side = min_side
 
     def __call__(
-        self, features: Sequence[jax.Array]
+        self, levels: Sequence[jax.Array]
     ) -> tuple[list[jax.Array], list[jax.Array]]:
-        """Score and correct the anchors of every level.
+        """Return logits and deltas of every level, see `AnchorOutputs`.
 
         Args:
-          features: one (B, H, W, C) array a level, finest first.
-
-        Returns:
-          logits, one (B, H * W * A) array a level in the order of `ops.anchors`, and
-          deltas, one (B, H * W, 4 A) array a level, see `deltas_of`; both float32.
+          levels: one (B, H, W, C) array a level, finest first.
         """
         logits, deltas = [], []
-        for feature in features:
-            x = jax.nn.relu(self.conv(feature))
-            logits.append(self.objectness(x).reshape(x.shape[0], -1))
-            deltas.append(self.box_deltas(x).reshape(x.shape[0], -1, self.width))
+        for level in levels:
+            x = jax.nn.relu(self.conv(level))
+            logits.append(self.objectness(x))
+            deltas.append(self.box_deltas(x))
         return logits, deltas
 
+    def outputs(self, features: Features) -> AnchorOutputs:
+        """Return what the head says, with the anchors of which it says so."""
+        anchors = self.anchors.of_pyramid(features.grids, features.strides)
+        return AnchorOutputs(*self(features.levels), anchors)
 
-def deltas_of(deltas: jax.Array, rows: jax.Array) -> jax.Array:
-    """Return the corrections of some anchors, and pick them by place first.
+    def loss(
+        self, features: Features, batch: Batch, key: jax.Array
+    ) -> tuple[dict[str, jax.Array], Proposals]:
+        """Return the parts of the loss, see `rpn_loss`, and proposals for training.
 
-    The corrections of a place stay together, because accelerators keep arrays in tiles
-    of 128 numbers: with a row of 4 for each anchor the largest level alone would take
-    0.2 GB in place of 20 MB (4 images of 832 x 1344 px).
-
-    Args:
-      deltas: (H * W, 4 A).
-      rows: (R,) int, anchors in the order of `ops.anchors`: place by place.
-
-    Returns:
-      (R, 4).
-    """
-    count = deltas.shape[1] // 4
-    places = deltas[rows // count].reshape(-1, count, 4)
-    wanted = jnp.arange(count) == (rows % count)[:, None]
-    return jnp.where(wanted[..., None], places, 0).sum(axis=1)
-
-
-def propose(
-    logits: Sequence[jax.Array],
-    deltas: Sequence[jax.Array],
-    anchors: Sequence[jax.Array],
-    image_size: jax.Array,
-    *,
-    pre_nms_top_k: int,
-    max_proposals: int,
-    nms_threshold: float,
-) -> tuple[jax.Array, jax.Array]:
-    """Return the boxes most likely to hold an object.
-
-    The best of each level are corrected, clipped to the picture and thinned by NMS,
-    level by level; then the best of all levels are taken. No gradient passes (Faster
-    R-CNN, section 3.2: "approximate joint training").
-
-    Args:
-      logits: one (B, A_l) array a level.
-      deltas: one (B, H * W, 4 A) array a level, see `deltas_of`.
-      anchors: one (A_l, 4) array a level.
-      image_size: (B, 2).
-      pre_nms_top_k: anchors of each level that go to NMS.
-      max_proposals: P, boxes an image may have.
-      nms_threshold: IoU above which the weaker of two of one level is dropped.
-
-    Returns:
-      boxes: (B, P, 4) float32, best first; zeros in padding rows.
-      valid: (B, P) bool.
-    """
-    logits, deltas = lax.stop_gradient((logits, deltas))
-
-    def propose_one(logits, deltas, image_size):
-        boxes, scores, levels = [], [], []
-        for level, (level_logits, level_deltas, level_anchors) in enumerate(
-            zip(logits, deltas, anchors, strict=True)
-        ):
-            count = min(pre_nms_top_k, level_logits.shape[0])
-            best, rows = top_k(level_logits, count)
-            boxes.append(decode(deltas_of(level_deltas, rows), level_anchors[rows]))
-            scores.append(best)
-            levels.append(jnp.full((count,), level, jnp.int32))
-        boxes = clip(jnp.concatenate(boxes), image_size)
-        sides = boxes[:, 2:] - boxes[:, :2]
-        rows, valid = nms(
-            boxes,
-            jnp.concatenate(scores),
-            jnp.concatenate(levels),
-            (sides >= MIN_SIDE).all(axis=1),
-            iou_threshold=nms_threshold,
-            max_outputs=max_proposals,
+        Args:
+          features: of the batch's images.
+          batch: its annotations.
+          key: decides which anchors are learned from.
+        """
+        outputs = self.outputs(features)
+        parts = rpn_loss(
+            outputs,
+            batch,
+            key,
+            samples=self.samples,
+            positive_fraction=self.positive_fraction,
+            foreground_iou=self.foreground_iou,
+            background_iou=self.background_iou,
+            box_beta=self.box_beta,
         )
-        return jnp.where(valid[:, None], boxes[rows], 0.0), valid
+        return parts, self._propose(outputs, features.image_size, 0)
 
-    return jax.vmap(propose_one)(logits, deltas, image_size)
+    def propose(self, features: Features) -> Proposals:
+        """Return the proposals for evaluation."""
+        return self._propose(self.outputs(features), features.image_size, 1)
+
+    def _propose(self, outputs, image_size, which):
+        return propose(
+            outputs,
+            image_size,
+            pre_nms_top_k=self.pre_nms_top_k[which],
+            max_proposals=self.post_nms_top_k[which],
+            nms_threshold=self.nms_threshold,
+            min_side=self.min_side,
+        )
 
 
 def rpn_loss(
-    logits: Sequence[jax.Array],
-    deltas: Sequence[jax.Array],
-    anchors: Sequence[jax.Array],
+    outputs: AnchorOutputs,
     batch: Batch,
     key: jax.Array,
     *,
-    num_samples: int,
+    samples: int,
+    positive_fraction: float,
+    foreground_iou: float,
+    background_iou: float,
+    box_beta: float,
 ) -> dict[str, jax.Array]:
     """Return the losses of a random sample of each image's anchors.
 
@@ -184,25 +181,24 @@ def rpn_loss(
     count for nothing.
 
     Args:
-      logits: one (B, A_l) array a level.
-      deltas: one (B, H * W, 4 A) array a level, see `deltas_of`.
-      anchors: one (A_l, 4) array a level.
+      outputs: with one logit an anchor.
       batch: B images' annotations.
-      key: decides which anchors are looked at.
-      num_samples: anchors an image, at most half of them objects.
+      key: decides which anchors are learned from.
+      samples, positive_fraction, foreground_iou, background_iou, box_beta: as of
+        `RPNHead`.
 
     Returns:
       "objectness" (binary cross entropy) and "rpn_box" (smooth L1), float32 scalars.
     """
-    anchors = jnp.concatenate(anchors)
+    anchors = jnp.concatenate(outputs.anchors)
 
     def choose(key, boxes, valid, crowd):
         matches = match(
             anchors,
             boxes,
             valid & ~crowd,
-            foreground_iou=FOREGROUND_IOU,
-            background_iou=BACKGROUND_IOU,
+            foreground_iou=foreground_iou,
+            background_iou=background_iou,
             low_quality=True,
         )
         negative = matches == BACKGROUND
@@ -211,8 +207,8 @@ def rpn_loss(
             key,
             matches >= 0,
             negative,
-            size=num_samples,
-            positive_fraction=POSITIVE_FRACTION,
+            size=samples,
+            positive_fraction=positive_fraction,
         )
         own = anchors[rows]
         # An anchor without an object is its own target: padding has no logarithm.
@@ -226,13 +222,14 @@ def rpn_loss(
     )
     chosen &= (batch.image_id >= 0)[:, None]  # (B, S)
 
-    # (B, S)
-    scores = jnp.take_along_axis(jnp.concatenate(logits, axis=1), rows, axis=1)
-    surprise = jax.nn.softplus(jnp.where(is_object, -scores, scores))
-    corrections = jax.vmap(deltas_of)(jnp.concatenate(deltas, axis=1), rows)
-    distance = smooth_l1(corrections, targets, BOX_BETA).sum(-1)  # (B, S)
+    logits = [level.reshape(level.shape[0], -1) for level in outputs.logits]
+    logits = jnp.take_along_axis(jnp.concatenate(logits, axis=1), rows, axis=1)
+    cross_entropy = jax.nn.softplus(jnp.where(is_object, -logits, logits))  # (B, S)
+    deltas = jnp.concatenate([by_place(level) for level in outputs.deltas], axis=1)
+    deltas = jax.vmap(deltas_of)(deltas, rows)
+    distance = smooth_l1(deltas, targets, box_beta).sum(-1)  # (B, S)
     count = jnp.maximum(chosen.sum(), 1)
     return {
-        "objectness": jnp.where(chosen, surprise, 0.0).sum() / count,
+        "objectness": jnp.where(chosen, cross_entropy, 0.0).sum() / count,
         "rpn_box": jnp.where(chosen & is_object, distance, 0.0).sum() / count,
     }

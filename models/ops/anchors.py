@@ -9,6 +9,7 @@ the stride: with 800 rows P7's last anchors then stand at 684 and what they are 
 from at 768. On sides that all strides divide both are the same.)
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -25,7 +26,7 @@ def octave_sizes(sizes: Sequence[float], scales: int) -> tuple[tuple[float, ...]
     ((32, 40, 50), (64, 80, 101))
     """
     if scales < 1:
-        raise ValueError(f"anchor_scales is {scales}: a level needs at least 1")
+        raise ValueError(f"model.anchors.scales is {scales}: a level needs at least 1")
     return tuple(
         (size, *(int(size * 2.0 ** (step / scales)) for step in range(1, scales)))
         for size in sizes
@@ -105,3 +106,67 @@ def pyramid_anchors(
         grid_anchors(cell, grid, stride)
         for cell, grid, stride in zip(cells, grids, strides, strict=True)
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Anchors:
+    """The anchors of a pyramid: the section `model.anchors` of a config.
+
+    Attributes:
+      sizes: pixels, one for each level of the pyramid, finest first.
+      scales: sizes a level, in equal steps up to the next level's (`octave_sizes`).
+      ratios: height / width.
+
+    Raises:
+      ValueError: a size, a ratio or the number of scales is not positive.
+
+    >>> anchors = Anchors(sizes=(8, 16), scales=1, ratios=(0.5, 1.0))
+    >>> anchors.per_place
+    2
+    >>> [level.shape for level in anchors.of_pyramid([(4, 6), (2, 3)], (8, 16))]
+    [(48, 4), (12, 4)]
+    """
+
+    sizes: Sequence[float]
+    scales: int = 1
+    ratios: Sequence[float] = (0.5, 1.0, 2.0)
+
+    def __post_init__(self):
+        # Tuples, so that a module that holds anchors can be told from another.
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        object.__setattr__(self, "ratios", tuple(self.ratios))
+        for key, values in {
+            "sizes": self.sizes,
+            "scales": (self.scales,),
+            "ratios": self.ratios,
+        }.items():
+            if not values or not min(values) > 0:
+                raise ValueError(
+                    f"model.anchors.{key} is {getattr(self, key)}: numbers above 0 are "
+                    "needed"
+                )
+
+    @property
+    def per_place(self) -> int:
+        """A, how many anchors stand at each place."""
+        return self.scales * len(self.ratios)
+
+    def check_levels(self, levels: Sequence[str]) -> None:
+        """Check that there is one size for each of the pyramid's levels, by name.
+
+        Raises:
+          ValueError: there are more or fewer.
+        """
+        if len(self.sizes) != len(levels):
+            raise ValueError(
+                f"model.anchors.sizes has {len(self.sizes)} entries, but the pyramid "
+                f"has the levels {', '.join(levels)}: give one size a level"
+            )
+
+    def of_pyramid(
+        self, grids: Sequence[tuple[int, int]], strides: Sequence[int]
+    ) -> list[jax.Array]:
+        """Return one (H * W * A, 4) float32 array a level, see `pyramid_anchors`."""
+        sizes = octave_sizes(self.sizes, self.scales)
+        cells = [cell_anchors(level, self.ratios) for level in sizes]
+        return pyramid_anchors(cells, grids, strides)

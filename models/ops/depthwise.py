@@ -4,20 +4,17 @@ Both look at 3x3 places of one channel. The CPU has forms of its own, `cpu/depth
 and `cpu/dense_pooling.py`; everywhere else these are the compiler's.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..cpu import dense_pooling as cpu_dense_pooling
-from ..cpu import depthwise as cpu_depthwise
+from .forms import pick
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     """Convolve each channel of (B, H, W, C) with a 3x3 kernel of its own, padded by 1.
 
-    Differentiable once, in reverse, on a CPU.
+    The form for CPUs is differentiable once, in reverse.
 
     Args:
       x: (B, H, W, C).
@@ -36,12 +33,7 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Arra
             f"(3, 3, 1, {x.shape[-1]}) and a stride of 1 or 2, not {kernel.shape} and "
             f"{stride}"
         )
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(cpu_depthwise.depthwise_conv, stride),
-        default=functools.partial(plain_conv, stride),
-    )
+    return pick("depthwise_conv", plain_conv)(stride, x, kernel)
 
 
 def plain_conv(stride, x, kernel):
@@ -66,9 +58,7 @@ def dense_max_pool(x: jax.Array) -> jax.Array:
     Returns:
       The same shape.
     """
-    return lax.platform_dependent(
-        x, cpu=cpu_dense_pooling.dense_max_pool, default=plain_pool
-    )
+    return pick("dense_max_pool", plain_pool)(x)
 
 
 def plain_pool(x):

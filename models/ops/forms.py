@@ -14,17 +14,37 @@ from collections.abc import Callable
 
 import jax
 
+from ..cpu import batch_norm as cpu_batch_norm
 from ..cpu import conv as cpu_conv
+from ..cpu import dense_pooling as cpu_dense_pooling
+from ..cpu import depthwise as cpu_depthwise
+from ..cpu import focal_loss as cpu_focal_loss
+from ..cpu import matching as cpu_matching
+from ..cpu import nms as cpu_nms
+from ..cpu import object_chunks as cpu_object_chunks
 from ..cpu import pooling as cpu_pooling
-from . import tpu_repetition
+from ..cpu import roi_align as cpu_roi_align
+from . import tpu_repetition, tpu_roi_align
 
 NAMES = ("cpu", "gpu", "tpu")
 
 # Op -> forms that stand in for the plain one.
 FORMS: dict[str, dict[str, Callable]] = {
+    "batch_norm": {"cpu": cpu_batch_norm.batch_norm},
+    "best_objects": {"cpu": cpu_matching.best_objects},
     "conv2d": {"cpu": cpu_conv.conv2d},
+    "dense_max_pool": {"cpu": cpu_dense_pooling.dense_max_pool},
+    "depthwise_conv": {"cpu": cpu_depthwise.depthwise_conv},
+    "inside_crowd": {"cpu": cpu_matching.inside_crowd},
     "max_pool": {"cpu": cpu_pooling.max_pool},
+    "nms": {"cpu": cpu_nms.nms},
     "repeat_labels": {"tpu": tpu_repetition.repeat_labels},
+    "roi_align": {
+        "cpu": cpu_roi_align.roi_align,
+        "tpu": tpu_roi_align.roi_align,
+    },
+    "sigmoid_focal_loss": {"cpu": cpu_focal_loss.sigmoid_focal_loss},
+    "sum_over_objects": {"cpu": cpu_object_chunks.sum_over_objects},
     "upsample": {"tpu": tpu_repetition.upsample},
 }
 

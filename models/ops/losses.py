@@ -9,19 +9,18 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from .focal import focal_loss, focal_slope
+from .forms import pick
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+
 def sigmoid_focal_loss(
     logits: jax.Array, targets: jax.Array, alpha: float = 0.25, gamma: float = 2.0
 ) -> jax.Array:
     """Return the focal loss of independent binary decisions (Lin et al., eq. 5).
 
-    ``-alpha_t (1 - p_t) ** gamma log(p_t)``. With ``x`` the logit signed towards its
-    target and ``u = softplus(-x)`` this is ``alpha_t u exp(-gamma (x + u))``: one
-    logarithm, two exponentials, no subtraction that cancels, finite for every finite
-    logit. The gradient is written out because only the logits need be kept for it;
-    left to itself autodiff keeps four arrays of the size of the class scores, the
-    largest activation of a one-stage detector.
+    ``-alpha_t (1 - p_t) ** gamma log(p_t)``, see `ops.focal`. Only the logits are kept
+    for the gradient; left to itself autodiff keeps four arrays of the size of the class
+    scores, the largest activation of a one-stage detector.
 
     Args:
       logits: any shape.
@@ -35,37 +34,21 @@ def sigmoid_focal_loss(
     >>> sigmoid_focal_loss(jnp.zeros(2), jnp.array([True, False])).round(4).tolist()
     [0.043299999088048935, 0.12999999523162842]
     """
-    return _focal_loss(logits, targets, alpha, gamma)
+    form = pick("sigmoid_focal_loss", _sigmoid_focal_loss)
+    return form(logits, targets, alpha, gamma)
 
 
-def _focal_terms(logits, targets, alpha, gamma):
-    """Return the signed logits, their cross entropy and the weight of each."""
-    signed = jnp.where(targets, logits, -logits).astype(jnp.float32)
-    cross_entropy = jax.nn.softplus(-signed)
-    weight = jnp.where(targets, alpha, 1.0 - alpha)
-    return signed, cross_entropy, weight * jnp.exp(-gamma * (signed + cross_entropy))
+# Without the barriers of `prevent_cse` the compiler fuses the slope with its readers.
+@functools.partial(jax.checkpoint, static_argnums=(2, 3), prevent_cse=False)
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _sigmoid_focal_loss(logits, targets, alpha, gamma):
+    return focal_loss(logits, targets, alpha, gamma)
 
 
-def _focal_loss(logits, targets, alpha, gamma):
-    _, cross_entropy, weight = _focal_terms(logits, targets, alpha, gamma)
-    return weight * cross_entropy
-
-
-def _focal_loss_forward(logits, targets, alpha, gamma):
-    return _focal_loss(logits, targets, alpha, gamma), (logits, targets)
-
-
-def _focal_loss_backward(alpha, gamma, residuals, cotangent):
-    logits, targets = residuals
-    signed, cross_entropy, weight = _focal_terms(logits, targets, alpha, gamma)
-    probability = jax.nn.sigmoid(signed)
-    # d/dx of u exp(-gamma (x + u)), as du/dx = p - 1 and d(x + u)/dx = p.
-    slope = weight * (probability - 1.0 - gamma * cross_entropy * probability)
-    gradient = cotangent * jnp.where(targets, slope, -slope)
-    return gradient.astype(logits.dtype), None
-
-
-sigmoid_focal_loss.defvjp(_focal_loss_forward, _focal_loss_backward)
+@_sigmoid_focal_loss.__wrapped__.defjvp
+def _focal_tangent(alpha, gamma, primals, tangents):
+    slope = focal_slope(*primals, alpha, gamma)
+    return focal_loss(*primals, alpha, gamma), slope * tangents[0].astype(jnp.float32)
 
 
 def smooth_l1(

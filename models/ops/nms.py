@@ -1,26 +1,25 @@
 """Non-maximum suppression with static shapes, equal to the greedy algorithm.
 
 Greedy NMS walks through the candidates from the best score down and keeps one unless
-it overlaps a kept one of its class by more than the threshold. Here the walk takes a
-tile of candidates at a time:
+it overlaps a kept one of its class by more than the threshold. That choice is the only
+fixed point of ``keep[i] = valid[i] and no kept, better j overlaps i``; iterating from
+"all valid" settles one more link of each chain of overlaps a turn, so it ends after as
+many turns as the longest chain has links, and never takes more than there are boxes.
 
-1. a tile loses what the candidates kept so far suppress: one (kept x tile) table;
-2. inside the tile the greedy choice is the only fixed point of
-   ``keep[i] = alive[i] and no kept j < i overlaps i``; iterating from "all alive"
-   settles one more link of each chain of overlaps a turn, so it ends after as many
-   turns as the longest chain has links, two or three in practice;
-3. the survivors are appended to the kept list, and the walk ends when that is full.
-
-Nothing here depends on the threshold. (The tiled versions that circulate in other
-JAX detectors have 0.5 written into step 2 and differ from greedy NMS below it.)
-Memory is (M + T) x T overlaps for M outputs and tiles of T, whatever N is.
+One table says who suppresses whom, a byte a pair; runs of rows that share no class have
+tables of their own, side by side. For 16 images that is 0.3 GB for the proposals of
+five levels of at most 2,000 boxes, and 0.4 GB for a RetinaNet's 5,000 candidates.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from .boxes import iou
+from .forms import pick
 
 
 def nms(
@@ -32,6 +31,7 @@ def nms(
     iou_threshold: float,
     max_outputs: int,
     tile: int = 256,
+    runs: Sequence[int] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Return the rows that greedy NMS keeps, class by class, best first.
 
@@ -46,14 +46,16 @@ def nms(
       valid: (N,) bool; a row that is False is neither kept nor suppresses.
       iou_threshold: in [0, 1]; an overlap must be larger to suppress.
       max_outputs: M, at most this many are kept.
-      tile: T, candidates judged at once; a question of speed only.
+      tile: candidates judged at once by the form for CPUs; a question of speed only.
+      runs: a promise that saves memory: how many rows in a row share no class with any
+        other rows, as levels do not; they add up to N. None: all of them are one run.
 
     Returns:
       indices: (M,) int32 rows of `boxes`, 0 where nothing was left to keep.
       kept: (M,) bool.
 
     Raises:
-      ValueError: when a threshold or size is out of range.
+      ValueError: when a threshold or size is out of range, or the runs do not add up.
 
     >>> boxes = jnp.array([[0, 0, 4, 4], [0, 0, 4, 3], [8, 8, 9, 9]], jnp.float32)
     >>> scores, classes = jnp.array([0.8, 0.9, 0.3]), jnp.zeros(3, jnp.int32)
@@ -69,62 +71,61 @@ def nms(
         raise ValueError(
             f"max_outputs {max_outputs} and tile {tile} must be at least 1"
         )
-    num_boxes = boxes.shape[0]
-    tile = min(tile, num_boxes)
-    valid = valid & (scores > -jnp.inf)  # False for NaN
-    count = valid.sum(dtype=jnp.int32)
-    scores = jnp.where(valid, scores.astype(jnp.float32), -jnp.inf)
-    order = jnp.argsort(-scores, stable=True).astype(jnp.int32)
-    order = jnp.pad(order, (0, -num_boxes % tile))
-    boxes = boxes.astype(jnp.float32)[order]
-    classes = classes[order]
-
-    position = jnp.arange(tile)
-    earlier = position[:, None] < position[None, :]  # j stands before i
-
-    def walk(state):
-        start, num_kept, kept_rows, kept_boxes, kept_classes = state
-        tile_rows = lax.dynamic_slice_in_dim(order, start, tile)
-        tile_boxes = lax.dynamic_slice_in_dim(boxes, start, tile)
-        tile_classes = lax.dynamic_slice_in_dim(classes, start, tile)
-
-        def overlap(others, other_classes):
-            same = other_classes[:, None] == tile_classes[None, :]
-            return (iou(others, tile_boxes) > iou_threshold) & same
-
-        is_kept = jnp.arange(max_outputs) < num_kept
-        by_kept = overlap(kept_boxes, kept_classes) & is_kept[:, None]
-        alive = (start + position < count) & ~by_kept.any(axis=0)  # (T,)
-        within = overlap(tile_boxes, tile_classes) & earlier  # (T, T)
-
-        def refine(keeping):
-            keep, _ = keeping
-            return alive & ~(within & keep[:, None]).any(axis=0), keep
-
-        keep, _ = lax.while_loop(
-            lambda keeping: (keeping[0] != keeping[1]).any(),
-            refine,
-            refine((alive, alive)),
-        )
-        # Those that no longer fit get a place outside and are dropped.
-        place = jnp.where(keep, num_kept + jnp.cumsum(keep) - 1, max_outputs)
-        return (
-            start + tile,
-            jnp.minimum(num_kept + keep.sum(dtype=jnp.int32), max_outputs),
-            kept_rows.at[place].set(tile_rows, mode="drop"),
-            kept_boxes.at[place].set(tile_boxes, mode="drop"),
-            kept_classes.at[place].set(tile_classes, mode="drop"),
-        )
-
-    _, num_kept, indices, _, _ = lax.while_loop(
-        lambda state: (state[0] < count) & (state[1] < max_outputs),
-        walk,
-        (
-            jnp.zeros((), jnp.int32),
-            jnp.zeros((), jnp.int32),
-            jnp.zeros((max_outputs,), jnp.int32),
-            jnp.zeros((max_outputs, 4), jnp.float32),
-            jnp.zeros((max_outputs,), classes.dtype),
-        ),
+    runs = (boxes.shape[0],) if runs is None else tuple(runs)
+    if sum(runs) != boxes.shape[0]:
+        raise ValueError(f"runs {runs} do not add up to the {boxes.shape[0]} boxes")
+    return pick("nms", _nms)(
+        boxes,
+        scores,
+        classes,
+        valid,
+        iou_threshold=iou_threshold,
+        max_outputs=max_outputs,
+        tile=tile,
+        runs=runs,
     )
-    return indices, jnp.arange(max_outputs) < num_kept
+
+
+def _nms(boxes, scores, classes, valid, *, iou_threshold, max_outputs, tile, runs):
+    del tile
+    scores = scores.astype(jnp.float32)
+    valid = valid & (scores > -jnp.inf)  # False for NaN
+    most = max(runs)
+    # (runs, most), one run a line: rows of `boxes`, and where there is one.
+    places = np.arange(most)
+    inside = places < np.array(runs)[:, None]
+    starts = np.cumsum([0, *runs[:-1]])[:, None]
+    rows = np.where(inside, starts + places, 0)
+    suppresses = jax.vmap(
+        lambda boxes, scores, classes, valid: _suppresses(
+            boxes, scores, classes, valid, iou_threshold
+        )
+    )(boxes[rows].astype(jnp.float32), scores[rows], classes[rows], valid[rows])
+    able = valid[rows] & inside  # (runs, most)
+
+    def refine(state):
+        keep, _, turns = state
+        return able & ~(suppresses & keep[:, :, None]).any(axis=1), keep, turns + 1
+
+    keep, _, _ = lax.while_loop(
+        lambda state: (state[0] != state[1]).any() & (state[2] <= most),
+        refine,
+        refine((able, able, 0)),
+    )
+    keep = jnp.concatenate([keep[i, :count] for i, count in enumerate(runs)])
+    # Of equal scores the earlier stands first.
+    best, indices = lax.top_k(
+        jnp.where(keep, scores, -jnp.inf), min(max_outputs, keep.shape[0])
+    )
+    missing = (0, max_outputs - best.shape[0])
+    kept = jnp.pad(best > -jnp.inf, missing)
+    return jnp.where(kept, jnp.pad(indices, missing), 0), kept
+
+
+def _suppresses(boxes, scores, classes, valid, iou_threshold):
+    """Return whether row j suppresses row i if it is kept: (N, N) bool."""
+    row = jnp.arange(scores.shape[0])
+    first, second = scores[:, None], scores[None, :]
+    better = (first > second) | ((first == second) & (row[:, None] < row))
+    same = classes[:, None] == classes
+    return (iou(boxes, boxes) > iou_threshold) & same & better & valid[:, None]

@@ -7,6 +7,8 @@ logits of all pixels of one kind are the map moved by one offset (`ops.bilinear`
 kind is looked at after the other.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -14,8 +16,8 @@ from jax import lax
 from .bilinear import between_cells, offsets
 
 
-@jax.custom_vjp
-def pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def pixel_cross_entropy(logits: jax.Array, labels: jax.Array, factor: int) -> jax.Array:
     """Return the sum of the cross entropy over the labelled pixels, float32.
 
     Each pixel's logits are interpolated bilinearly. The gradient is computed with the
@@ -24,9 +26,8 @@ def pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Args:
       logits: (B, h, w, K).
-      labels: (B, H, W) int, 0..K-1; pixels with any other value do not count. There
-        are f pixels a cell each way, with f the same for both: f (h - 1) < H <= f h,
-        and W likewise.
+      labels: (B, H, W) int, 0..K-1; pixels with any other value do not count.
+      factor: f, pixels a cell each way: h = ceil(H / f), w = ceil(W / f).
 
     Returns:
       A scalar, 0 where no pixel is labelled.
@@ -38,10 +39,10 @@ def pixel_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     def add(total, kind):
         return total + _of_kind(_interpolated(logits, kind), kind)[0], None
 
-    return lax.scan(add, jnp.zeros(()), _kinds_of(logits, labels))[0]
+    return lax.scan(add, jnp.zeros(()), _kinds_of(logits, labels, factor))[0]
 
 
-def _with_gradient(logits, labels):
+def _with_gradient(logits, labels, factor):
     def add(carry, kind):
         total, gradient = carry
         moved, move_back = jax.vjp(lambda x: _interpolated(x, kind), logits)
@@ -49,34 +50,37 @@ def _with_gradient(logits, labels):
         return (total + more, gradient + move_back(slope)[0]), None
 
     zeros = jnp.zeros(()), jnp.zeros_like(logits)
-    (total, gradient), _ = lax.scan(add, zeros, _kinds_of(logits, labels))
+    (total, gradient), _ = lax.scan(add, zeros, _kinds_of(logits, labels, factor))
     return total, gradient
 
 
-def _scaled_gradient(gradient, cotangent):
+def _scaled_gradient(factor, gradient, cotangent):
+    del factor
     return cotangent.astype(gradient.dtype) * gradient, None
 
 
 pixel_cross_entropy.defvjp(_with_gradient, _scaled_gradient)
 
 
-def pixel_classes(logits: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Return the best class of each pixel, (B, H, W) int32.
+def pixel_classes(logits: jax.Array, size: tuple[int, int], factor: int) -> jax.Array:
+    """Return the best class of each pixel, (B, H, W), in the smallest signed integers.
 
     Args:
       logits: (B, h, w, K); each pixel's are interpolated bilinearly.
-      size: (H, W), f pixels a cell as in `pixel_cross_entropy`.
+      size: (H, W).
+      factor: pixels a cell each way, as in `pixel_cross_entropy`.
 
     Raises:
       ValueError: the sizes do not fit each other.
     """
-    factor = _factor(logits.shape[1:3], size)
-    batch, height, width, _ = logits.shape
+    _check(logits.shape[1:3], size, factor)
+    batch, height, width, count = logits.shape
+    kind = jnp.int8 if count <= 128 else jnp.int16 if count <= 2**15 else jnp.int32
     steps = _steps(factor)
 
     def best(step):
         moved = between_cells(logits, *step)
-        return jnp.argmax(moved, axis=-1).astype(jnp.int32)
+        return jnp.argmax(moved, axis=-1).astype(kind)
 
     classes = lax.map(best, steps).reshape(factor, factor, batch, height, width)
     classes = classes.transpose(2, 3, 0, 4, 1)
@@ -105,12 +109,12 @@ def _interpolated(logits: jax.Array, kind: tuple) -> jax.Array:
     return between_cells(logits.astype(jnp.float32), rows, columns)
 
 
-def _kinds_of(logits: jax.Array, labels: jax.Array) -> tuple:
+def _kinds_of(logits: jax.Array, labels: jax.Array, factor: int) -> tuple:
     """Return what the loop runs over: offsets ((f f,), (f f,)), labels (f f, B, h, w).
 
     Labels are padded to whole cells with -1, which does not count.
     """
-    factor = _factor(logits.shape[1:3], labels.shape[1:])
+    _check(logits.shape[1:3], labels.shape[1:], factor)
     batch, height, width, _ = logits.shape
     missing = [
         cells * factor - pixels
@@ -130,14 +134,10 @@ def _steps(factor: int) -> tuple[jax.Array, jax.Array]:
     return rows.ravel(), columns.ravel()
 
 
-def _factor(cells: tuple[int, ...], pixels: tuple[int, ...]) -> int:
-    """Return f, pixels a cell each way."""
-    factor = -(-pixels[0] // cells[0])
-    if factor < 1 or any(
-        -(-side // factor) != count for side, count in zip(pixels, cells, strict=True)
-    ):
+def _check(cells: tuple[int, ...], pixels: tuple[int, ...], factor: int) -> None:
+    """Check that there is a cell for every `factor` pixels, or part of them."""
+    if tuple(-(-side // factor) for side in pixels) != tuple(cells):
         raise ValueError(
-            f"{tuple(pixels)} pixels are not the same number of pixels each way for"
-            f" each of {tuple(cells)} cells"
+            f"{tuple(pixels)} pixels do not fit {tuple(cells)} cells of"
+            f" {factor}x{factor} pixels"
         )
-    return factor

@@ -1,4 +1,4 @@
-"""Where RoIAlign reads: the levels of boxes, their samples, and the windows they share.
+"""Where RoIAlign reads: the levels of boxes, and their samples along each axis.
 
 Everything here is about boxes, so it is small; the features are read in `roi_align`.
 """
@@ -42,29 +42,13 @@ def assign_levels(boxes: jax.Array, strides: Sequence[int]) -> jax.Array:
     return level.astype(jnp.int32)
 
 
-def reading_order(boxes: jax.Array, levels: jax.Array, chunk: int) -> jax.Array:
-    """Return an order by level in which `chunk` boxes in a row are neighbours.
+class RoiSettings(NamedTuple):
+    """The static arguments of `roi_align`, which see."""
 
-    Each level is cut into as many upright stripes as a stripe has chunks, and a stripe
-    is gone through from top to bottom: the packing of Leutenegger et al. 1997 ("STR").
-
-    Args:
-      boxes: (R, 4).
-      levels: (R,) int32.
-      chunk: boxes that are to be near each other.
-
-    Returns:
-      (R,) int32, rows in that order.
-    """
-    centre = boxes[:, :2] + boxes[:, 2:]
-    of_level = levels[:, None] == levels  # (R, R)
-    left = centre[:, 0] < centre[:, 0, None]
-    rows = jnp.arange(boxes.shape[0])
-    left |= (centre[:, 0] == centre[:, 0, None]) & (rows < rows[:, None])
-    rank = (of_level & left).sum(axis=1)
-    chunks = of_level.sum(axis=1) / chunk
-    stripe = rank // (chunk * jnp.ceil(jnp.sqrt(chunks)).astype(rank.dtype))
-    return jnp.lexsort((centre[:, 1], stripe, levels))
+    strides: tuple[int, ...]
+    output_size: int
+    sampling_ratio: int
+    aligned: bool
 
 
 class AxisSamples(NamedTuple):
@@ -83,11 +67,10 @@ class AxisSamples(NamedTuple):
 def axis_samples(
     start: jax.Array,
     end: jax.Array,
-    length: int,
+    length: jax.Array | int,
+    settings: RoiSettings,
     *,
-    output_size: int,
-    sampling_ratio: int,
-    aligned: bool,
+    longest: int,
 ) -> AxisSamples:
     """Return where boxes are sampled along one axis.
 
@@ -97,11 +80,11 @@ def axis_samples(
     Args:
       start: (...) lower side of each box, in cells.
       end: (...) upper side.
-      length: n, cells of the map along this axis.
-      output_size: P, bins.
-      sampling_ratio: see `roi_align`.
-      aligned: see `roi_align`.
+      length: n, cells of the map along this axis; (...) if boxes read several maps.
+      settings: see `roi_align`.
+      longest: the largest n there is.
     """
+    _, output_size, sampling_ratio, aligned = settings
     shift = 0.5 if aligned else 0.0
     size = end - start
     if not aligned:
@@ -109,8 +92,11 @@ def axis_samples(
     if sampling_ratio > 0:
         most, samples = sampling_ratio, jnp.full_like(size, sampling_ratio)
     else:
-        most = -(-length // output_size) + 1
-        samples = jnp.clip(jnp.ceil(size / output_size), 1.0, most)
+        most = -(-longest // output_size) + 1
+        most_here = -(-length // output_size) + 1
+        samples = jnp.clip(jnp.ceil(size / output_size), 1.0, most_here)
+    if not isinstance(length, int):
+        length = length[..., None, None].astype(jnp.float32)
     size, samples = size[..., None, None], samples[..., None, None]
     sample = jnp.arange(most, dtype=jnp.float32)
     step = jnp.arange(output_size, dtype=jnp.float32)[:, None]  # (P, 1)
@@ -139,26 +125,3 @@ def axis_weights(samples: AxisSamples, first: jax.Array | int, count: int) -> ja
     distance = jnp.abs(samples.position[..., None] - cells)
     tent = jnp.maximum(1.0 - distance, 0.0)
     return (tent * samples.share[..., None]).sum(axis=2)
-
-
-def axis_window(
-    samples: AxisSamples, length: int, count: int
-) -> tuple[jax.Array, jax.Array]:
-    """Return the first of `count` cells that are to hold all samples, and if they do.
-
-    Args:
-      samples: (..., R, P, S) of chunks of R boxes; share 0 where they do not count.
-      length: cells of the map along this axis, at least `count`.
-      count: cells of the window.
-
-    Returns:
-      (...) int32 and (...) bool, one for each chunk.
-    """
-    matters = samples.share > 0
-    cell = jnp.floor(samples.position).astype(jnp.int32)
-    low = jnp.where(matters, cell, length).min(axis=(-3, -2, -1))
-    # A sample between two cells reads both.
-    high = jnp.where(matters, jnp.minimum(cell + 1, length - 1), -1)
-    high = high.max(axis=(-3, -2, -1))
-    first = jnp.clip(low, 0, length - count)
-    return first, high < first + count

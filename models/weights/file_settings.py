@@ -46,7 +46,7 @@ def settings_of(shapes: Shapes) -> dict[str, object]:
         *_, inputs, outputs = shapes["fpn/p6/kernel"]
         found["p6_from"] = "p5" if inputs == outputs else "c5"
     if convs := _count(shapes, r"head/class_tower/(\d+)/.*"):
-        found["head_convs"] = convs
+        found["retina_head.num_convs"] = convs
     return found
 
 

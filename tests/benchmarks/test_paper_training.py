@@ -52,7 +52,7 @@ def little_detector(*_, **__):
             valid=one > 0,
         )
 
-    return Detector(init=init, loss=loss, predict=predict, bind=None)
+    return Detector(init, loss, predict, bind=None, outputs=frozenset({"boxes"}))
 
 
 @pytest.fixture

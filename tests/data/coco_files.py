@@ -1,10 +1,13 @@
 """Pieces of COCO folders that tests of the data wing are made from."""
 
 import base64
+import json
 import struct
 
 import cv2
 import numpy as np
+
+from agvm_jax.data.formats.coco_json import read_coco
 
 # 16 x 8, Adobe CMYK, left half red, right half cyan.
 CMYK_JPEG = base64.b64decode(
@@ -30,6 +33,14 @@ def label_png(values):
     values = np.asarray(values)
     values = values if values.dtype == np.uint16 else values.astype(np.uint8)
     return cv2.imencode(".png", values)[1].tobytes()
+
+
+def read(content, tmp_path, **options):
+    """What `read_coco` makes of a dictionary, or of the bytes of a file."""
+    path = tmp_path / "annotations.json"
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    path.write_bytes(data)
+    return read_coco(path, **options)
 
 
 def annotation(i, image_id, category_id, bbox, **more):

@@ -2,7 +2,6 @@
 
 import hashlib
 import http.server
-import json
 import threading
 
 import pytest
@@ -11,6 +10,7 @@ from coco_files import annotation, noise_png
 
 from agvm_jax.data.tools import download
 from agvm_jax.data.tools.download import Archive
+from benchmarks.coco_writer import write_split
 from configs import base
 
 
@@ -31,20 +31,20 @@ def write_coco(tmp_path, data_config):
     """A function that writes a COCO folder and returns the config to open it.
 
     Images are PNG of random pixels, named as the entries say; `train` and `val` are
-    dictionaries in COCO's form. `skip` names images that are not written.
+    dictionaries in COCO's form. `skip` names images that are not written, `pictures`
+    has encoded ones by their names.
     """
 
-    def write(train, val=None, skip=()):
+    def write(train, val=None, skip=(), pictures=None):
         root = tmp_path / "set"
         for split, content in (("train", train), ("val", val or train)):
-            (root / split).mkdir(parents=True, exist_ok=True)
-            (root / f"instances_{split}.json").write_text(json.dumps(content))
-            for entry in content["images"]:
-                if entry["file_name"] in skip:
-                    continue
-                path = root / split / entry["file_name"]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(noise_png(entry.get("height"), entry.get("width")))
+            encoded = pictures or {
+                entry["file_name"]: noise_png(entry.get("height"), entry.get("width"))
+                for entry in content["images"]
+                if entry["file_name"] not in skip
+            }
+            file = root / f"instances_{split}.json"
+            write_split(file, root / split, content, encoded)
         data_config.name = "coco_folder"
         data_config.root = str(root)
         return data_config

@@ -252,3 +252,29 @@ def test_images_of_every_kind_come_through_and_the_truncated_one_is_counted(
                 data_config=config,
             )
         )
+
+
+def test_images_without_objects_are_kept_or_left_out(write_coco, two_images):
+    """As the paper's 117,266 of COCO's 118,287: a crowd alone is no object."""
+    for image_id in (20, 21):
+        entry = {"id": image_id, "file_name": f"{image_id}.png"}
+        two_images["images"].insert(0, entry | {"height": 9, "width": 9})
+    two_images["annotations"].append(annotation(14, 20, 4, [0, 0, 5, 5], iscrowd=1))
+    config = write_coco(two_images)
+    everything = open_dataset(config)
+    assert len(everything.train) == 4
+    config.filter_empty = True
+    dataset = open_dataset(config)
+    source = dataset.train
+    assert [source[i]["image_id"] for i in (0, 1, -1)] == [7, 3, 3]
+    assert (len(source), len(dataset.val)) == (2, 4)
+    with pytest.raises(IndexError):
+        source[2]
+    assert source.index_of == {7: 0, 3: 1} and source.sizes.tolist()[1] == [16, 12]
+    said = "2 images without an object left out (data.filter_empty)"
+    assert any(said in line for line in dataset.report)
+    assert not any("left out" in line for line in everything.report)
+    two_images["annotations"] = two_images["annotations"][-1:]
+    config = write_coco(two_images)
+    with pytest.raises(DataError, match="data.filter_empty leaves no image"):
+        open_dataset(config)

@@ -26,7 +26,7 @@ def experiment(scratch):
         "--config=configs/tiny.py",
         f"--config.workdir={scratch / 'run'}",
         f"--config.data.cache_dir={scratch / 'cache'}",
-        "--config.model.score_threshold=0.0",
+        "--config.model.retina_head.score_threshold=0.0",
     ]
     # ml_collections looks for overrides in sys.argv itself.
     with mock.patch.object(sys, "argv", arguments):

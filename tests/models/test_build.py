@@ -18,16 +18,9 @@ IMAGE_SIZE = (
 
 def make_config(**changes):
     config = base.get_config().model
-    config.update(
-        {
-            "width": 0.125,
-            "fpn_channels": 8,
-            "head_convs": 1,
-            "pre_nms_top_k": 20,
-            "max_detections": 10,
-            **changes,
-        }
-    )
+    config.update(width=0.125, fpn_channels=8)
+    config.retina_head.update(num_convs=1, pre_nms_top_k=20, max_detections=10)
+    config.update_from_flattened_dict(changes)
     return config
 
 
@@ -117,7 +110,9 @@ def test_the_number_of_parameters_is_torchvisions():
         ({"p6_from": "p4"}, r"'p4'.*c5.*p5"),
         ({"width": 0.001}, r"width 0.001"),
         ({"backbone": "swin_t", "drop_path": -0.1}, r"drop_path is -0.1"),
-        ({"anchor_sizes": (32.0, 64.0)}, r"anchor_sizes"),
+        ({"anchors.sizes": (32.0, 64.0)}, r"model.anchors.sizes has 2"),
+        ({"anchors.scales": 0}, r"model.anchors.scales is 0"),
+        ({"retina_head.max_detections": 0}, r"retina_head.max_detections is 0"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_known_ones(changes, message):
@@ -131,6 +126,67 @@ def test_an_image_smaller_than_the_stride_is_refused(image_size):
         build_detector(make_config(), num_classes=3, image_size=image_size)
 
 
-def test_a_detector_without_classes_is_refused():
-    with pytest.raises(ValueError, match="at least one class"):
-        build_detector(make_config(), num_classes=0, image_size=IMAGE_SIZE)
+@pytest.mark.parametrize(
+    ("changes", "counts", "message"),
+    [
+        ({}, (0, 0), "=retinanet learns boxes and the data have no class with boxes"),
+        (
+            {"detector": "panoptic_fpn"},
+            (0, 5),  # stuff and no things
+            "--config.model.detector=semantic_fpn for classes of pixels alone",
+        ),
+        (
+            {"detector": "panoptic_fpn"},
+            (3, 0),
+            "=panoptic_fpn learns a class for each pixel and the data carry no label",
+        ),
+        (
+            {"detector": "semantic_fpn"},
+            (3, 0),
+            "--config.data.semantic=all, or stuff",
+        ),
+        ({"test_cfg.flip": True}, (3, 0), "model.test_cfg is for semantic_fpn"),
+        (
+            {"detector": "semantic_fpn", "test_cfg.mode": "windows"},
+            (0, 5),
+            "choose one of whole, slide",
+        ),
+        (
+            {"detector": "semantic_fpn", "semantic_head.channels": 40},
+            (0, 5),
+            "multiple of norm_groups, 32",
+        ),
+    ],
+)
+def test_what_the_data_lack_or_a_detector_cannot_do_is_refused(
+    changes, counts, message
+):
+    classes, labels = counts
+    with pytest.raises(ValueError, match=message):
+        build_detector(
+            make_config(**changes),
+            num_classes=classes,
+            num_labels=labels,
+            image_size=IMAGE_SIZE,
+        )
+
+
+@pytest.mark.parametrize(
+    ("detector", "modules", "outputs"),
+    [
+        ("semantic_fpn", {"semantic_head"}, {"semantic"}),
+        (
+            "panoptic_fpn",
+            {"rpn", "box_head", "mask_head", "semantic_head"},
+            {"boxes", "masks", "semantic"},
+        ),
+    ],
+)
+def test_detectors_of_pixels_have_the_papers_modules(detector, modules, outputs):
+    config = make_config(detector=detector)
+    config.anchors.scales = 1
+    built = build_detector(config, num_classes=3, num_labels=4, image_size=IMAGE_SIZE)
+    params, _ = jax.eval_shape(built.init, jax.random.key(0))
+    assert set(params) == {"backbone", "fpn"} | modules
+    assert params["semantic_head"]["logits"]["bias"].shape == (4,)
+    assert built.outputs == outputs

@@ -11,10 +11,12 @@ from flax import nnx
 
 from models.backbones.resnet import ResNet
 from models.backbones.swin import Swin
+from models.backbones.uninet import UniNet
 
 BACKBONES = {
     "resnet": functools.partial(ResNet, 18, width=1 / 16, norm="local"),
     "swin": functools.partial(Swin, "t", width=1 / 16, drop_path=0.5),
+    "uninet": functools.partial(UniNet, "b0", width=1 / 8, norm="local", drop_path=0.5),
 }
 # Kind -> what is frozen with two parts, and one part more.
 FROZEN = {
@@ -23,6 +25,13 @@ FROZEN = {
         {"patch_embed", "layer1", "norm1", "merge2"},
         {"layer2", "norm2", "merge3"},
     ),
+    "uninet": ({"stem", "stage1", "stage2"}, {"stage3"}),
+}
+# Kind -> what keeps running averages behind two frozen parts.
+MOVED = {
+    "resnet": {"layer2", "layer3", "layer4"},
+    "swin": set(),
+    "uninet": {"stage3", "stage4", "stage5", "stage6"},
 }
 
 
@@ -102,7 +111,7 @@ def test_what_is_frozen_stays_in_training_and_the_rest_gets_gradients(kind):
     for module in moved:  # the statistics of the others move on
         with pytest.raises(AssertionError):
             chex.assert_trees_all_equal(after[module], before[module])
-    assert moved == ({"layer2", "layer3", "layer4"} if kind == "resnet" else set())
+    assert moved == MOVED[kind]
 
 
 @pytest.mark.parametrize("kind", BACKBONES)

@@ -12,10 +12,13 @@ from jax.sharding import PartitionSpec as P
 from agvm_jax.structures import Batch, Predictions
 from models.functional import make_detector
 from models.layers import BatchNorm, Conv
+from models.ops.forms import current_forms, use_forms
 
 
 class Tiny(nnx.Module):
     """The least that has parameters, a list of modules and running averages."""
+
+    outputs = frozenset({"boxes"})
 
     def __init__(self, norm, axis_name, rngs):
         self.backbone = nnx.List([Conv(3, 4, 1, rngs=rngs), Conv(4, 4, 1, rngs=rngs)])
@@ -179,3 +182,33 @@ def test_parameters_of_another_detector_are_refused(change, message):
     with pytest.raises(ValueError, match="params") as error:
         detector.loss(params, model_state, make_batch(), jax.random.key(0))
     assert message in str(error.value)
+
+
+def test_forms_are_those_that_the_detector_was_made_with():
+    """Whatever the caller's context is, and wherever the trace is made."""
+    seen = []
+
+    class Looks(Tiny):
+        def loss(self, batch, key):
+            seen.append(current_forms())
+            return super().loss(batch, key)
+
+        def predict(self, batch):
+            seen.append(current_forms())
+            return super().predict(batch)
+
+    def forms_seen(**options):
+        detector = make_detector(lambda rngs: Looks("local", None, rngs), **options)
+        weights = jax.eval_shape(detector.init, jax.random.key(0))
+        batch = make_batch()
+        seen.clear()
+        with use_forms("tpu"):
+            jax.eval_shape(detector.predict, *weights, batch)
+        jax.eval_shape(detector.loss, *weights, batch, jax.random.key(0))
+        return list(seen)
+
+    assert forms_seen() == ["tpu", "cpu"]
+    assert forms_seen(forms="gpu") == ["gpu", "gpu"]
+    assert forms_seen(forward_mode=True) == ["tpu", "gpu"]
+    with pytest.raises(ValueError, match="'cuda'"):
+        make_detector(lambda rngs: Looks("local", None, rngs), forms="cuda")

@@ -9,9 +9,17 @@ from flax import nnx
 
 from models.layers import BatchNorm, Conv
 from models.ops.batch_norm import batch_norm
+from models.ops.forms import use_forms
 
 SHAPE = (4, 3, 5, 6)
 EPS = 1e-5
+
+
+@pytest.fixture(params=["cpu", "gpu"], autouse=True)
+def forms(request):
+    """Every test here runs for each form; a TPU's is that of GPUs."""
+    with use_forms(request.param):
+        yield request.param
 
 
 def make_input(seed=0):

@@ -32,6 +32,8 @@ class Block(nnx.Module):
 class Model(nnx.Module):
     """As much of a detector as `make_detector` asks for."""
 
+    outputs = frozenset()
+
     def __init__(self, kind, rngs, *, mode="local", count=COUNT, remat=True, parts=0):
         make = functools.partial(Block, mode)
         self.backbone = kind(lambda rngs: make(rngs), count, remat=remat, rngs=rngs)

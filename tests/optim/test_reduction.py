@@ -81,6 +81,19 @@ def test_halves_of_two_replicas_in_bfloat16_are_as_exact_as_their_gradients():
     np.testing.assert_allclose(jax.jit(run)(grads)[1].phi["w"], phi, rtol=0.05)
 
 
+@pytest.mark.parametrize(("dtype", "scattered"), [("float32", 0), ("bfloat16", 1)])
+def test_halves_of_two_replicas_come_from_norms_if_the_sum_is_precise(dtype, scattered):
+    """The test above cannot tell on a CPU, which sums bfloat16 in float32."""
+    run = jax.shard_map(
+        lambda g: mean_and_phi({"w": g["w"][0]}, "data", {"w": "w"}),
+        mesh=make_mesh((2,), ("data",)),
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec(),
+    )
+    program = str(jax.make_jaxpr(run)({"w": jnp.ones((2, 8), dtype)}))
+    assert program.count("reduce_scatter[") == scattered
+
+
 @pytest.mark.parametrize("estimator", ["halves", "norms"])
 def test_weights_change_what_is_measured_and_not_the_mean(on_replicas, estimator):
     weights = jax.tree.map(lambda g: np.abs(g[0]) + 0.1, GRADS)

@@ -44,15 +44,18 @@ def forward(blocks, bias, head, x, y, get=lambda w: w):
 
 
 def loss(plan):
+    dtype = plan.dtype or jnp.float32  # what a network computes in
+
     def function(params, taps, x, y):
         backbone, tap = params["backbone"], taps["backbone"]
         return forward(
             backbone["blocks"],
-            plan.gather_leaf(backbone["bias"], -1, tap),
-            plan.gather_leaf(params["head"]["w"], 0, taps["head"]),
+            plan.gather_leaf(backbone["bias"], -1, tap).astype(dtype),
+            plan.gather_leaf(params["head"]["w"], 0, taps["head"]).astype(dtype),
             x,
             y,
-            lambda w: plan.gather_leaf(w, 0, tap),  # inside the scan a block has 2 dims
+            # Inside the scan a block has 2 dimensions.
+            lambda w: plan.gather_leaf(w, 0, tap).astype(dtype),
         )
 
     return function

@@ -6,7 +6,7 @@ Run once, in an environment of its own (torch==2.14.1 and torchvision==0.29.1):
 
 The tests read only the files it writes, faster_rcnn_oracle.npz and
 mask_rcnn_oracle.npz. What a scene of `seeded_weights` gives has its name in front; of
-what is large a part is stored. What both detectors make of the same pictures is checked
+what is large a part is stored. What both detectors make of the same images is checked
 to be the same and stored once, with Faster R-CNN's. Samples are larger than what there
 is to choose from, so that the losses do not depend on a random choice.
 """
@@ -29,7 +29,7 @@ from seeded_weights import (
     RCNN_SAMPLES,
     ROIS,
     make_bitmaps,
-    make_pictures,
+    make_images,
     make_rcnn_tensor,
     pick,
 )
@@ -67,8 +67,8 @@ def build_model(build) -> torch.nn.Module:
 def make_inputs(scene, with_masks):
     """Images and targets as torchvision takes them."""
     images = [
-        torch.from_numpy(picture).permute(2, 0, 1).double() / 255
-        for picture in make_pictures(scene.pictures)
+        torch.from_numpy(image).permute(2, 0, 1).double() / 255
+        for image in make_images(scene.image_sizes)
     ]
     targets = [
         {

@@ -18,7 +18,7 @@ from seeded_weights import (
     NUM_CLASSES,
     OBJECTS,
     PRE_NMS_TOP_K,
-    make_pictures,
+    make_images,
     make_tensor,
 )
 
@@ -61,8 +61,8 @@ def main() -> None:
     torch.manual_seed(0)
     model = build_model()
     images = [
-        torch.from_numpy(picture).permute(2, 0, 1).double() / 255
-        for picture in make_pictures()
+        torch.from_numpy(image).permute(2, 0, 1).double() / 255
+        for image in make_images()
     ]
     targets = [
         {

@@ -13,7 +13,7 @@ from seeded_weights import (
     RCNN_PRE_NMS_TOP_K,
     RCNN_SAMPLES,
     ROIS,
-    make_pictures,
+    make_images,
     pick,
 )
 
@@ -22,7 +22,7 @@ from models.build import build_detector
 from models.functional import Detector
 from models.ops.images import normalize_images
 
-ROWS = 5  # of a batch; more than any picture has objects
+ROWS = 5  # of a batch; more than any image has objects
 # In the order in which the oracle has them.
 LOSSES = ("objectness", "rpn_box", "classification", "box", "mask")
 # A program that runs once is sooner done when LLVM leaves it as it is: compiling the
@@ -33,28 +33,29 @@ COMPILER_OPTIONS = {"xla_backend_optimization_level": 0}
 def build(config, scene) -> Detector:
     """The config's detector in float32, with the oracle's limits."""
     model = config.get_config().model
-    model.update(
-        norm="frozen",
-        dtype="float32",
-        rpn_pre_nms_top_k=(RCNN_PRE_NMS_TOP_K,) * 2,
-        rpn_post_nms_top_k=(RCNN_POST_NMS_TOP_K,) * 2,
-        rpn_samples=RCNN_SAMPLES,
-        roi_samples=4 * (RCNN_POST_NMS_TOP_K + ROWS),  # a quarter may be objects
+    model.update(norm="frozen", dtype="float32")
+    model.rpn.update(
+        pre_nms_top_k=(RCNN_PRE_NMS_TOP_K,) * 2,
+        post_nms_top_k=(RCNN_POST_NMS_TOP_K,) * 2,
+        samples=RCNN_SAMPLES,
+    )
+    model.box_head.update(
+        samples=4 * (RCNN_POST_NMS_TOP_K + ROWS),  # a quarter may be objects
         max_detections=RCNN_MAX_DETECTIONS,
     )
     return build_detector(model, num_classes=NUM_CLASSES, image_size=scene.canvas)
 
 
 def make_batch(scene, masks_of=None) -> Batch:
-    """The pictures and objects of a scene, and (n, M, M) masks of each picture's."""
+    """The images and objects of a scene, and (n, M, M) masks of each image's."""
     count = len(scene.objects)
     image = np.zeros((count, *scene.canvas, 3), np.uint8)
     boxes = np.zeros((count, ROWS, 4), np.float32)
     classes = np.zeros((count, ROWS), np.int32)
     valid = np.zeros((count, ROWS), bool)
-    for index, picture in enumerate(make_pictures(scene.pictures)):
-        height, width = picture.shape[:2]
-        image[index, :height, :width] = picture
+    for index, one in enumerate(make_images(scene.image_sizes)):
+        height, width = one.shape[:2]
+        image[index, :height, :width] = one
         for row, (*box, label) in enumerate(scene.objects[index]):
             boxes[index, row], classes[index, row] = box, label
             valid[index, row] = True
@@ -66,7 +67,7 @@ def make_batch(scene, masks_of=None) -> Batch:
         masks = jnp.asarray(masks)
     return Batch(
         image=jnp.asarray(image),
-        image_size=jnp.asarray(scene.pictures, jnp.int32),
+        image_size=jnp.asarray(scene.image_sizes, jnp.int32),
         image_id=jnp.arange(count, dtype=jnp.int32),
         boxes=jnp.asarray(boxes),
         classes=jnp.asarray(classes),
@@ -82,16 +83,20 @@ def outputs_on_the_way(module, batch) -> dict:
         batch.image, batch.image_size, module.image_mean, module.image_std
     )
     stages = module.backbone(images, train=False)
-    pyramid = list(module.fpn(stages).values())
-    outputs = module.rpn_outputs(pyramid, batch)
-    proposals, valid = module.proposals(outputs, batch, train=False)
-    logits, deltas = module.box_outputs(pyramid, proposals)
+    features = module.features(batch, train=False)
+    outputs = module.rpn.outputs(features)
+    proposals, valid = module.rpn.propose(features)
+    head = module.box_head
+    logits, deltas = head(features.pool(proposals, head.roi_size))
+    count = len(batch.image)
     return {
         "backbone": list(stages.values()),
-        "fpn": pyramid,
-        "rpn_logits": jnp.concatenate(outputs[0], axis=1),
+        "fpn": features.levels,
+        "rpn_logits": jnp.concatenate(
+            [level.reshape(count, -1) for level in outputs.logits], axis=1
+        ),
         "rpn_deltas": jnp.concatenate(
-            [deltas.reshape(len(deltas), -1, 4) for deltas in outputs[1]], axis=1
+            [level.reshape(count, -1, 4) for level in outputs.deltas], axis=1
         ),
         "proposals": proposals,
         "valid": valid,

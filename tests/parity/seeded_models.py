@@ -39,6 +39,6 @@ def build_seeded(
             for name, tensor in model.state_dict().items()
         }
     )
-    # The pictures have their size already.
+    # The images have their size already.
     model.transform.resize = lambda image, target: (image, target)
     return model

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 NUM_CLASSES = 7
-# So few that the finest level has more candidates, and one of the three pictures more
+# So few that the finest level has more candidates, and one of the three images more
 # detections, than are let through.
 PRE_NMS_TOP_K = 150
 MAX_DETECTIONS = 100
@@ -23,14 +23,14 @@ RCNN_MAX_DETECTIONS = 60
 RCNN_SAMPLES = 20_000
 # Of the outputs is stored:
 ANCHORS_EVERY = 97  # one anchor in so many
-ROIS = 6  # the box head's outputs for so many proposals of each picture
-MASKS = 5  # the masks of so many detections of each picture
+ROIS = 6  # the box head's outputs for so many proposals of each image
+MASKS = 5  # the masks of so many detections of each image
 CELLS_EVERY = 4  # one cell of a mask in so many, along each side
 # torchvision's anchors stand on the cells of a map only where the stride divides the
 # canvas (see `models.ops.anchors`): RetinaNet's coarsest is 128, that of the RPNs 64.
 CANVAS = (64, 256)
-PICTURES = ((64, 256), (50, 130), (64, 100))  # height, width
-# x1 y1 x2 y2 and class of each picture's objects. The second has one smaller than any
+IMAGE_SIZES = ((64, 256), (50, 130), (64, 100))  # height, width
+# x1 y1 x2 y2 and class of each image's objects. The second has one smaller than any
 # anchor, which only a low-quality match finds; the third has none.
 OBJECTS = (
     ((10, 12, 60, 63, 1), (70.5, 10.25, 150, 60, 4), (40, 20, 95, 62, 1)),
@@ -40,17 +40,17 @@ OBJECTS = (
 
 
 class Scene(NamedTuple):
-    """Pictures of several sizes on one canvas; sizes are height, width."""
+    """Images of several sizes on one canvas; sizes are height, width."""
 
     canvas: tuple[int, int]
-    pictures: tuple[tuple[int, int], ...]
-    objects: tuple  # of each picture, as OBJECTS
+    image_sizes: tuple[tuple[int, int], ...]
+    objects: tuple  # of each image, as OBJECTS
 
 
-_WIDE = {"canvas": (128, 192), "pictures": ((128, 192), (96, 130), (128, 100))}
+_WIDE = {"canvas": (128, 192), "image_sizes": ((128, 192), (96, 130), (128, 100))}
 _TALL = Scene(
     canvas=(192, 64),
-    pictures=((192, 64), (150, 49)),
+    image_sizes=((192, 64), (150, 49)),
     objects=(
         ((4, 16, 52, 104, 3), (12, 100, 60, 180, 0), (30, 40, 54, 64, 5)),
         ((6, 30, 46, 126, 6),),
@@ -132,7 +132,7 @@ def make_rcnn_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def make_masks(objects_of) -> list[np.ndarray]:
-    """Return (n, MASK_SIDE, MASK_SIDE) uint8 masks for each picture's n objects."""
+    """Return (n, MASK_SIDE, MASK_SIDE) uint8 masks for each image's n objects."""
     rng = np.random.default_rng(0)
     shape = (MASK_SIDE, MASK_SIDE)
     return [
@@ -142,31 +142,31 @@ def make_masks(objects_of) -> list[np.ndarray]:
 
 
 def make_bitmaps(scene: Scene) -> list[np.ndarray]:
-    """Return the same masks as (n, height, width) uint8 bitmaps of the pictures."""
+    """Return the same masks as (n, height, width) uint8 bitmaps of the images."""
     bitmaps = []
     for (height, width), objects, masks in zip(
-        scene.pictures, scene.objects, make_masks(scene.objects), strict=True
+        scene.image_sizes, scene.objects, make_masks(scene.objects), strict=True
     ):
-        of_picture = np.zeros((len(objects), height, width), np.uint8)
+        of_image = np.zeros((len(objects), height, width), np.uint8)
         for bitmap, (x1, y1, x2, y2, _), mask in zip(
-            of_picture, objects, masks, strict=True
+            of_image, objects, masks, strict=True
         ):
             tall = np.repeat(mask, (y2 - y1) // MASK_SIDE, axis=0)
             bitmap[y1:y2, x1:x2] = np.repeat(tall, (x2 - x1) // MASK_SIDE, axis=1)
-        bitmaps.append(of_picture)
+        bitmaps.append(of_image)
     return bitmaps
 
 
-def make_pictures(sizes=PICTURES) -> list[np.ndarray]:
-    """Return one (height, width, 3) uint8 picture for each (height, width)."""
-    pictures = []
+def make_images(sizes=IMAGE_SIZES) -> list[np.ndarray]:
+    """Return one (height, width, 3) uint8 image for each (height, width)."""
+    images = []
     for index, (height, width) in enumerate(sizes):
         rng = np.random.default_rng(index)
         coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
         smooth = np.repeat(np.repeat(coarse, 8, axis=0), 8, axis=1)[:height, :width]
         noise = rng.integers(-20, 21, smooth.shape)
-        pictures.append(np.clip(smooth + noise, 0, 255).astype(np.uint8))
-    return pictures
+        images.append(np.clip(smooth + noise, 0, 255).astype(np.uint8))
+    return images
 
 
 def pick(features: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ targets, which RoIAlign of the bitmaps gives, and the two kinds of targets with 
 other.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -35,7 +36,7 @@ from seeded_weights import (
 from test_torchvision_faster_rcnn import faster_rcnn_names
 
 from configs import mask_rcnn
-from models.heads.mask import mask_sample, mask_surprise, sampled_mask_targets
+from models.heads.mask import mask_cross_entropy, sampled_mask_targets
 from models.ops.roi_align import roi_align
 from models.weights.placing import from_torchvision
 from models.weights.rules import MASK_RCNN_RULES
@@ -70,6 +71,11 @@ def make_canvases(scene) -> jax.Array:
     return jnp.asarray(canvas)
 
 
+def mask_logits(module, features, boxes, classes):
+    head = module.mask_head
+    return head(features.pool(boxes, head.roi_size), classes)
+
+
 @pytest.fixture(scope="module")
 def weights():
     tensors = {
@@ -94,9 +100,12 @@ def ours(scene, weights):
     def run(params, model_state, batch, bitmaps):
         def loss(params):
             module = detector.bind(params, model_state)
-            parts, features, sample = module.region_losses(batch, jax.random.key(0))
-            objects = mask_sample(sample)
-            logits = module.mask_outputs(features, objects.boxes, objects.labels)
+            keys = jax.random.split(jax.random.key(0), 3)
+            features = module.features(batch, train=True, key=keys[0])
+            parts, proposals = module.rpn.loss(features, batch, keys[1])
+            more, sample = module.box_head.loss(features, proposals, batch, keys[2])
+            objects = sample.objects()
+            logits = mask_logits(module, features, objects.boxes, objects.labels)
             size = logits.shape[-1]
             pooled = roi_align(
                 [bitmaps],
@@ -107,12 +116,14 @@ def ours(scene, weights):
             )  # (B, S, M, M, ROWS)
             own = jax.nn.one_hot(objects.rows, ROWS)
             theirs = jnp.einsum("bsijr,bsr->bsij", pooled, own)
-            surprise = mask_surprise(logits, theirs, objects.is_object)
-            parts |= {"mask": surprise / objects.is_object.sum()}
+            total = mask_cross_entropy(logits, theirs, objects.is_object)
+            parts |= more | {"mask": total / objects.is_object.sum()}
             # Both, because theirs read a bitmap half a pixel aside.
             targets = [
                 sampled_mask_targets(
-                    objects._replace(boxes=objects.boxes + shift), batch, size
+                    dataclasses.replace(objects, boxes=objects.boxes + shift),
+                    batch,
+                    size,
                 )
                 for shift in (0.0, 0.5)
             ]
@@ -120,13 +131,14 @@ def ours(scene, weights):
 
         (_, found), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         module = detector.bind(params, model_state)
-        detections, features = module.detections(batch)
+        features = module.features(batch, train=False)
+        detections = module.box_head.predict(features, module.rpn.propose(features))
         return outputs_on_the_way(module, batch) | {
             "found": found,
             "gradients": gradients,
             "detections": detections,
-            "mask_logits": module.mask_outputs(
-                features, detections.boxes, detections.classes
+            "mask_logits": mask_logits(
+                module, features, detections.boxes, detections.classes
             ),
         }
 

@@ -26,7 +26,7 @@ from seeded_weights import (
     NUM_CLASSES,
     OBJECTS,
     PRE_NMS_TOP_K,
-    make_pictures,
+    make_images,
     make_tensor,
 )
 
@@ -88,17 +88,15 @@ def torchvision_names() -> dict[str, tuple[int, ...]]:
 
 
 def make_batch() -> Batch:
-    count, rows = len(OBJECTS), 5  # more rows than any picture has objects
+    count, rows = len(OBJECTS), 5  # more rows than any image has objects
     image = np.zeros((count, *CANVAS, 3), np.uint8)
     boxes = np.zeros((count, rows, 4), np.float32)
     classes = np.zeros((count, rows), np.int32)
     valid = np.zeros((count, rows), bool)
     size = np.zeros((count, 2), np.int32)
-    for index, (picture, objects) in enumerate(
-        zip(make_pictures(), OBJECTS, strict=True)
-    ):
-        size[index] = picture.shape[:2]
-        image[index, : size[index, 0], : size[index, 1]] = picture
+    for index, (one, objects) in enumerate(zip(make_images(), OBJECTS, strict=True)):
+        size[index] = one.shape[:2]
+        image[index, : size[index, 0], : size[index, 1]] = one
         for row, (*box, label) in enumerate(objects):
             boxes[index, row], classes[index, row] = box, label
             valid[index, row] = True
@@ -120,8 +118,7 @@ def detector():
         backbone="resnet50",
         norm="frozen",
         p6_from="p5",
-        pre_nms_top_k=PRE_NMS_TOP_K,
-        max_detections=MAX_DETECTIONS,
+        retina_head={"pre_nms_top_k": PRE_NMS_TOP_K, "max_detections": MAX_DETECTIONS},
     )
     return build_detector(config, num_classes=NUM_CLASSES, image_size=CANVAS)
 
@@ -149,10 +146,16 @@ def ours(detector, shapes, tensors):
             params, model_state, batch, jax.random.key(0)
         )
         module = detector.bind(params, model_state)
-        logits, deltas, _ = module.outputs(batch, train=False)
+        features = module.features(batch, train=False)
+        logits, deltas, _ = module.head.outputs(features)
+
+        def rows(maps, width):
+            maps = [level.reshape(len(level), -1, width) for level in maps]
+            return jnp.concatenate(maps, axis=1)
+
         return (
-            jnp.concatenate(logits, axis=1),
-            jnp.concatenate(deltas, axis=1),
+            rows(logits, NUM_CLASSES),
+            rows(deltas, 4),
             parts,
             gradients,
             module.predict(batch),
@@ -191,7 +194,7 @@ def test_detections_are_torchvisions(ours, oracle):
 
 
 def test_the_oracle_shows_every_limit_at_work(oracle):
-    """Threshold, list length and picture border all decide about something."""
+    """Threshold, list length and image border all decide about something."""
     assert oracle["counts"].max() == MAX_DETECTIONS > oracle["counts"].min()
     assert 0.05 < oracle["scores"].min() < 0.055
     first = oracle["boxes"][: oracle["counts"][0]]

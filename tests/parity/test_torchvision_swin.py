@@ -66,6 +66,8 @@ class Same(nnx.Module):
 class Features(nnx.Module):
     """A Swin-T with a norm on the last output alone, and a loss of it."""
 
+    outputs = frozenset()
+
     def __init__(self, rngs):
         self.backbone = Swin("t", rngs=rngs)
         self.backbone.norm1 = Same()

@@ -82,3 +82,18 @@ def test_sizes_that_cannot_be_are_refused_with_their_key(config, key, value, wor
     config.eval[key] = value
     with pytest.raises(ValueError, match=words):
         evaluation_size(config)
+
+
+def test_a_frame_may_be_turned_in_evaluation_alone(config, tmp_path):
+    config.data.update(cache_dir=str(tmp_path), num_threads=1)
+    config.data.shapes.update(train_images=1, val_images=1, image_size=(96, 48))
+    config.eval.update(image_size=(64, 128), short_side=50, long_side=128, orient=True)
+    evaluated = evaluation_size(config)
+    assert str(evaluated) == (
+        "64 x 128 px or turned, shorter side 50, longer side at most 128"
+    )
+    assert config.data.orientation_group == 0
+    source = open_dataset(config.data).val
+    (batch,) = eval_batches(source, batch_size=1, **evaluated._asdict())
+    assert batch.image.shape == (1, 128, 64, 3)
+    np.testing.assert_array_equal(batch.image_size, [[100, 50]])

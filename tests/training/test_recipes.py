@@ -1,7 +1,5 @@
 """From a config to an optimizer: what is built, what is said, what is refused."""
 
-import dataclasses
-import inspect
 from types import SimpleNamespace
 
 import chex
@@ -12,9 +10,10 @@ import optax
 import pytest
 
 from agvm_jax.optim import baselines
-from agvm_jax.optim.chaining import agvm, modulate
-from agvm_jax.optim.options import AgvmOptions
+from agvm_jax.optim.modulation import AgvmState
+from agvm_jax.optim.modules import label_tree
 from agvm_jax.training import recipes
+from agvm_jax.training.modulation_settings import modules_of
 from configs import base
 
 SIZES = dict(batch_size=256, total_steps=1000, steps_per_epoch=100)
@@ -114,7 +113,7 @@ def test_every_name_builds_its_optimizer_from_every_key(name):
         pmd_decay=0.3,
         warmup_steps=2,
     )
-    assert not recipe.measures
+    assert recipe.agvm is None
     expected = path_of(EXPECTED[name](recipe.schedule))
     chex.assert_trees_all_close(path_of(recipe.tx), expected, rtol=1e-6)
 
@@ -165,27 +164,6 @@ def test_agvm_off_measures_nothing():
     assert recipe.weights(recipe.tx.init(params())) is None
 
 
-@pytest.mark.parametrize("batch, tau", [(256, 10), (1024, 10), (1025, 5), (10240, 5)])
-def test_tau_follows_the_batch(batch, tau):
-    recipe = build(sizes={**SIZES, "batch_size": batch})
-    assert recipe.agvm.tau == tau
-
-
-def test_numbers_that_are_given_stay():
-    recipe = build(dict(tau=3, start_step=7, alpha=0.5, anchor="head"))
-    resolved = recipe.agvm
-    assert (resolved.tau, resolved.start_step, resolved.alpha) == (3, 7, 0.5)
-    assert resolved.anchor == "head"
-
-
-def test_agvm_starts_where_the_warmup_ends_and_says_so():
-    recipe = build(warmup_epochs=2.0)
-    assert recipe.agvm.start_step == recipe.warmup_steps == 200
-    assert "from step 200 (end of warm-up)" in recipe.reasons[-1]
-    late = build(sizes={**SIZES, "total_steps": 50})
-    assert "never in this run of 50" in late.reasons[-1]
-
-
 def test_a_rival_says_how_to_run_it_alone():
     assert "agvm.enabled=False runs it alone" in build(name="lamb").reasons[-1]
     assert "alone" not in build(name="adamw").reasons[-1]
@@ -195,11 +173,22 @@ def test_pmd_lamb_is_called_a_reconstruction():
     assert any("reconstruction" in r for r in build(name="pmd_lamb").reasons)
 
 
-@pytest.mark.parametrize("window", [(0, -1), (1, 2), (2, -1)])
-def test_gradients_are_clipped_inside_the_window_only(window):
+@pytest.mark.parametrize(
+    ("given", "warmup", "window"),
+    [
+        ((0, -1), None, (0, -1)),
+        ((1, 2), None, (1, 2)),
+        ((2, -1), None, (2, -1)),
+        ((-1, 1), 2, (1, 3)),
+        ((-5, 0), 2, (0, 2)),
+        ((-1, -1), 3, (2, -1)),  # -1 as the last is the end also here
+    ],
+)
+def test_gradients_are_clipped_inside_the_window_only(given, warmup, window):
     recipe = build(
-        PLAIN, name="sgd", lr=1.0, momentum=0.0, clip_norm=0.5, clip_window=window,
-        lr_rule="none", warmup_steps=0, weight_decay=0.0, schedule="constant",
+        PLAIN, name="sgd", lr=1.0, momentum=0.0, clip_norm=0.5, clip_window=given,
+        lr_rule="none", warmup_steps=warmup or 0, warmup_ratio=1.0, weight_decay=0.0,
+        schedule="constant", clip_around_warmup=warmup is not None,
     )  # fmt: skip
     state = recipe.tx.init(params())
     for step in range(4):
@@ -225,35 +214,6 @@ def test_precondition_hands_out_adams_weights():
     assert build(name="adamw").weights(state) is None
 
 
-def test_the_config_the_options_and_the_keywords_are_the_same():
-    """One name in three places: configs/base.py, AgvmOptions, agvm() and modulate()."""
-    fields = {field.name: field.default for field in dataclasses.fields(AgvmOptions)}
-    where = {"axis_name", "modules", "shard_axes"}
-    for function, more in ((agvm, {"scale_gradients"}), (modulate, {"inner"})):
-        keywords = inspect.signature(function).parameters
-        assert set(keywords) - where - more == set(fields)
-        for name, default in fields.items():
-            assert keywords[name].default == default, name
-    config = base.get_config()
-    # The optimizer's own eps, config.optim.eps, is that of the preconditioned cosine.
-    assert set(config.agvm) - {"enabled"} == set(fields) - {"precondition_eps"}
-    derived = {"tau": 0, "start_step": -1}  # "by itself"
-    for name in set(config.agvm) - {"enabled"}:
-        assert config.agvm[name] == derived.get(name, fields[name]), name
-
-
-def test_every_option_of_the_config_arrives():
-    changes = dict(
-        anchor="head", estimator="norms", split="contiguous", tau=3, alpha=0.5,
-        start_step=7, clip=(0.25, 4.0), eps=1e-3, average="growing", precondition=True,
-    )  # fmt: skip
-    assert set(changes) == set(base.get_config().agvm) - {"enabled"}
-    resolved = build(changes, name="adamw", eps=1e-5).agvm
-    for name, value in changes.items():
-        assert getattr(resolved, name) == value
-    assert resolved.precondition_eps == 1e-5
-
-
 @pytest.mark.parametrize(
     "agvm_changes, changes, words",
     [
@@ -262,7 +222,10 @@ def test_every_option_of_the_config_arrives():
         ({}, dict(clip_norm=-1.0), "clip_norm is -1.0"),
         ({}, dict(clip_norm=1.0, clip_window=(5, 3)), r"\(5, 3\)"),
         (dict(precondition=True), dict(name="sgd"), "keeps no second moment"),
+        ({}, dict(clip_norm=1.0, clip_window=(-5, 3)), "clip_around_warmup=True"),
         (dict(start_step=-2), {}, "start_step is -2"),
+        (dict(start_delay=-1), {}, "start_delay is -1"),
+        (dict(start_step=7, start_delay=5), {}, "start_step 7.*set it to 0"),
         (dict(tau=-5), {}, "tau is -5"),
         (dict(alpha=1.0), {}, "alpha"),
         (dict(clip=(2.0, 0.5)), {}, "clip"),
@@ -280,3 +243,52 @@ def test_a_config_may_be_any_object_with_the_keys():
     optim, settings = sections()
     plain = SimpleNamespace(**optim.to_dict()), SimpleNamespace(**settings.to_dict())
     assert recipes.build_optimizer(*plain, **SIZES).reasons == build().reasons
+
+
+@pytest.mark.parametrize("name", ["lars", "lamb", "pmd_lamb", "adamw"])
+def test_the_layers_of_a_stack_move_as_if_they_were_not_stacked(name):
+    def layered(tree):
+        return {**jax.tree.map(lambda _: False, tree), "backbone": {"kernel": True}}
+
+    stacked, plain = (
+        recipes.build_optimizer(*sections(PLAIN, name=name), **SIZES, layered=layers)
+        for layers in (layered, None)
+    )
+    tx = stacked.tx
+    moved, _ = tx.update(grads(5), tx.init(params()), params())
+    rows = [
+        {"backbone": tree["backbone"]["kernel"][row], "head": tree["head"]}
+        for tree in (params(), grads(5))
+        for row in range(3)
+    ]
+    for row, (weights, slopes) in enumerate(zip(rows[:3], rows[3:], strict=True)):
+        own, _ = plain.tx.update(slopes, plain.tx.init(weights), weights)
+        np.testing.assert_allclose(
+            moved["backbone"]["kernel"][row], own["backbone"], rtol=1e-5
+        )
+        chex.assert_trees_all_close(moved["head"], own["head"], rtol=1e-5)
+
+
+def test_patterns_of_the_config_name_the_modules():
+    config = base.get_config().agvm
+    assert modules_of(config) is None
+    config.modules = ((r"^box_head/stages/(\d)", r"box_head_\1"),)
+    leaf = {"kernel": jnp.ones(2)}
+    tree = {"backbone": leaf, "box_head": {"stages": {"0": leaf, "1": leaf}}}
+    labels = label_tree(tree, modules_of(config))
+    assert labels == {
+        "backbone": {"kernel": "backbone"},
+        "box_head": {
+            "stages": {"0": {"kernel": "box_head_0"}, "1": {"kernel": "box_head_1"}}
+        },
+    }
+    recipe = build(agvm_changes={"modules": config.modules})
+    state = recipe.tx.init(tree)
+    names = {"backbone", "box_head_0", "box_head_1"}
+    assert names in [set(part.mu) for part in state if isinstance(part, AgvmState)]
+
+
+@pytest.mark.parametrize("pair", ["box_head", ("(", "box_head"), ("a", "b", "c")])
+def test_what_names_no_module_is_refused(pair):
+    with pytest.raises(ValueError, match="no pair"):
+        build(agvm_changes={"modules": (pair,)})

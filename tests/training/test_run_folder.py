@@ -6,6 +6,8 @@ import os
 import resource
 import signal
 import struct
+from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -13,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import masked_crc32c
 
 from agvm_jax.training.metrics import MetricsWriter, read_metrics
-from agvm_jax.training.run_folder import open_run_folder
+from agvm_jax.training.run_folder import folder_of, open_run_folder
 from agvm_jax.training.stop_signal import StopSignal
 
 CONFIG = {
@@ -40,6 +42,14 @@ def test_another_config_is_refused_and_nothing_is_touched(tmp_path):
     assert "optim.lr is 0.1 there and 0.2 here" in str(error.value)
     assert "--config.name" in str(error.value)
     assert (folder / "config.json").read_bytes() == before
+
+
+def test_where_a_run_folder_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = SimpleNamespace(workdir="", name="quickstart", seed=3)
+    assert folder_of(config) == Path("runs/quickstart/3")
+    config.workdir = "~/experiments/a"
+    assert folder_of(config) == tmp_path / "experiments" / "a"
 
 
 def test_keys_that_do_not_change_the_result_may_change(tmp_path):

@@ -74,15 +74,14 @@ def test_batches_are_left_out(former, tmp_path):
 
 def test_what_is_not_carried_over(former):
     experiment = make_experiment(former)
-    like = mesh_lib.as_replicated(
-        experiment.model.mesh, jax.eval_shape(experiment.start.state)
-    )
+    partition = experiment.model.partition
+    like = partition.like(jax.eval_shape(experiment.start.state))
     restored = restore_source(find_source(str(former), 8), like, 3, LOG)
     assert restored.step == 6 and restored.record == {}
     assert int(restored.state.step) == 6 and int(restored.state.skipped) == 0
     np.testing.assert_array_equal(restored.state.key, random_key(3))
     for leaf in jax.tree.leaves(restored.state):
-        assert leaf.sharding == mesh_lib.replicated(experiment.model.mesh)
+        assert leaf.sharding == mesh_lib.replicated(partition.mesh)
 
 
 def test_a_source_that_cannot_be_is_told(former, tmp_path):

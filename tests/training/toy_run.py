@@ -22,6 +22,7 @@ from agvm_jax.training.experiment import (
     Start,
 )
 from agvm_jax.training.metrics import read_metrics
+from agvm_jax.training.partition import Partition
 from agvm_jax.training.resolve import resolve
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep
@@ -136,7 +137,7 @@ def make_experiment(
             validation=list,
         ),
         model=Model(
-            mesh=mesh,
+            partition=Partition(mesh),
             step=TrainStep(loss, recipe, resolved.plan, mesh, label_tree(params)),
             predict=lambda state, batch: None,
             write_weights=lambda name, state, notes: write_weights(

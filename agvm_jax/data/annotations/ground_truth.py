@@ -17,7 +17,7 @@ def coco_dictionary(annotations: Annotations, masks: bool = False) -> dict[str, 
         masks are learnt.
     """
     kept = annotations.have_area()
-    if masks:
+    if masks and annotations.lost_masks is not None:
         kept &= ~annotations.lost_masks
     rows = np.flatnonzero(kept)
     return {

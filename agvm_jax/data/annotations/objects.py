@@ -6,6 +6,8 @@ costs thirty small bitmaps and not thirty images.
 """
 
 import dataclasses
+import functools
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,21 +78,15 @@ class Annotations:
     stuff_names: tuple[str, ...] = ()
     image_fields: tuple[dict[str, Any], ...] = ()
     category_fields: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
-    # Derived: objects sorted by image, and where each image's run starts.
-    _order: np.ndarray = dataclasses.field(init=False, repr=False)
-    _starts: np.ndarray = dataclasses.field(init=False, repr=False)
 
-    def __post_init__(self):
+    @functools.cached_property
+    def _runs(self) -> tuple[np.ndarray, np.ndarray]:
+        """The objects' rows sorted by image, and where each image's run starts."""
         order = np.argsort(self.object_image, kind="stable")
         starts = np.searchsorted(
             self.object_image[order], np.arange(len(self.image_ids) + 1)
         )
-        object.__setattr__(self, "_order", order)
-        object.__setattr__(self, "_starts", starts)
-        for column, kind in (("dropped_polygons", np.int64), ("lost_masks", bool)):
-            if getattr(self, column) is None:
-                nothing = np.zeros(len(self.object_image), kind)
-                object.__setattr__(self, column, nothing)
+        return order, starts
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -111,7 +107,7 @@ class Annotations:
         }
 
     def bitmaps(self, index: int) -> list[np.ndarray]:
-        """The masks of the same objects, each as the bitmap of its box; see `masks`."""
+        """The masks of the same objects, each as the bitmap of its box."""
         rows, boxes = self._kept(index)
         return [
             bitmap(self.segmentations[row], window)
@@ -120,7 +116,8 @@ class Annotations:
 
     def _kept(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of image `index` that have area in it, and their clipped boxes."""
-        rows = self._order[self._starts[index] : self._starts[index + 1]]
+        order, starts = self._runs
+        rows = order[starts[index] : starts[index + 1]]
         height, width = self.sizes[index]
         boxes = _clipped_corners(self.boxes[rows], height, width)
         keep = _has_area(boxes)
@@ -130,6 +127,11 @@ class Annotations:
         """(A,) bool: which objects have area in their image; `objects` keeps those."""
         height, width = self.sizes[self.object_image].T
         return _has_area(_clipped_corners(self.boxes, height, width))
+
+    def object_counts(self) -> np.ndarray:
+        """(I,) int64: objects of each image that `objects` keeps and are no crowd."""
+        counted = self.object_image[self.have_area() & ~self.crowd]
+        return np.bincount(counted, minlength=len(self))
 
     def select(self, indices: np.ndarray) -> "Annotations":
         """The images at `indices`, in that order, with their objects."""
@@ -148,8 +150,8 @@ class Annotations:
             areas=self.areas[rows],
             crowd=self.crowd[rows],
             segmentations=[self.segmentations[row] for row in rows],
-            dropped_polygons=self.dropped_polygons[rows],
-            lost_masks=self.lost_masks[rows],
+            dropped_polygons=_part(self.dropped_polygons, rows),
+            lost_masks=_part(self.lost_masks, rows),
             image_fields=tuple(self.image_fields[i] for i in indices)
             if self.image_fields
             else (),
@@ -176,10 +178,19 @@ class Annotations:
             most_boxes=int(each_image.max(initial=0)),
             masks=int((keep & masked).sum()),
             label_maps=len(self) if self.stuff_names else 0,
-            dropped_polygons=int(self.dropped_polygons.sum()),
-            lost_masks=int((keep & self.lost_masks).sum()),
+            dropped_polygons=0
+            if self.dropped_polygons is None
+            else int(self.dropped_polygons.sum()),
+            lost_masks=0
+            if self.lost_masks is None
+            else int((keep & self.lost_masks).sum()),
             unreadable_images=int((self.sizes == 0).any(axis=1).sum()),
         )
+
+
+def _part(column: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    """Those rows of a column that may be absent."""
+    return None if column is None else column[rows]
 
 
 def _clipped_corners(boxes: np.ndarray, height, width) -> np.ndarray:
@@ -254,12 +265,31 @@ def bitmap(segmentation: Segmentation, window: Sequence[int]) -> np.ndarray:
     return covered(means, 100)
 
 
-def covered(shares: np.ndarray, half: float) -> np.ndarray:
-    """Where shares reach a half, but for rounding.
+def pack(bitmaps: Sequence[np.ndarray]) -> bytes:
+    """The bitmaps of a picture's objects as one string; their boxes tell the sizes."""
+    return zlib.compress(b"".join(np.packbits(one).tobytes() for one in bitmaps), 6)
+
+
+def unpack(packed: bytes, boxes: np.ndarray) -> list[np.ndarray]:
+    """What `pack` was given, for the same boxes (n, 4)."""
+    bits = np.frombuffer(zlib.decompress(packed), np.uint8)
+    bitmaps, start = [], 0
+    for x1, y1, x2, y2 in windows(boxes).tolist():
+        pixels = (y2 - y1) * (x2 - x1)
+        end = start + -(-pixels // 8)
+        one = np.unpackbits(bits[start:end], count=pixels)
+        bitmaps.append(one.reshape(y2 - y1, x2 - x1))
+        start = end
+    return bitmaps
+
+
+def covered(shares: np.ndarray, half: float | np.ndarray) -> np.ndarray:
+    """Where the shares (..., h, w) of objects reach a half (...), but for rounding.
 
     An object so thin that none does would vanish: of it those stay that have half as
     much as the largest. Where nothing is covered, nothing stays.
     """
-    largest = shares.max(initial=0)
-    least = half if largest >= half else largest / 2
+    half = np.asarray(half)[..., None, None]
+    largest = shares.max(axis=(-2, -1), keepdims=True, initial=0)
+    least = np.where(largest >= half, half, largest / 2)
     return (shares >= least * (1 - 1e-9)) & (shares > half * 1e-6)

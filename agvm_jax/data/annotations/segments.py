@@ -96,6 +96,15 @@ def load_segments(example: dict[str, Any]) -> Segments:
     return Segments(numbers, example["segment_classes"], example["segment_crowd"])
 
 
+def labels_of(example: dict[str, Any], semantic: str) -> np.ndarray:
+    """(h, w) int32 labels of an example's pixels, for a value of config.data.semantic.
+
+    Raises:
+      UnreadableImage: as `load_segments`.
+    """
+    return load_segments(example).labels(example["things"], semantic == "stuff")
+
+
 def _smallest(segments: int) -> type[np.unsignedinteger]:
     """A PNG's pixel type for so many segments and void."""
     return np.uint8 if segments < 256 else np.uint16

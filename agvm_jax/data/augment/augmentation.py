@@ -1,6 +1,7 @@
 """What is drawn for one picture: its size, placement and colours, from one rng."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,13 @@ class Resizing:
         time, evaluation takes the largest. (): as large as the frame allows.
       long_side: pixels that the longer side may have at most, which then decides; 0:
         as many as the frame has.
+      fits: whether a picture may not become larger than the frame. Without, its sides
+        are what the two above say, and what reaches over the frame is cut off.
     """
 
     short_sides: tuple[int, ...] = ()
     long_side: int = 0
+    fits: bool = True
 
     def drawn(self, u: float) -> int:
         """The shorter side for a uniform number u in [0, 1); 0: no such rule."""
@@ -42,7 +46,8 @@ class Resizing:
         side becomes `short` pixels, unless the longer one passed its limit.
 
         Args:
-          frame: (H, W); without `scale` nothing becomes larger than it.
+          frame: (H, W); if the rule is to fit, nothing becomes larger than it without
+            `scale`.
           short: what `drawn` or `still` said.
           scale: multiplies the result, which may then be larger than the frame.
 
@@ -50,18 +55,23 @@ class Resizing:
         (800, 1067)
         >>> Resizing((800,), 1333).target((200, 640), (800, 1344), 800)
         (417, 1333)
+        >>> Resizing((512,), 2048, fits=False).target((600, 1200), (512, 512), 512)
+        (512, 1024)
         """
-        factor = min(f / s for f, s in zip(frame, size, strict=True))
+        limits = []
         if short:
-            factor = min(factor, short / min(size))
+            limits.append(short / min(size))
         if self.long_side:
-            factor = min(factor, self.long_side / max(size))
-        factor *= scale
+            limits.append(self.long_side / max(size))
+        if self.fits or not limits:
+            limits += [f / s for f, s in zip(frame, size, strict=True)]
+        factor = min(limits) * scale
         # Rounding may not carry the longer side over the frame when scale is 1.
         height, width = (max(1, round(side * factor)) for side in size)
         return (height, width)
 
 
+WINDOW_TRIALS = 10  # places that are tried for `cat_max_ratio`, mmsegmentation's
 _FILL = Resizing()  # as large as the frame allows
 _PLAIN = ColorJitter()  # leaves colours alone
 _NO_BOXES = np.zeros((0, 4), np.float32)
@@ -77,6 +87,8 @@ class Augmentation:
         over the frame is cut off at random, what falls short is padded: (0.1, 2.0) is
         the large-scale jitter of Ghiasi et al. 2021.
       resizing, cropping, color: the rules named so.
+      cat_max_ratio: largest share of the labelled pixels in the frame that one class
+        may have: other places are tried for the window, as in mmsegmentation.
     """
 
     flip: float = 0.0
@@ -84,6 +96,7 @@ class Augmentation:
     resizing: Resizing = Resizing()
     cropping: Cropping = Cropping()
     color: ColorJitter = ColorJitter()
+    cat_max_ratio: float = 1.0
 
     @classmethod
     def of(cls, config: Any) -> "Augmentation":
@@ -91,7 +104,10 @@ class Augmentation:
         return cls(
             flip=config.flip,
             scale_range=tuple(config.scale_range),
-            resizing=Resizing(tuple(config.short_sides), config.long_side),
+            cat_max_ratio=config.cat_max_ratio,
+            resizing=Resizing(
+                tuple(config.short_sides), config.long_side, fits=config.crop != "frame"
+            ),
             cropping=Cropping(
                 config.crop, tuple(config.crop_range), config.crop_probability
             ),
@@ -126,6 +142,7 @@ class Drawn:
 
 def still_placement(size: Size, frame: Size, resizing: Resizing = _FILL) -> Placement:
     """The whole picture, not mirrored, as large as evaluation has it."""
+    resizing = dataclasses.replace(resizing, fits=True)
     resized = resizing.target(size, frame, resizing.still())
     return Placement(size, resized, (0, 0), resized, flip=False)
 
@@ -136,6 +153,7 @@ def draw(
     frame: Size,
     augmentation: Augmentation,
     boxes: np.ndarray = _NO_BOXES,
+    labels: np.ndarray | None = None,
 ) -> Drawn:
     """Draw what happens to one picture.
 
@@ -147,6 +165,7 @@ def draw(
       size: of the picture.
       frame: (H, W).
       boxes: (n, 4) of its objects without crowd regions, for crops that look at them.
+      labels: (h, w) int of its pixels, negative for void, for `cat_max_ratio`.
     """
     four = rng.random(4)
     u_scale, u_y, u_x, u_flip = four.tolist()
@@ -156,7 +175,7 @@ def draw(
     if augmentation.resizing.short_sides:
         short = augmentation.resizing.drawn(_aside(four, 0).random())
     part, centers = (0, 0, *size), None
-    if augmentation.cropping.kind != "none":
+    if augmentation.cropping.kind in ("size", "iou"):
         part = augmentation.cropping.draw(_aside(four, 1), size, boxes)
         if augmentation.cropping.kind == "iou":
             centers = part
@@ -167,23 +186,58 @@ def draw(
     # The whole picture is thought resized by the scale of the chosen part; of that the
     # window is the part, or as much of it as the frame holds.
     target = augmentation.resizing.target(part[2:], frame, short, scale)
-    resized, corner, window = [], [], []
-    for axis, u in enumerate((u_y, u_x)):
+    resized, starts, extents, window = [], [], [], []
+    for axis in range(2):
         whole = max(1, round(size[axis] * target[axis] / part[2 + axis]))
         start = min(round(part[axis] * whole / size[axis]), whole - 1)
         extent = min(target[axis], whole - start)
-        inside = min(extent, frame[axis])
         resized.append(whole)
-        window.append(inside)
-        corner.append(start + int(u * (extent - inside + 1)))
-    placement = Placement(
-        size,
-        tuple(resized),
-        tuple(corner),
-        tuple(window),
-        bool(u_flip < augmentation.flip),
-    )
+        starts.append(start)
+        extents.append(extent)
+        window.append(min(extent, frame[axis]))
+
+    def placed(shares: Sequence[float]) -> Placement:
+        """With the window at these shares of the way that it can move."""
+        corner = (
+            start + int(share * (extent - inside + 1))
+            for start, share, extent, inside in zip(
+                starts, shares, extents, window, strict=True
+            )
+        )
+        flip = bool(u_flip < augmentation.flip)
+        return Placement(size, tuple(resized), tuple(corner), tuple(window), flip)
+
+    placement = placed((u_y, u_x))
+    if labels is not None and augmentation.cat_max_ratio < 1:
+        others = _aside(four, 3).random((WINDOW_TRIALS, 2))
+        for shares in others.tolist():
+            if _is_mixed(labels, placement, augmentation.cat_max_ratio):
+                break
+            placement = placed(shares)
     return Drawn(placement, colors, centers)
+
+
+def _is_mixed(labels: np.ndarray, placement: Placement, most: float) -> bool:
+    """Whether a window shows two classes, and none on more than a share of the labels.
+
+    Args:
+      labels: (h, w) of the whole picture, negative for void.
+      placement: has the window.
+      most: cat_max_ratio.
+    """
+    rows, columns = (
+        slice(int(corner * old / new), max(1, round((corner + inside) * old / new)))
+        for corner, inside, old, new in zip(
+            placement.corner,
+            placement.window,
+            placement.size,
+            placement.resized,
+            strict=True,
+        )
+    )
+    seen = labels[rows, columns]
+    counts = np.bincount(seen[seen >= 0])
+    return np.count_nonzero(counts) > 1 and counts.max() < most * counts.sum()
 
 
 def _aside(four: np.ndarray, purpose: int) -> np.random.Generator:

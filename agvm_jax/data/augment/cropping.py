@@ -20,9 +20,11 @@ class Cropping:
     """The rule by which a part of a picture is chosen.
 
     Attributes:
-      kind: "none": the whole picture. "size": each side is cut to a share drawn from
-        `shares`, anywhere. "iou": SSD's crop, which looks for a part that some object
-        overlaps by a drawn IoU; objects whose centre lies outside are left out.
+      kind: "none": the whole picture. "frame": too; it keeps its own size, and the
+        frame is a window of it, see `Resizing.fits`. "size": each side is cut to a
+        share drawn from `shares`, anywhere. "iou": SSD's crop, which looks for a part
+        that some object overlaps by a drawn IoU; objects whose centre lies outside are
+        left out.
       shares: smallest and largest share of a side that a crop keeps.
       probability: of cropping at all.
     """

@@ -208,7 +208,8 @@ def decode_image(
 
     Grey-scale, 16-bit, palette, CMYK and alpha all come out as 8-bit RGB. The
     orientation in the EXIF data is not looked at: whether boxes are of the turned
-    picture was decided when the set was prepared (`exif`), and `turn_code` says it.
+    picture was decided when the set was prepared (`decide_turns`), and `turn_code`
+    says it.
 
     Args:
       data: the encoded bytes.

@@ -142,11 +142,8 @@ class Placement:
         sy, sx = (new / old for new, old in zip(self.resized, self.size, strict=True))
         regions = (moved.astype(np.float64) + (x, y, x, y)) / (sx, sy, sx, sy)
         regions -= np.tile(np.floor(boxes[:, :2]), 2)
-        cropped = np.zeros((len(bitmaps), side, side), np.uint8)
-        for i, (bitmap, region) in enumerate(zip(bitmaps, regions, strict=True)):
-            mask = crop_mask(bitmap, region, side)
-            cropped[i] = mask[:, ::-1] if self.flip else mask
-        return cropped
+        cropped = crop_masks(bitmaps, regions, side)
+        return cropped[:, :, ::-1] if self.flip else cropped
 
     def labels(self, labels: np.ndarray, frame: Size, stride: int) -> np.ndarray:
         """Labels at a fraction of the frame's resolution.
@@ -175,8 +172,10 @@ class Placement:
         return np.where(inside, labels[np.ix_(rows, columns)], -1).astype(np.int32)
 
 
-def crop_mask(bitmap: np.ndarray, region: Sequence[float], side: int) -> np.ndarray:
-    """Resample a part of a bitmap to (side, side).
+def crop_masks(
+    bitmaps: Sequence[np.ndarray], regions: np.ndarray, side: int
+) -> np.ndarray:
+    """Resample a part of each of n bitmaps to (side, side).
 
     A cell of the result is 1 where the mask covers half of it or more, and of a mask
     that nowhere does, where it covers most (`covered`). The shares are exact, for any
@@ -185,19 +184,21 @@ def crop_mask(bitmap: np.ndarray, region: Sequence[float], side: int) -> np.ndar
     sum up to any point.
 
     Args:
-      bitmap: (h, w) uint8 of 0 and 1, or bool.
-      region: x1 y1 x2 y2 in the bitmap's pixels, of positive area; what lies outside
-        the bitmap counts as empty.
+      bitmaps: n of (h, w) uint8 of 0 and 1, or bool.
+      regions: (n, 4) x1 y1 x2 y2 in a bitmap's pixels, of positive area; what lies
+        outside the bitmap counts as empty.
 
     Returns:
-      (side, side) uint8 of 0 and 1.
+      (n, side, side) uint8 of 0 and 1.
     """
-    summed = cv2.integral(bitmap.astype(np.uint8), sdepth=cv2.CV_64F)
-    x1, y1, x2, y2 = region
-    height, width = bitmap.shape
-    rows = _interpolate(summed, np.linspace(y1, y2, side + 1).clip(0, height))
-    grid = _interpolate(rows.T, np.linspace(x1, x2, side + 1).clip(0, width)).T
-    shares = np.diff(np.diff(grid, axis=0), axis=1)
+    shares = np.zeros((len(bitmaps), side, side))
+    for k, (bitmap, (x1, y1, x2, y2)) in enumerate(zip(bitmaps, regions, strict=True)):
+        summed = cv2.integral(bitmap.astype(np.uint8), sdepth=cv2.CV_64F)
+        height, width = bitmap.shape
+        rows = _interpolate(summed, np.linspace(y1, y2, side + 1).clip(0, height))
+        grid = _interpolate(rows.T, np.linspace(x1, x2, side + 1).clip(0, width)).T
+        shares[k] = np.diff(np.diff(grid, axis=0), axis=1)
+    x1, y1, x2, y2 = np.asarray(regions, np.float64).reshape(-1, 4).T
     half = 0.5 * (x2 - x1) * (y2 - y1) / side**2
     return covered(shares, half).astype(np.uint8)
 

@@ -21,8 +21,8 @@ def recognises(root: pathlib.Path, data_config: Any) -> Sign:
 def origins(data_config: Any) -> MakeOrigin:
     """Both splits, with the panoptic annotations where labels are asked for."""
     remedy = (
-        "set --config.data.root=PATH to a folder with train2017/, val2017/ and\n"
-        "annotations/ of COCO; `python -m agvm_jax.data.tools.download coco PATH`"
+        "set --config.data.root=PATH to a folder with train2017/, val2017/ and"
+        " annotations/ of\nCOCO; `python -m agvm_jax.data.tools.download coco PATH`"
         " makes one"
     )
     layout = {

@@ -24,6 +24,7 @@ from agvm_jax.data.formats.files import (
     Sign,
     digest,
     file_digest,
+    label_listing,
     listing,
     read_file,
     require_folder,
@@ -187,13 +188,13 @@ class CocoOrigin:
             self.name,
             self.split,
             file_digest(self.annotation_file),
-            [listing(folder) for folder in self.listed or (self.image_folder,)],
+            list(map(listing, self.listed or (self.image_folder,))),
             self.annotated,
             self.categories,
             self.panoptic_file
             and (
                 file_digest(self.panoptic_file),
-                listing(self.panoptic_file.with_suffix("")),
+                label_listing(self.panoptic_file.with_suffix("")),
             ),
             # Nothing where there are none: sets prepared before there could be any
             # keep their names.
@@ -221,7 +222,7 @@ class CocoOrigin:
         return annotations
 
     def turns(self, annotations: Annotations) -> Turns:
-        files = (self.image_folder / name for name in annotations.file_names)
+        files = [self.image_folder / name for name in annotations.file_names]
         return decide_turns(files, annotations.sizes, self.annotated)
 
     def image_sizes(self, annotations: Annotations) -> np.ndarray:

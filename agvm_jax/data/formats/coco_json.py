@@ -46,9 +46,11 @@ def read_coco(
     path = pathlib.Path(path)
     content = load_json(path)
     images = object_list(content, "images", path)
+    kinds = object_list(content, "categories", path)
+    objects = object_list(content, "annotations", path)
     if not images:
         raise DataError(f"{path} lists no images: an empty data set cannot be used.")
-    own = _read_categories(object_list(content, "categories", path), path)
+    own = _read_categories(kinds, path)
     if categories is None:
         categories = own
     for category_id, name in own.items():
@@ -60,19 +62,18 @@ def read_coco(
             )
     frequencies = {
         entry["id"]: {"frequency": entry["frequency"]}  # LVIS' rare, common, frequent
-        for entry in content["categories"]
+        for entry in kinds
         if isinstance(entry.get("frequency"), str)
     }
     columns = _read_images(images, path)
     ids, sizes = columns["image_ids"].tolist(), columns["sizes"].tolist()
-    entries = object_list(content, "annotations", path)
     return Annotations(
         **columns,
         category_ids=tuple(sorted(categories)),
         class_names=tuple(categories[i] for i in sorted(categories)),
         category_fields=frequencies,
         **_read_objects(
-            entries, dict(zip(ids, sizes, strict=True)), sorted(categories), path
+            objects, dict(zip(ids, sizes, strict=True)), sorted(categories), path
         ),
     )
 
@@ -148,9 +149,7 @@ def _read_objects(
     """Annotation entries -> the object columns of Annotations."""
     image_row = {image_id: row for row, image_id in enumerate(sizes)}
     class_of = {category_id: k for k, category_id in enumerate(category_ids)}
-    ids, rows, classes, boxes, areas, crowd = [], [], [], [], [], []
-    segmentations: list[Segmentation] = []
-    lost_masks, dropped_polygons = [], []
+    names, rows, classes, boxes, areas, crowd = [], [], [], [], [], []
     for number, entry in enumerate(entries):
         what = f"annotation {short(entry.get('id', f'number {number}'))}"
         image_id = whole_number(entry.get("image_id"), f"the image_id of {what}", path)
@@ -167,34 +166,41 @@ def _read_objects(
                 f"{path}: {what} names category {category_id}, which is not among the"
                 " categories; remove the annotation or add the category."
             )
-        segmentation, dropped = _read_segmentation(entry, sizes[image_id], what, path)
-        lost = segmentation is None and bool(entry.get("segmentation"))
         box, area, iscrowd = entry.get("bbox"), entry.get("area"), entry.get("iscrowd")
-        if box is None:
-            box = _box_around(segmentation, lost, what, path)
-        elif not isinstance(box, list) or len(box) != 4:
-            raise DataError(
-                f"{path}: the bbox of {what} is {short(box)}, not [x, y, width,"
-                " height]."
-            )
-        box = finite_numbers(box, f"the bbox of {what}", path)
-        if area is None:
-            area = max(box[2], 0.0) * max(box[3], 0.0)
-        areas += finite_numbers([area], f"the area of {what}", path)
+        if box is not None:
+            if not isinstance(box, list) or len(box) != 4:
+                raise DataError(
+                    f"{path}: the bbox of {what} is {short(box)}, not [x, y, width,"
+                    " height]."
+                )
+            box = finite_numbers(box, f"the bbox of {what}", path)
+        if area is not None:
+            (area,) = finite_numbers([area], f"the area of {what}", path)
         if iscrowd not in (None, 0, 1):
             raise DataError(
                 f"{path}: iscrowd of {what} is {short(iscrowd)}, not 0 or 1."
             )
-        segmentations.append(segmentation)
-        lost_masks.append(lost)
-        dropped_polygons.append(dropped)
-        ids.append(entry.get("id"))
+        names.append(what)
         rows.append(image_row[image_id])
         classes.append(class_of[category_id])
         boxes.append(box)
+        areas.append(area)
         crowd.append(bool(iscrowd))
+    segmentations: list[Segmentation] = []
+    lost_masks, dropped_polygons = [], []
+    for k, (entry, what) in enumerate(zip(entries, names, strict=True)):
+        size = sizes[entry["image_id"]]
+        segmentation, dropped = _read_segmentation(entry, size, what, path)
+        lost = segmentation is None and bool(entry.get("segmentation"))
+        if boxes[k] is None:
+            boxes[k] = _box_around(segmentation, lost, what, path)
+        if areas[k] is None:
+            areas[k] = max(boxes[k][2], 0.0) * max(boxes[k][3], 0.0)
+        segmentations.append(segmentation)
+        lost_masks.append(lost)
+        dropped_polygons.append(dropped)
     return {
-        "object_ids": _unique_ids(ids),
+        "object_ids": _unique_ids([entry.get("id") for entry in entries]),
         "object_image": np.array(rows, np.int64),
         "object_class": np.array(classes, np.int32),
         "boxes": np.array(boxes, np.float64).reshape(-1, 4),

@@ -113,7 +113,7 @@ def read_panoptic(path: pathlib.Path, things: dict[int, str]) -> Panoptic:
       things: id -> name of the categories with boxes, which number the things.
 
     Raises:
-      DataError: as in `coco.read_coco`, or the thing categories differ.
+      DataError: as in `coco_json.read_coco`, or the thing categories differ.
     """
     content = load_json(path)
     class_of = {category_id: k for k, category_id in enumerate(sorted(things))}

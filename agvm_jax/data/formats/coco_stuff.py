@@ -8,7 +8,7 @@ import numpy as np
 from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.annotations.objects import Annotations, windows
 from agvm_jax.data.annotations.segments import THINGS, Segments, segments_from_labels
-from agvm_jax.data.formats.files import listing
+from agvm_jax.data.formats.files import label_listing
 from agvm_jax.data.formats.label_png import read_label_map
 
 
@@ -33,7 +33,7 @@ class SemanticFiles:
 
     def fingerprint(self) -> tuple[object, ...]:
         """What the segments depend on."""
-        return self.names, self.void, listing(self.folder)
+        return self.names, self.void, label_listing(self.folder)
 
     def require(self, annotations: Annotations) -> None:
         """Raise DataError unless every image has a PNG and every object a mask.

@@ -94,6 +94,26 @@ def listing(folder: pathlib.Path) -> list[tuple[str, int]]:
         raise DataError(f"{folder} cannot be read: {error.strerror}.") from None
 
 
+def label_listing(folder: pathlib.Path) -> list[tuple[str, int, bytes]]:
+    """The same, and each file's last bytes: label PNGs that may be edited in place.
+
+    An edit may well leave a file's size alone. A PNG ends with checksums: Adler-32 of
+    all its pixels, CRC-32 of their last chunk, and 12 bytes that are always the same.
+
+    Raises:
+      DataError: the folder or a file in it cannot be read.
+    """
+    found = []
+    try:
+        for name, size in listing(folder):
+            with open(folder / name, "rb") as file:
+                file.seek(max(size - 20, 0))
+                found.append((name, size, file.read()))
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from None
+    return found
+
+
 def _walk(
     folder: str | os.PathLike, prefix: str, above: frozenset[tuple[int, int]]
 ) -> Iterator[tuple[str, int]]:

@@ -15,6 +15,7 @@ from agvm_jax.data.formats.files import (
     Sign,
     digest,
     image_names,
+    label_listing,
     listing,
     read_file,
     require_folder,
@@ -126,7 +127,7 @@ class LabelFolderOrigin:
             self.void,
             self.annotated,
             listing(self.image_folder),
-            listing(self.label_folder),
+            label_listing(self.label_folder),
         )
 
     def annotations(self) -> Annotations:

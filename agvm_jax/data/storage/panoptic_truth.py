@@ -120,7 +120,7 @@ class PanopticTruth:
         """Write the JSON, and the PNGs to the folder of the same name beside it.
 
         That is COCO's layout: panopticapi and other tools read it, and so does
-        `panoptic.read_panoptic`. The JSON comes last, when all PNGs are there.
+        `coco_panoptic.read_panoptic`. The JSON comes last, when all PNGs are there.
         """
         path = pathlib.Path(path)
         folder = path.with_suffix("")

@@ -11,6 +11,7 @@ makes the set visible. A killed process releases its lock by dying.
 """
 
 import contextlib
+import dataclasses
 import errno
 import json
 import logging
@@ -25,18 +26,18 @@ from array_record.python import array_record_module
 from tqdm import tqdm
 
 from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.annotations.objects import Annotations
+from agvm_jax.data.annotations.objects import Annotations, pack
 from agvm_jax.data.annotations.segments import NO_SEGMENTS, store_segments
 from agvm_jax.data.augment.decode import Turns
 from agvm_jax.data.storage.records import (
     FEATURES,
+    OBJECTS,
     SIZES,
     Card,
     Example,
     Origin,
     Source,
     flush_to_disk,
-    pack,
     read_card,
     write_card,
 )
@@ -68,7 +69,7 @@ def open_split(
     cache = pathlib.Path(cache_dir).expanduser()
     key = f"{origin.name}-{origin.split}-{origin.fingerprint()[:20]}"
     folder = cache / key
-    card = read_card(folder)
+    card = read_card(folder) if folder.exists() else None
     if card is None:
         with _disk_errors(cache):
             cache.mkdir(parents=True, exist_ok=True)
@@ -82,9 +83,9 @@ def open_split(
 def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
     """Write the records of `origin` and move them to `folder` in one step."""
     annotations = origin.annotations()
-    _check_names(annotations)
     sizes = origin.image_sizes(annotations)
     turns = origin.turns(annotations)
+    _check_names(annotations)
     # What a killed preparation left is continued, where a lock shows that its writer
     # is gone. Without locks each process has a folder of its own.
     owner = "" if fcntl else f"-{os.getpid()}"
@@ -92,9 +93,15 @@ def _prepare(origin: Origin, cache: pathlib.Path, folder: pathlib.Path) -> Card:
     _check_space(origin, int(sizes.sum()), cache, part)
     try:
         _write_records(origin, annotations, turns, sizes, part)
-        _count_records(part, len(annotations))
+        _count_records(part, len(sizes))
         np.save(part / SIZES, annotations.sizes)
-        card = write_card(origin, annotations, turns, part)
+        np.save(part / OBJECTS, annotations.object_counts())
+        report = dataclasses.replace(
+            annotations.report(),
+            turned_images=int(turns.turned.sum()),
+            unturned_images=int(turns.unturned.sum()),
+        )
+        card = write_card(origin, annotations, report, part)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)  # leave no full disk behind
         raise
@@ -154,14 +161,14 @@ def _write_records(
         log.info("Continuing %s: %d images are there.", part.name, done)
     chunk: list[Example] = []
     with tqdm(
-        total=len(annotations),
+        total=len(sizes),
         initial=done,
         desc=f"Preparing {origin.name} {origin.split}",
         unit=" images",
         delay=0.5,
         disable=None,  # no bar where nobody watches
     ) as bar:
-        for index in range(done, len(annotations)):
+        for index in range(done, len(sizes)):
             height, width = annotations.sizes[index].tolist()
             segments = origin.segments(annotations, index)
             chunk.append(
@@ -177,7 +184,7 @@ def _write_records(
                     "masks": pack(annotations.bitmaps(index)),
                 }
             )
-            if len(chunk) == _CHUNK or index == len(annotations) - 1:
+            if len(chunk) == _CHUNK or index == len(sizes) - 1:
                 with _writer_errors():
                     writer.add_examples({origin.split: chunk})
                 bar.update(len(chunk))

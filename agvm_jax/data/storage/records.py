@@ -5,8 +5,7 @@ import functools
 import json
 import os
 import pathlib
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,14 +13,15 @@ import tensorflow_datasets as tfds
 
 from agvm_jax.data.annotations.errors import DataError, UnreadableImage
 from agvm_jax.data.annotations.ground_truth import coco_dictionary
-from agvm_jax.data.annotations.objects import Annotations, windows
+from agvm_jax.data.annotations.objects import Annotations
 from agvm_jax.data.annotations.report import Report
-from agvm_jax.data.annotations.segments import Segments, load_segments
+from agvm_jax.data.annotations.segments import Segments, labels_of
 from agvm_jax.data.augment.decode import Turns, decode_image
 from agvm_jax.data.storage.panoptic_truth import PanopticTruth
 
-FORMAT = 6  # raise it when the records change: old sets are then prepared anew
+FORMAT = 7  # raise it when the records change: old sets are then prepared anew
 SIZES = "sizes.npy"  # (I, 2) height and width of each image, zeros where unknown
+OBJECTS = "objects.npy"  # (I,) objects of each image that are no crowd
 CARD = "agvm.json"  # what the set holds; written last, so its presence means whole
 
 FEATURES = {
@@ -30,12 +30,12 @@ FEATURES = {
     "image_id": tfds.features.Scalar(np.int64),
     "height": tfds.features.Scalar(np.int64),
     "width": tfds.features.Scalar(np.int64),
-    "turn": tfds.features.Scalar(np.int64),  # of the decoded image: exif.turn
+    "turn": tfds.features.Scalar(np.int64),  # of the decoded image: decode.turn
     "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
     "classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
     "crowd": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
     "area": tfds.features.Tensor(shape=(None,), dtype=np.float32),
-    "masks": tfds.features.Text(),  # bytes of `pack`; the boxes tell the sizes
+    "masks": tfds.features.Text(),  # bytes of objects.pack; the boxes tell the sizes
     # Which segment each pixel belongs to, and what that is: segments.store_segments.
     "segments": tfds.features.Text(),
     "segment_classes": tfds.features.Tensor(shape=(None,), dtype=np.int32),
@@ -97,12 +97,13 @@ class Source:
     `source[i]` is a dict: image (encoded bytes), file_name, image_id, height and width
     (of the annotated picture), turn (for `decode.decode_image`), boxes (n, 4) float32
     x1 y1 x2 y2 in original pixels, classes (n,) int32, crowd (n,) bool, area (n,)
-    float32, things (how many classes have boxes), masks (bytes for `unpack`), and
-    what `segments.load_segments` reads. Order and length are the annotation file's.
+    float32, things (how many classes have boxes), masks (bytes for `objects.unpack`),
+    and what `segments.load_segments` reads. Order and length are the annotation file's.
 
     Attributes:
       folder, card: where it lies, and what it holds.
       learns_masks: whether objects without a usable mask are no ground truth.
+      kept: (I,) which images of the annotation file these are; None: all.
     """
 
     def __init__(
@@ -111,23 +112,28 @@ class Source:
         card: Card,
         origin: Origin,
         learns_masks: bool = False,
+        kept: np.ndarray | None = None,
     ):
         self.folder = folder
         self.learns_masks = learns_masks
         self.card = card
+        self.kept = kept
         self._origin = origin
         self._records = tfds.builder_from_directory(folder).as_data_source(
             card.split, decoders={"image": tfds.decode.SkipDecoding()}
         )
 
     def __len__(self) -> int:
-        return self.card.images
+        return self.card.images if self.kept is None else len(self.kept)
 
     def __getitem__(self, index: int) -> Example:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
+        index %= len(self)
+        if self.kept is not None:
+            index = int(self.kept[index])
         try:
-            example = self._records[index % len(self)]
+            example = self._records[index]
         except Exception as error:  # array_record raises bare RuntimeErrors
             raise DataError(
                 f"Record {index} in {self.folder} cannot be read ({error}); delete that"
@@ -140,7 +146,16 @@ class Source:
     @property
     def sizes(self) -> np.ndarray:
         """(I, 2) height and width of every image, without reading their records."""
-        return np.load(self.folder / SIZES)
+        sizes = np.load(self.folder / SIZES)
+        return sizes if self.kept is None else sizes[self.kept]
+
+    def with_objects(self) -> "Source":
+        """The same split without the images that have no object, or crowds alone.
+
+        `ground_truth` and `report` are still those of all images.
+        """
+        kept = np.flatnonzero(np.load(self.folder / OBJECTS))
+        return Source(self.folder, self.card, self._origin, self.learns_masks, kept)
 
     @property
     def note(self) -> str:
@@ -163,7 +178,8 @@ class Source:
     @functools.cached_property
     def index_of(self) -> dict[int, int]:
         """Image id -> where it stands in the split, in its order."""
-        ids = self._origin.annotations().image_ids.tolist()
+        ids = self._origin.annotations().image_ids
+        ids = (ids if self.kept is None else ids[self.kept]).tolist()
         return {image_id: index for index, image_id in enumerate(ids)}
 
     def image(self, image_id: int) -> np.ndarray:
@@ -184,8 +200,7 @@ class Source:
         Raises:
           UnreadableImage: the record has no segments, or they are damaged.
         """
-        segments = load_segments(self[self.index_of[image_id]])
-        return segments.labels(len(self.card.class_names), semantic == "stuff")
+        return labels_of(self[self.index_of[image_id]], semantic)
 
     def panoptic_truth(self) -> PanopticTruth:
         """The split's panoptic ground truth, in COCO's form."""
@@ -209,18 +224,13 @@ def read_card(folder: pathlib.Path) -> Card | None:
 
 
 def write_card(
-    origin: Origin, annotations: Annotations, turns: Turns, part: pathlib.Path
+    origin: Origin, annotations: Annotations, report: Report, part: pathlib.Path
 ) -> Card:
     """Write the card, and see to it that all of `part` is on the disk."""
-    report = dataclasses.replace(
-        annotations.report(),
-        turned_images=int(turns.turned.sum()),
-        unturned_images=int(turns.unturned.sum()),
-    )
     card = Card(
         name=origin.name,
         split=origin.split,
-        images=len(annotations),
+        images=report.images,
         category_ids=annotations.category_ids,
         class_names=annotations.class_names,
         stuff_ids=annotations.stuff_ids,
@@ -244,21 +254,3 @@ def flush_to_disk(path: pathlib.Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def pack(bitmaps: Sequence[np.ndarray]) -> bytes:
-    """The bitmaps of a picture's objects as one string; their boxes tell the sizes."""
-    return zlib.compress(b"".join(np.packbits(one).tobytes() for one in bitmaps), 6)
-
-
-def unpack(packed: bytes, boxes: np.ndarray) -> list[np.ndarray]:
-    """What `pack` was given, for the same boxes (n, 4)."""
-    bits = np.frombuffer(zlib.decompress(packed), np.uint8)
-    bitmaps, start = [], 0
-    for x1, y1, x2, y2 in windows(boxes).tolist():
-        pixels = (y2 - y1) * (x2 - x1)
-        end = start + -(-pixels // 8)
-        one = np.unpackbits(bits[start:end], count=pixels)
-        bitmaps.append(one.reshape(y2 - y1, x2 - x1))
-        start = end
-    return bitmaps

@@ -97,7 +97,7 @@ def merge_panoptic(
     # Void and labels without a category go to one last bin.
     count = len(label_categories)
     known = (labels >= 0) & (labels < count) & (segment_ids == 0)
-    binned = np.where(known, labels, count)
+    binned = np.where(known, labels.astype(np.int64), count)
     areas = np.bincount(binned.ravel(), minlength=count + 1)
     ids = np.zeros(count + 1, np.int32)
     for label, category in enumerate(label_categories):

@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from listed_sources import example
 
 from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.annotations.objects import bitmap, encloses
+from agvm_jax.data.annotations.objects import bitmap, encloses, pack
 from agvm_jax.data.augment.augmentation import Drawn
-from agvm_jax.data.augment.placement import Placement, crop_mask
+from agvm_jax.data.augment.placement import Placement, crop_masks
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.example import make_row
 from agvm_jax.data.pipeline import eval_batches
-from agvm_jax.data.storage.records import pack
 from agvm_jax.evaluation.instance import InstanceEvaluator
 
 LOST = {
@@ -25,6 +24,11 @@ LOST = {
     "one point": [[3, 3, 3, 3, 3, 3]],
     "no pixel": {"size": [20, 30], "counts": [600]},
 }
+
+
+def crop_mask(bitmap, region, side):
+    (mask,) = crop_masks([bitmap], np.array([region], np.float64), side)
+    return mask
 
 
 @pytest.mark.parametrize("name", LOST)

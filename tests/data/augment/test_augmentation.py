@@ -6,12 +6,17 @@ import cv2
 import numpy as np
 import pytest
 
+from agvm_jax.data.annotations.objects import pack
 from agvm_jax.data.annotations.segments import segments_from_labels, store_segments
-from agvm_jax.data.augment.augmentation import Augmentation, Drawn, Resizing, draw
+from agvm_jax.data.augment.augmentation import (
+    Augmentation,
+    Drawn,
+    Resizing,
+    draw,
+)
 from agvm_jax.data.augment.color import ColorJitter
 from agvm_jax.data.augment.cropping import Cropping
 from agvm_jax.data.example import make_row
-from agvm_jax.data.storage.records import pack
 from configs import base
 
 FRAME = (40, 56)
@@ -19,6 +24,7 @@ SIDE = 8  # of masks
 EVERYTHING = {
     "jitter": Augmentation(0.5, (0.1, 2.0)),
     "multi-scale": Augmentation(0.5, resizing=Resizing((20, 30, 40), 50)),
+    "frame crop": Augmentation(0.5, (0.5, 2), Resizing((40,), 160, fits=False)),
     "size crop": Augmentation(0.5, cropping=Cropping("size", (0.3, 0.9))),
     "iou crop": Augmentation(0.5, cropping=Cropping("iou")),
     "all": Augmentation(

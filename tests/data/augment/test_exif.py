@@ -168,11 +168,9 @@ def write_coco_scenes(write_coco, files):
         ],
         "categories": [{"id": 1, "name": "bright"}],
     }
-    config = write_coco(content)
-    for split in ("train", "val"):
-        for i, (data, _) in enumerate(files):
-            (pathlib.Path(config.root) / split / f"{i}.jpg").write_bytes(data)
-    return config
+    return write_coco(
+        content, pictures={f"{i}.jpg": data for i, (data, _) in enumerate(files)}
+    )
 
 
 def test_cocos_boxes_are_of_the_stored_picture(write_coco):

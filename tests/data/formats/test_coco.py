@@ -1,23 +1,14 @@
 """COCO annotation files: any file gives Annotations or one clear DataError."""
 
-import json
 import math
 
 import numpy as np
 import pytest
+from coco_files import read
 
 from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.annotations.ground_truth import coco_dictionary
 from agvm_jax.data.formats.coco_json import read_coco
-
-
-def read(content, tmp_path, **options):
-    path = tmp_path / "annotations.json"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        path.write_text(json.dumps(content))
-    return read_coco(path, **options)
 
 
 def test_category_ids_with_holes_become_consecutive_classes(two_images, tmp_path):

@@ -5,23 +5,13 @@ import json
 
 import numpy as np
 import pytest
+from coco_files import read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.annotations.ground_truth import coco_dictionary
-from agvm_jax.data.formats.coco_json import read_coco
-from agvm_jax.data.storage.records import pack, unpack
-
-
-def read(content, tmp_path):
-    path = tmp_path / "annotations.json"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    else:
-        path.write_text(json.dumps(content))
-    return read_coco(path)
-
+from agvm_jax.data.annotations.objects import pack, unpack
 
 json_values = st.recursive(
     st.none()

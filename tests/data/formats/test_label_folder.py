@@ -13,6 +13,7 @@ from PIL import Image
 from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.annotations.segments import load_segments
 from agvm_jax.data.dataset import open_dataset
+from agvm_jax.data.formats.files import label_listing
 from agvm_jax.data.pipeline import eval_batches
 
 
@@ -239,3 +240,14 @@ def test_a_name_that_is_no_text_is_named(write_labels, labels):
         shutil.copy(path + b"/a.png", path + b"/\xff.png")
     with pytest.raises(DataError, match="'.udcff.png' is not UTF-8 text; rename"):
         open_dataset(config)
+
+
+def test_labels_edited_in_place_are_another_data_set(tmp_path):
+    """Both files have the same number of bytes; only their pixels differ."""
+    sizes = set()
+    prints = set()
+    for value in (1, 2):
+        Image.fromarray(np.full((40, 60), value, np.uint8)).save(tmp_path / "1.png")
+        sizes.add((tmp_path / "1.png").stat().st_size)
+        prints.add(str(label_listing(tmp_path)))
+    assert len(sizes) == 1 and len(prints) == 2

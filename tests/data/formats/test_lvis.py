@@ -10,6 +10,7 @@ from agvm_jax.data.annotations.errors import DataError
 from agvm_jax.data.annotations.ground_truth import coco_dictionary
 from agvm_jax.data.dataset import open_dataset
 from agvm_jax.data.formats.coco_json import read_coco
+from benchmarks.coco_writer import write_split
 
 
 def content(split, ids):
@@ -44,13 +45,10 @@ def content(split, ids):
 def lvis(tmp_path, data_config):
     """Two training images; one of validation, which lies in the folder of training."""
     root = tmp_path / "coco"
-    for folder in ("train2017", "val2017", "annotations"):
-        (root / folder).mkdir(parents=True)
-    for i in (1, 2, 3):
-        (root / "train2017" / f"{i:012d}.jpg").write_bytes(noise_png(20, 30, seed=i))
-    for split, ids in (("train", (1, 2)), ("val", (3,))):
-        path = root / "annotations" / f"lvis_v1_{split}.json"
-        path.write_text(json.dumps(content("train", ids)))
+    pictures = {f"{i:012d}.jpg": noise_png(20, 30, seed=i) for i in (1, 2, 3)}
+    for split, ids, encoded in (("train", (1, 2), pictures), ("val", (3,), {})):
+        file = root / "annotations" / f"lvis_v1_{split}.json"
+        write_split(file, root / f"{split}2017", content("train", ids), encoded)
     data_config.name, data_config.root = "lvis", str(root)
     return data_config
 

@@ -105,9 +105,8 @@ def test_the_key_decides_what_training_leaves_out(run, images):
 
 
 def test_drop_path_rises_to_its_rate_and_keeps_the_mean(model):
-    gains = branch_gains(
-        model.drop_rates, 20_000, jax.random.key(0)
-    )  # (blocks, 2, samples)
+    # (blocks, 2, samples)
+    gains = branch_gains(model.drop_rates, 20_000, jax.random.key(0))
     rates = np.linspace(0, DROP_PATH, 12)
     np.testing.assert_allclose((gains == 0).mean((1, 2)), rates, atol=0.015)
     np.testing.assert_allclose(gains.mean((1, 2)), 1, atol=0.025)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.backbones.uninet import SIZES, Architecture, UniNet
+from models.backbones.uninet import UniNet
 from models.backbones.uninet_attention import Attention, TransformerBlock
 from models.backbones.uninet_convolutions import FusedMBConv, MBConv
 from models.backbones.uninet_layers import Layers
+from models.backbones.uninet_sizes import SIZES, Architecture
 from models.functional import make_detector
 from models.stack import Sequence, Stack, unstack
 
@@ -96,6 +97,8 @@ def images():
 
 class Model(nnx.Module):
     """As much of a detector as `make_detector` asks for."""
+
+    outputs = frozenset()
 
     def __init__(self, rngs, net, parts=0, **options):
         self.backbone = UniNet(net, norm="local", rngs=rngs, **options)
@@ -201,7 +204,7 @@ def test_blocks_start_as_nothing():
         attention=Attention,
         layers=layers,
     )
-    for gamma in (block.gamma1, block.gamma2):
+    for gamma in (block.gamma_1, block.gamma_2):
         np.testing.assert_array_equal(gamma[...], np.full(4, 1e-6, np.float32))
 
 

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from box_loops import slow_nms
 from flax import nnx
+from small_rcnn import POOR_BOXES
 
 from agvm_jax.structures import Batch
 from models.detectors.retinanet import RetinaNet
@@ -16,14 +18,11 @@ from models.fpn import FPN
 from models.functional import make_detector
 from models.heads.retina import RetinaHead
 from models.layers import Conv
+from models.ops.anchors import Anchors
 from models.ops.boxes import clip, decode
 
 K, HEIGHT, WIDTH = 3, 64, 96
-ANCHORS = {
-    "anchor_sizes": (12.0, 24.0, 48.0),
-    "anchor_scales": 2,
-    "anchor_ratios": (0.5, 1.0),
-}
+ANCHORS = Anchors(sizes=(12.0, 24.0, 48.0), scales=2, ratios=(0.5, 1.0))
 LIMITS = {
     "score_threshold": 0.35,
     "nms_threshold": 0.3,
@@ -51,12 +50,13 @@ class ThreeLevels(FPN):
     strides = (8, 16, 32)
 
 
-def construct(rngs, dtype=jnp.float32, **changes):
+def construct(rngs, dtype=jnp.float32, anchors=ANCHORS, **changes):
     backbone = OneLayer(dtype, rngs)
     fpn = ThreeLevels(backbone.channels, 8, first_level=5, dtype=dtype, rngs=rngs)
-    head = RetinaHead(8, K, num_anchors=4, head_convs=1, dtype=dtype, rngs=rngs)
-    constants = {"image_mean": (110.0,) * 3, "image_std": (60.0,) * 3}
-    return RetinaNet(backbone, fpn, head, **(ANCHORS | LIMITS | constants | changes))
+    settings = {"num_convs": 1} | LIMITS | changes
+    head = RetinaHead(8, K, anchors, **settings, dtype=dtype, rngs=rngs)
+    images = {"image_mean": (110.0,) * 3, "image_std": (60.0,) * 3}
+    return RetinaNet(backbone, fpn, head, **images)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,8 @@ def predict_and_outputs(detector, weights):
     @jax.jit
     def run(params, model_state, batch):
         module = detector.bind(params, model_state)
-        return module.predict(batch), module.outputs(batch, train=False)
+        features = module.features(batch, train=False)
+        return module.predict(batch), module.head.outputs(features)
 
     return lambda batch: run(*weights, batch)
 
@@ -136,11 +137,7 @@ def test_the_loss_is_the_sum_of_its_parts_and_reaches_every_parameter(step):
     assert all(jnp.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize(
-    "boxes",
-    [(), ((5, 5, 5.25, 5.5),), ((5, 5, 5, 5),), ((500, 500, 520, 530),)],
-    ids=["none", "smaller than a pixel", "without area", "outside the picture"],
-)
+@pytest.mark.parametrize("boxes", POOR_BOXES.values(), ids=POOR_BOXES)
 def test_a_batch_of_poor_boxes_has_finite_loss_and_gradient(step, boxes):
     chex.assert_tree_all_finite(step(make_batch(boxes)))
 
@@ -151,31 +148,20 @@ def test_no_boxes_in_any_image_leave_no_box_loss(step):
     assert not gradient["head"]["box_deltas"]["kernel"].any()
 
 
-def slow_overlap(a, b):
-    side = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    shared = np.prod(np.maximum(side, 0))
-    total = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - shared
-    return shared / total if total > 0 else 0.0
-
-
 def slow_detections(logits, deltas, anchors, image_size):
     """One image's (box, score, class), best first, by sorting and loops."""
     candidates = []
     for level_logits, level_deltas, level_anchors in zip(
         logits, deltas, anchors, strict=True
     ):
+        level_deltas = level_deltas.reshape(-1, 4)
         boxes = np.asarray(clip(decode(level_deltas, level_anchors), image_size))
         scores = np.asarray(jax.nn.sigmoid(level_logits)).reshape(-1)
         for index in np.argsort(-scores, kind="stable")[: LIMITS["pre_nms_top_k"]]:
             if scores[index] > LIMITS["score_threshold"]:
                 candidates.append((boxes[index // K], scores[index], index % K))
-    candidates.sort(key=lambda candidate: -candidate[1])
-    kept = []
-    for box, score, label in candidates:
-        rivals = [other for other, _, its in kept if its == label]
-        if all(slow_overlap(box, r) <= LIMITS["nms_threshold"] for r in rivals):
-            kept.append((box, score, label))
-    return kept[: LIMITS["max_detections"]], len(candidates)
+    kept = slow_nms(candidates, LIMITS["nms_threshold"], LIMITS["max_detections"])
+    return kept, len(candidates)
 
 
 def test_detections_are_those_of_sorting_and_loops(predict_and_outputs):
@@ -228,7 +214,7 @@ def test_predictions_do_not_look_at_the_annotations(predict):
     chex.assert_trees_all_equal(predict(batch), predict(blind))
 
 
-def test_what_lies_outside_the_picture_is_not_looked_at(predict):
+def test_what_lies_outside_the_image_is_not_looked_at(predict):
     batch = make_batch()
     height, width = batch.image_size[1].tolist()
     image = batch.image.at[1, height:].set(255).at[1, :, width:].set(255)
@@ -248,12 +234,11 @@ def test_bfloat16_compute_keeps_loss_and_detections_in_float32(weights, step):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"anchor_sizes": (32.0, 64.0)}, "the levels p5, p6, p7"),
-        ({"anchor_scales": 3}, "the head was built for 4 anchors"),
-        ({"score_threshold": 1.5}, "score_threshold is 1.5"),
-        ({"nms_threshold": -1.0}, "nms_threshold is -1.0"),
-        ({"pre_nms_top_k": 0}, "pre_nms_top_k is 0"),
-        ({"max_detections": 0}, "max_detections is 0"),
+        ({"anchors": Anchors(sizes=(32.0, 64.0))}, "the levels p5, p6, p7"),
+        ({"score_threshold": 1.5}, "model.retina_head.score_threshold is 1.5"),
+        ({"nms_threshold": -1.0}, "model.retina_head.nms_threshold is -1.0"),
+        ({"pre_nms_top_k": 0}, "model.retina_head.pre_nms_top_k is 0"),
+        ({"max_detections": 0}, "model.retina_head.max_detections is 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):

@@ -151,7 +151,7 @@ def test_windows_cover_images_of_every_size():
 def test_a_class_for_each_pixel_and_no_boxes(weights):
     detector = make_detector(construct)
     found = jax.eval_shape(detector.predict, *weights, make_batch())
-    assert found.semantic.shape == (2, *SIZE) and found.semantic.dtype == jnp.int32
+    assert found.semantic.shape == (2, *SIZE) and found.semantic.dtype == jnp.int8
     assert found.boxes is None and found.masks is None
 
 

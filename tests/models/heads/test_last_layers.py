@@ -14,17 +14,19 @@ from models.heads.box import BoxHead
 from models.heads.mask import MaskHead
 from models.heads.retina import RetinaHead
 from models.heads.rpn import RPNHead
+from models.ops.anchors import Anchors
 
 CHANNELS, ROI = 16, 4
+ANCHORS = Anchors(sizes=(32.0,))  # three at each place
 OPTIONS = {"dtype": jnp.bfloat16}
 
 
 def rpn(rngs, features, pooled):
-    return RPNHead(CHANNELS, num_anchors=3, rngs=rngs, **OPTIONS)([features])
+    return RPNHead(CHANNELS, ANCHORS, rngs=rngs, **OPTIONS)([features])
 
 
 def retina(rngs, features, pooled):
-    head = RetinaHead(CHANNELS, 4, num_anchors=3, head_convs=1, rngs=rngs, **OPTIONS)
+    head = RetinaHead(CHANNELS, 4, ANCHORS, num_convs=1, rngs=rngs, **OPTIONS)
     return head([features])
 
 

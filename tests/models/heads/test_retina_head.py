@@ -11,14 +11,17 @@ import pytest
 from flax import nnx
 
 from agvm_jax.structures import Batch
-from models.heads.retina import (
-    RetinaHead,
+from models.heads.anchor_outputs import AnchorOutputs
+from models.heads.retina import RetinaHead
+from models.heads.retina_loss import (
     retina_loss,
     retina_targets,
 )
+from models.ops.anchors import Anchors
 from models.ops.matching import BACKGROUND, IGNORE
 
 K = 3
+IOUS = {"foreground_iou": 0.5, "background_iou": 0.4}
 # Two levels: nine anchors of 8 pixels in a row, three of 24.
 FINE = np.array([[8 * i, 0, 8 * i + 8, 8] for i in range(9)], np.float32)
 COARSE = np.array([[24 * i, 0, 24 * i + 24, 24] for i in range(3)], np.float32)
@@ -26,8 +29,8 @@ ANCHORS = [jnp.asarray(FINE), jnp.asarray(COARSE)]
 
 
 def make_head(**changes):
-    arguments = {"num_anchors": 2, "head_convs": 1, "rngs": nnx.Rngs(0)} | changes
-    return RetinaHead(4, K, **arguments)
+    anchors = Anchors(sizes=(8.0,), ratios=(0.5, 1.0))
+    return RetinaHead(4, K, anchors, **{"num_convs": 1} | changes, rngs=nnx.Rngs(0))
 
 
 def make_batch(boxes, classes=None, crowd=None, image_id=None):
@@ -61,7 +64,15 @@ def random_outputs(count, seed=0):
 @functools.partial(jax.jit, static_argnames="num_anchors")
 def loss_and_gradient(logits, deltas, batch, num_anchors=3):
     def total(outputs):
-        return retina_loss(*outputs, ANCHORS, batch, num_anchors=num_anchors)
+        # A row of places, with `num_anchors` at each.
+        maps = [
+            [x.reshape(len(x), 1, x.shape[1] // num_anchors, -1) for x in levels]
+            for levels in outputs
+        ]
+        outputs = AnchorOutputs(*maps, ANCHORS)
+        focal = {"focal_alpha": 0.25, "focal_gamma": 2.0}
+        parts = retina_loss(outputs, batch, **IOUS, **focal)
+        return sum(parts.values()), parts
 
     (loss, parts), gradient = jax.value_and_grad(total, has_aux=True)((logits, deltas))
     return loss, parts, gradient
@@ -69,7 +80,7 @@ def loss_and_gradient(logits, deltas, batch, num_anchors=3):
 
 def test_outputs_run_by_row_column_anchor_class():
     """As the anchors do: the last layer's channels are (anchor, class)."""
-    head = make_head(head_convs=0)
+    head = make_head(num_convs=0)
     kernel = np.zeros((3, 3, 4, 2 * K), np.float32)
     kernel[1, 1, 0] = 1.0  # every output is the first input channel
     head.class_logits.kernel[...] = jnp.asarray(kernel)
@@ -82,8 +93,9 @@ def test_outputs_run_by_row_column_anchor_class():
         for place in range(6)
         for anchor in range(2)
     ]
-    np.testing.assert_allclose(logits[0][0], expected, rtol=1e-6)
-    chex.assert_shape(deltas[0], (1, 12, 4))
+    chex.assert_shape(logits[0], (1, 2, 3, 2 * K))
+    np.testing.assert_allclose(logits[0].reshape(12, K), expected, rtol=1e-6)
+    chex.assert_shape(deltas[0], (1, 2, 3, 8))
 
 
 def test_the_same_towers_run_on_every_level():
@@ -96,7 +108,7 @@ def test_the_same_towers_run_on_every_level():
 
 
 def test_a_new_head_calls_everything_background():
-    head = make_head(head_convs=4)
+    head = make_head(num_convs=4)
     features = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
     logits, deltas = head([features])
     np.testing.assert_allclose(jax.nn.sigmoid(logits[0]), 0.01, rtol=0.05)
@@ -106,7 +118,12 @@ def test_a_new_head_calls_everything_background():
 def test_targets_are_the_matched_class_and_code():
     batch = make_batch([[[8, 0, 16, 8], [16, 1, 24, 8]]], [[2, 1]])
     labels, deltas = retina_targets(
-        ANCHORS[0], batch.boxes[0], batch.classes[0], batch.valid[0], batch.crowd[0]
+        ANCHORS[0],
+        batch.boxes[0],
+        batch.classes[0],
+        batch.valid[0],
+        batch.crowd[0],
+        **IOUS,
     )
     assert labels.tolist() == [BACKGROUND, 2, 1] + [BACKGROUND] * 6
     expected = np.zeros((9, 4), np.float32)
@@ -118,7 +135,12 @@ def test_background_in_a_crowd_is_ignored_and_objects_there_are_not():
     boxes = [[[8, 0, 16, 8], [0, 0, 28, 20]]]
     batch = make_batch(boxes, crowd=[[False, True, False]])
     labels, _ = retina_targets(
-        ANCHORS[0], batch.boxes[0], batch.classes[0], batch.valid[0], batch.crowd[0]
+        ANCHORS[0],
+        batch.boxes[0],
+        batch.classes[0],
+        batch.valid[0],
+        batch.crowd[0],
+        **IOUS,
     )
     # The fourth anchor lies half in the region, which is not more than half.
     assert labels.tolist() == [IGNORE, 0, IGNORE] + [BACKGROUND] * 6
@@ -159,6 +181,7 @@ def test_the_loss_is_the_mean_over_images_of_sums_over_matched_anchors(num_ancho
             batch.classes[image],
             batch.valid[image],
             batch.crowd[image],
+            **IOUS,
         )
         joined = [np.concatenate([o[image] for o in output]) for output in outputs]
         expected += np.array(slow_retina_loss(*joined, labels, targets)) / 3
@@ -228,8 +251,9 @@ def test_the_order_of_the_annotations_does_not_matter():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"num_anchors": 0}, {"head_convs": -1}], ids=["anchors", "convolutions"]
+    ("key", "value"),
+    [("num_convs", -1), ("prior_probability", 1.0), ("foreground_iou", 2.0)],
 )
-def test_a_head_without_anchors_or_with_negative_convolutions_is_refused(changes):
-    with pytest.raises(ValueError, match="at least 1, 1 and 0"):
-        make_head(**changes)
+def test_a_setting_out_of_range_is_named(key, value):
+    with pytest.raises(ValueError, match=f"model.retina_head.{key} is {value}"):
+        make_head(**{key: value})

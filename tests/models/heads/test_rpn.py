@@ -1,11 +1,13 @@
-"""The region proposal network's outputs; its losses are in detectors/test_rcnn.py."""
+"""The RPN's outputs; its losses and proposals are in detectors/test_rcnn.py."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from models.heads.rpn import RPNHead, deltas_of
+from models.heads.anchor_outputs import deltas_of
+from models.heads.rpn import RPNHead
+from models.ops.anchors import Anchors
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -25,13 +27,8 @@ def test_what_its_neighbours_diverge_to_does_not_reach_an_anchor():
 
 
 def test_each_place_has_a_logit_and_four_deltas_for_each_anchor():
-    head = RPNHead(4, num_anchors=3, rngs=nnx.Rngs(0))
+    head = RPNHead(4, Anchors(sizes=(8.0, 16.0)), rngs=nnx.Rngs(0))
     maps = [jnp.ones((2, 5, 7, 4)), jnp.ones((2, 3, 4, 4))]
     logits, deltas = head(maps)
-    assert [x.shape for x in logits] == [(2, 105), (2, 36)]
-    assert [x.shape for x in deltas] == [(2, 35, 12), (2, 12, 12)]
-
-
-def test_a_head_without_anchors_is_refused():
-    with pytest.raises(ValueError, match="at least 1"):
-        RPNHead(4, num_anchors=0, rngs=nnx.Rngs(0))
+    assert [x.shape for x in logits] == [(2, 5, 7, 3), (2, 3, 4, 3)]
+    assert [x.shape for x in deltas] == [(2, 5, 7, 12), (2, 3, 4, 12)]

@@ -53,8 +53,11 @@ def make_batch(size=(52, 76), stride=4, fill=1, batch=2):
 def test_every_pixel_of_the_input_gets_a_class():
     head, features = make_head(), make_features()
     found = run(head, "predict", features, make_batch())
-    assert found.shape == (2, 52, 76) and found.dtype == jnp.int32
+    assert found.shape == (2, 52, 76) and found.dtype == jnp.int8
     assert set(np.unique(found)) <= {0, 1, 2}
+    fine = make_head(label_scale=3)
+    finer = jax.eval_shape(lambda: fine.predict(features, make_batch()))
+    assert finer.shape == (2, 156, 228)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
@@ -103,7 +106,7 @@ def test_in_bfloat16_logits_are_float32():
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         make_head(classes=1)
-    with pytest.raises(ValueError, match="norm_groups must divide"):
+    with pytest.raises(ValueError, match="must be a multiple of norm_groups, 3"):
         make_head(norm_groups=3)
     with pytest.raises(ValueError, match="loss_weight is 0"):
         make_head(loss_weight=0)

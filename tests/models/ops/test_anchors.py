@@ -87,5 +87,5 @@ def test_empty_or_negative_anchors_are_refused(sizes, ratios):
 
 
 def test_a_level_without_scales_is_refused():
-    with pytest.raises(ValueError, match="anchor_scales is 0"):
+    with pytest.raises(ValueError, match="anchors.scales is 0"):
         octave_sizes((32,), 0)

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import export
 from reference_arrays import as_float32, assert_close, random_arrays
 
 from models.cpu import dense_pooling as cpu_dense_pooling
 from models.cpu import depthwise as cpu_depthwise
 from models.ops import depthwise
+from models.ops.forms import NAMES, use_forms
 
 CONVOLUTIONS = {"cpu": cpu_depthwise.depthwise_conv, "default": depthwise.plain_conv}
 POOLS = {"cpu": cpu_dense_pooling.dense_max_pool, "default": depthwise.plain_pool}
@@ -63,7 +63,7 @@ def test_it_is_the_sum_over_taps_and_so_are_its_gradients(form, shape, stride):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_form_is_chosen_by_the_platform(stride):
+def test_a_form_is_chosen_while_tracing(stride):
     def gradients(x, kernel):
         def total(x, kernel):
             return depthwise.depthwise_conv(x, kernel, stride).sum()
@@ -74,10 +74,10 @@ def test_a_form_is_chosen_by_the_platform(stride):
         jax.ShapeDtypeStruct(shape, jnp.float32)
         for shape in ((2, 9, 8, 16), (3, 3, 1, 16))
     ]
-    for platform in ("cpu", "cuda", "tpu"):
-        program = export.export(jax.jit(gradients), platforms=[platform])(*shapes)
-        found = "stablehlo.convolution" in program.mlir_module()
-        assert found == (platform != "cpu"), platform
+    for name in NAMES:
+        with use_forms(name):
+            jaxpr = str(jax.make_jaxpr(gradients)(*shapes))
+        assert ("conv_general_dilated" in jaxpr) == (name != "cpu"), name
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -1,6 +1,5 @@
 """The choice of forms: who makes it, how long it holds, and what is never done."""
 
-import inspect
 import pathlib
 
 import jax
@@ -10,7 +9,7 @@ from jax import export
 
 import models
 from models.ops.conv import conv2d
-from models.ops.forms import FORMS, NAMES, current_forms, forms_for, use_forms
+from models.ops.forms import NAMES, current_forms, forms_for, use_forms
 
 X, KERNEL = jnp.zeros((2, 24, 24, 64)), jnp.zeros((3, 3, 64, 64))
 
@@ -63,15 +62,6 @@ def test_a_program_is_exported_for_several_platforms_at_once():
 def test_unknown_forms_are_refused():
     with pytest.raises(ValueError, match="'cuda'.*cpu.*gpu.*tpu"):
         use_forms("cuda")
-
-
-def test_every_form_in_the_table_can_be_called_like_the_others():
-    for op, forms in FORMS.items():
-        assert forms.keys() <= set(NAMES), op
-        signatures = {
-            tuple(inspect.signature(form).parameters) for form in forms.values()
-        }
-        assert len(signatures) == 1, op
 
 
 def test_the_compiler_is_never_asked_to_choose():

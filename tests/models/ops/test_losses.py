@@ -6,7 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models.ops.forms import use_forms
 from models.ops.losses import sigmoid_focal_loss, smooth_l1
+
+
+@pytest.fixture(params=["cpu", "gpu"], autouse=True)
+def forms(request):
+    """Every test here runs for each form; a TPU's is that of GPUs."""
+    with use_forms(request.param):
+        yield request.param
 
 
 def slow_focal_loss(logits, targets, alpha, gamma):

@@ -11,9 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models.ops.forms import use_forms
 from models.ops.matching import BACKGROUND, IGNORE, inside_crowd, match
 
 NUM_ANCHORS, NUM_BOXES = 60, 19  # more rows than are valid
+
+
+@pytest.fixture(params=["cpu", "gpu"], autouse=True)
+def forms(request):
+    """Every test here runs for each form; a TPU's is that of GPUs."""
+    with use_forms(request.param):
+        yield request.param
 
 
 def slow_overlaps(boxes, anchors):

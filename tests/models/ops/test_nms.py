@@ -12,10 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models.ops.forms import use_forms
 from models.ops.nms import nms
 
 NUM_BOXES, TILE = 50, 16  # three tiles and a bit
 CASES = 240  # for each of nine thresholds
+
+
+@pytest.fixture(params=["cpu", "gpu"], autouse=True)
+def forms(request):
+    """Every test here runs for each form; a TPU's is that of GPUs."""
+    with use_forms(request.param):
+        yield request.param
 
 
 def greedy_nms(boxes, scores, classes, valid, threshold, max_outputs):
@@ -68,16 +76,16 @@ def random_case(rng):
 
 
 @functools.cache
-def compiled_nms(threshold, max_outputs, tile=TILE):
+def compiled_nms(threshold, max_outputs, tile=TILE, runs=None):
     one = functools.partial(
-        nms, iou_threshold=threshold, max_outputs=max_outputs, tile=tile
+        nms, iou_threshold=threshold, max_outputs=max_outputs, tile=tile, runs=runs
     )
     return jax.jit(jax.vmap(one))
 
 
-def run(cases, threshold, max_outputs, tile=TILE):
+def run(cases, threshold, max_outputs, tile=TILE, runs=None):
     stacked = [jnp.asarray(np.stack(column)) for column in zip(*cases, strict=True)]
-    indices, kept = compiled_nms(threshold, max_outputs, tile)(*stacked)
+    indices, kept = compiled_nms(threshold, max_outputs, tile, runs)(*stacked)
     return [
         row[mask].tolist()
         for row, mask in zip(np.asarray(indices), np.asarray(kept), strict=True)
@@ -106,6 +114,21 @@ def test_the_tile_changes_nothing():
     rng = np.random.default_rng(1)
     cases = [random_case(rng) for _ in range(CASES)]
     assert run(cases, 0.3, 20, tile=7) == run(cases, 0.3, 20, tile=256)
+
+
+def test_runs_that_share_no_class_change_nothing():
+    """As of a pyramid: levels of several sizes, each with its class."""
+    runs = (26, 16, 8)
+    rng = np.random.default_rng(4)
+    cases = []
+    for _ in range(CASES):
+        boxes, scores, _, valid = random_case(rng)
+        cases.append(
+            (boxes, scores, np.repeat([3, 0, 7], runs).astype(np.int32), valid)
+        )
+    found = run(cases, 0.3, 20, runs=runs)
+    for case, rows in zip(cases, found, strict=True):
+        assert rows == greedy_nms(*case, 0.3, 20)
 
 
 def test_it_equals_greedy_nms_on_a_list_of_the_size_that_detectors_send():
@@ -165,7 +188,13 @@ def test_negative_scores_are_kept_in_order():
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("iou_threshold", 1.5), ("iou_threshold", -0.1), ("max_outputs", 0), ("tile", 0)],
+    [
+        ("iou_threshold", 1.5),
+        ("iou_threshold", -0.1),
+        ("max_outputs", 0),
+        ("tile", 0),
+        ("runs", (1, 1)),
+    ],
 )
 def test_arguments_out_of_range_are_refused(argument, value):
     arguments = {"iou_threshold": 0.5, "max_outputs": 1, "tile": 4, argument: value}

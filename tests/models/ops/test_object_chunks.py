@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models.ops import object_chunks
+from models.ops.forms import use_forms
 from models.ops.object_chunks import sum_over_objects
+
+
+@pytest.fixture(params=["cpu", "gpu"], autouse=True)
+def forms(request):
+    """Every test here runs for each form; a TPU's is that of GPUs."""
+    with use_forms(request.param):
+        yield request.param
 
 
 def make_sample(rows, channels=5):
@@ -48,7 +57,8 @@ def test_what_is_summed_in_chunks_is_the_whole(rows):
 
 
 @pytest.mark.parametrize("rows", [3, 16, 40])
-def test_nothing_is_computed_for_chunks_without_objects(rows):
+def test_nothing_is_computed_for_chunks_without_objects(rows, forms, monkeypatch):
+    monkeypatch.setattr(object_chunks, "_ROWS", 4)
     features, *fields = make_sample(rows)
     seen = []
 
@@ -61,8 +71,10 @@ def test_nothing_is_computed_for_chunks_without_objects(rows):
 
     jax.block_until_ready(jax.jit(jax.grad(total))(features))
     jax.effects_barrier()
-    # One chunk for the second image's one object.
-    assert len(seen) == -(-(rows // 3) // 16) + 1
+    if forms == "cpu":  # 16 rows of one image; one chunk for the second one's object
+        assert len(seen) == -(-(rows // 3) // 16) + 1
+    else:  # 4 rows of both
+        assert len(seen) == -(-(rows // 3 + 1) // 4)
 
 
 def test_only_the_gradients_are_kept_for_the_backward_pass():
@@ -90,3 +102,20 @@ def test_features_of_less_precision_get_gradients_of_theirs():
     np.testing.assert_allclose(
         slopes.astype(jnp.float32), jax.grad(total)(features), atol=0.02
     )
+
+
+def test_forward_mode_agrees_with_the_gradient(forms):
+    if forms == "cpu":
+        pytest.skip("reverse mode only")
+    features, *fields = make_sample(16)
+    weight = jnp.linspace(-1, 1, features.shape[-1])
+
+    def total(weight, features):
+        return sum_over_objects(surprise_with(weight), features, *fields)
+
+    arguments = weight, features
+    gradient = jax.grad(total, argnums=(0, 1))(*arguments)
+    change = jnp.cos(weight), jnp.sin(features)
+    _, slope = jax.jvp(total, arguments, change)
+    expected = sum((g * c).sum() for g, c in zip(gradient, change, strict=True))
+    np.testing.assert_allclose(slope, expected, rtol=1e-5)

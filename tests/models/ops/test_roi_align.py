@@ -1,4 +1,4 @@
-"""RoIAlign by matrix products equals bilinear samples taken one by one."""
+"""RoIAlign in every form equals bilinear samples taken one by one."""
 
 import functools
 import math
@@ -8,12 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from models.ops import tpu_roi_align
+from models.ops.forms import NAMES, use_forms
 from models.ops.roi_align import roi_align
 from models.ops.roi_sampling import assign_levels
 
 STRIDES = (4, 8, 16)
 HEIGHT, WIDTH = 233, 350  # maps of 59 x 88, 30 x 44 and 15 x 22: no multiples
 BINS = 3
+
+
+@pytest.fixture(params=NAMES, autouse=True)
+def forms(request, monkeypatch):
+    """Every test here runs for each form; the TPU's in several blocks of boxes."""
+    monkeypatch.setattr(tpu_roi_align, "_CORNERS", 3000)
+    with use_forms(request.param):
+        yield request.param
 
 
 def make_features(dtype=np.float32, batch=2):
@@ -135,30 +145,6 @@ def test_boxes_that_do_not_count_give_zeros_and_no_gradient():
     )
 
 
-def test_neighbours_read_only_the_window_that_they_lie_in():
-    """And larger boxes the whole map: there a cell that nobody weighs is still read."""
-    feature = np.ones((1, 100, 120, 2), np.float32)
-    feature[:, :, 80:] = np.nan
-    corner = np.random.default_rng(3).uniform(40, 100, (1, 30, 2))
-    small = np.concatenate([corner, corner + 60], -1).astype(np.float32)
-
-    @jax.jit
-    def pool(boxes):
-        def total(feature):
-            pooled = roi_align([feature], boxes, strides=(4,), output_size=BINS)
-            return pooled.sum(), pooled
-
-        return jax.grad(total, has_aux=True)(feature)
-
-    gradient, pooled = pool(small)
-    np.testing.assert_allclose(pooled, 1.0, rtol=1e-6)
-    # Every bin is a mean: its weights add up to 1, and the gradient collects them.
-    np.testing.assert_allclose(gradient.sum(), 30 * BINS * BINS * 2, rtol=1e-5)
-    assert not gradient[:, :, 80:].any()
-    large = np.array([[[0, 0, 230, 390]] * 30], np.float32)
-    assert np.isnan(pool(large)[1]).all()
-
-
 def test_the_gradient_agrees_with_finite_differences():
     """The map is linear, so a difference over any step is exact but for rounding."""
     features, boxes = make_features(), make_boxes()
@@ -181,6 +167,22 @@ def test_the_gradient_agrees_with_finite_differences():
             down[level][place] -= 4
             slope = (total(up) - total(down)) / 8
             np.testing.assert_allclose(gradient[level][place], slope, atol=2e-3)
+
+
+def test_the_derivative_along_features_is_what_they_pool_to(forms):
+    """The map is linear; the form for CPUs has no forward mode."""
+    if forms == "cpu":
+        pytest.skip("reverse mode only")
+    features, boxes = make_features(), make_boxes()
+    align = functools.partial(roi_align, boxes=boxes, strides=STRIDES, output_size=BINS)
+    change = [2.0 * feature + 1.0 for feature in features]
+    tangent, expected = jax.jit(
+        lambda features, change: (
+            jax.jvp(align, (features,), (change,))[1],
+            align(change),
+        )
+    )(features, change)
+    np.testing.assert_allclose(tangent, expected, atol=1e-5)
 
 
 def test_boxes_take_no_gradient():

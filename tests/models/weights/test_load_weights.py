@@ -1,71 +1,23 @@
-"""Files of weights put into detectors: what is taken, what stays, what is refused."""
+"""Files of weights put into detectors: what is taken, and what stays."""
 
 import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from torchvision_names import (
-    mask_rcnn_resnet18,
-    resnet18,
-    retinanet_resnet18,
-    swin_t,
+from small_weights import (
+    CHANNELS,
+    CLASSES,
+    WIDTH,
+    as_initialised,
+    make_detector,
+    shapes_of,
+    whole_detector,
 )
+from torchvision_names import mask_rcnn_resnet18, resnet18, swin_t
 
-from configs import base
-from models.build import build_detector
-from models.weights.coco import IDS, select_coco_classes
 from models.weights.files import read_notes, read_weights, write_weights
 from models.weights.load import load_initial_weights
 from models.weights.placing import flatten
-
-WIDTH, CHANNELS, CLASSES = 1 / 16, 8, 3
-
-
-def make_detector(backbone="resnet18", classes=CLASSES, freeze_at=0, **changes):
-    config = base.get_config().model
-    config.update(
-        {
-            "backbone": backbone,
-            "width": WIDTH,
-            "fpn_channels": CHANNELS,
-            "head_convs": 1,
-            "pre_nms_top_k": 20,
-            **changes,
-        }
-    )
-    return build_detector(
-        config, num_classes=classes, image_size=(64, 64), freeze_at=freeze_at
-    )
-
-
-def shapes_of(detector):
-    return jax.eval_shape(detector.init, jax.random.key(0))
-
-
-def as_initialised(shapes):
-    """Arrays of sevens in the place of random ones."""
-    return jax.tree.map(lambda leaf: jnp.full(leaf.shape, 7.0), shapes)
-
-
-def whole_detector(classes=CLASSES):
-    return retinanet_resnet18(WIDTH, CHANNELS, convs=1, classes=classes)
-
-
-@pytest.fixture
-def load(tmp_path):
-    """Write tensors to a file and load it for a detector of these shapes."""
-
-    def load(tensors, what, shapes, name="weights.npz"):
-        np.savez(tmp_path / name, **tensors)
-        return load_initial_weights(str(tmp_path / name), what, tmp_path, *shapes)
-
-    return load
-
-
-@pytest.fixture(scope="module")
-def resnet():
-    return make_detector()
 
 
 @pytest.fixture(scope="module")
@@ -195,9 +147,7 @@ def test_the_backbone_of_a_whole_detector_can_be_taken(load, resnet):
 
 @pytest.fixture(scope="module")
 def mask_rcnn():
-    return make_detector(
-        detector="mask_rcnn", anchor_scales=1, box_head_width=12, mask_head_convs=1
-    )
+    return make_detector(detector="mask_rcnn", anchors={"scales": 1})
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -222,119 +172,6 @@ def test_all_but_the_heads_of_a_mask_rcnn_leaves_what_classes_give_their_size(
         "as initialised: box_head/box_deltas, box_head/class_logits, mask_head/logits",
         "not used: roi_heads.box_predictor, roi_heads.mask_predictor.mask_fcn_logits",
     ]
-
-
-def test_missing_extra_and_misshaped_tensors_are_listed_in_one_message(load, resnet):
-    tensors = resnet18(WIDTH)
-    tensors["layer1.0.conv9.weight"] = tensors.pop("layer1.0.conv1.weight")
-    tensors["surprise"] = np.zeros(2, np.float32)
-    tensors["bn1.bias"] = np.zeros(5, np.float32)
-    with pytest.raises(ValueError) as error:
-        load(tensors, "backbone", shapes_of(resnet))
-    message = str(error.value)
-    assert "weights.npz" in message and "(4 differences)" in message
-    assert "layer1.0.conv9.weight (3, 3, 4, 4) has no place in the model" in message
-    assert "surprise (2,) has no place in the model" in message
-    assert "bn1.bias is (5,) in our layout, backbone/bn1/bias is (4,)" in message
-    assert "nothing sets backbone/layer1/0/conv1/kernel (3, 3, 4, 4)" in message
-
-
-def test_weights_of_another_depth_or_kind_do_not_fit(load, resnet):
-    with pytest.raises(ValueError, match=r"nothing sets backbone/conv1/kernel"):
-        load(swin_t(WIDTH), "backbone", shapes_of(resnet))
-    deeper = make_detector("resnet34")
-    with pytest.raises(ValueError, match="nothing sets backbone/layer1/2/conv1/kernel"):
-        load(resnet18(WIDTH), "backbone", shapes_of(deeper))
-
-
-def with_p6_from_p5(tensors):
-    """As in `retinanet_resnet50_fpn`: P6's inputs are the pyramid's channels."""
-    kernel = np.zeros((CHANNELS, CHANNELS, 3, 3), np.float32)
-    return tensors | {"backbone.fpn.extra_blocks.p6.weight": kernel}
-
-
-def test_a_p6_from_p5_is_answered_with_the_setting_and_taken_with_it(load, resnet):
-    tensors = with_p6_from_p5(whole_detector())
-    for what in ("all", "all_but_heads"):
-        with pytest.raises(ValueError, match=r"\(1 differences\)") as error:
-            load(tensors, what, shapes_of(resnet))
-        assert str(error.value).endswith("use --config.model.p6_from=p5")
-    load(tensors, "backbone", shapes_of(resnet))  # does not need it
-    weights = load(tensors, "all", shapes_of(make_detector(p6_from="p5")))
-    assert weights.report == "weights.npz: 124 of 124 arrays"
-
-
-def test_a_file_of_another_network_is_answered_with_its_settings(load, resnet):
-    tensors = with_p6_from_p5(retinanet_resnet18(1 / 8, CHANNELS, 2, CLASSES))
-    with pytest.raises(ValueError) as error:
-        load(tensors, "all", shapes_of(resnet))
-    assert str(error.value).endswith(
-        "use --config.model.width=0.125 --config.model.p6_from=p5"
-        " --config.model.head_convs=2"
-    )
-    with pytest.raises(ValueError) as error:
-        load(tensors, "backbone", shapes_of(resnet))
-    assert str(error.value).endswith("use --config.model.width=0.125")
-    with pytest.raises(ValueError) as error:
-        load(tensors, "backbone", shapes_of(make_detector("resnet34")))
-    assert str(error.value).endswith(
-        "use --config.model.backbone=resnet18 --config.model.width=0.125"
-    )
-
-
-def test_a_backbone_alone_is_no_detector(load, resnet):
-    for what in ("all", "all_but_heads"):
-        with pytest.raises(ValueError, match="init_what=backbone"):
-            load(resnet18(WIDTH), what, shapes_of(resnet))
-
-
-def test_another_number_of_classes_is_answered_with_the_remedy(load, resnet):
-    with pytest.raises(ValueError, match=r"\(2 differences\)") as error:
-        load(whole_detector(classes=5), "all", shapes_of(resnet))
-    assert str(error.value).endswith("--config.train.init_what=all_but_heads")
-
-
-def test_unknown_names_and_choices_are_answered(load, resnet):
-    with pytest.raises(ValueError, match=r"names?.*torchvision.*stem\.kernel"):
-        load({"stem.kernel": np.zeros(3)}, "backbone", shapes_of(resnet))
-    with pytest.raises(ValueError, match=r"'head'.*all.*all_but_heads.*backbone"):
-        load(resnet18(WIDTH), "head", shapes_of(resnet))
-
-
-def test_of_cocos_91_ids_the_80_with_objects_are_taken(load):
-    assert len(IDS) == 80 and IDS[:12] == (*range(1, 12), 13) and IDS[-1] == 90
-    detector = make_detector(classes=80)
-    tensors = whole_detector(classes=91)
-    weights = load(tensors, "all", shapes_of(detector))
-    assert weights.report == (
-        "weights.npz: 124 of 124 arrays; the 80 classes of COCO out of 91 ids"
-    )
-    params, _ = weights.put_into(*as_initialised(shapes_of(detector)))
-    bias = np.asarray(params["head"]["class_logits"]["bias"]).reshape(9, 80)
-    theirs = tensors["head.classification_head.cls_logits.bias"].reshape(9, 91)
-    np.testing.assert_array_equal(bias[:, 0], theirs[:, 1])  # person
-    np.testing.assert_array_equal(bias[:, 11], theirs[:, 13])  # stop sign
-    np.testing.assert_array_equal(bias[:, 79], theirs[:, 90])  # toothbrush
-
-
-def test_heads_with_a_background_keep_it_first():
-    def numbered(*rest):
-        by_class = np.arange(91.0).reshape(91, *(1 for _ in rest))
-        return np.broadcast_to(by_class, (91, *rest)).reshape(-1, *rest[1:])
-
-    names = {
-        "roi_heads.box_predictor.cls_score.weight": (1, 6),
-        "roi_heads.box_predictor.bbox_pred.bias": (4,),
-        "roi_heads.mask_predictor.mask_fcn_logits.weight": (1, 6, 1, 1),
-        "roi_heads.box_head.fc6.bias": (1,),
-    }
-    selected = select_coco_classes({n: numbered(*rest) for n, rest in names.items()})
-    scores, boxes, masks, other = selected.values()
-    assert scores.shape == (81, 6) and masks.shape == (81, 6, 1, 1)
-    assert scores[:3, 0].tolist() == [0, 1, 2] and scores[12, 0] == 13
-    assert masks[-1].max() == 90
-    assert boxes.reshape(81, 4)[12].tolist() == [13] * 4
-    assert other.shape == (91,)
 
 
 def test_published_detectors_are_made_up_for_their_epsilon_of_zero(
