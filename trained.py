@@ -5,18 +5,21 @@ And what a run writes down for it, model.json. ``experiment`` hands `load` on.
 
 import dataclasses
 import runpy
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from agvm_jax.data import Dataset, open_dataset
 from agvm_jax.inference.card import ModelCard
+from agvm_jax.inference.export_program import prediction
 from agvm_jax.inference.files import find_model
+from agvm_jax.inference.images import bare_batch
 from agvm_jax.inference.trained import Trained, make_run_batch
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.input_size import InputSize, evaluation_size
@@ -25,7 +28,7 @@ from agvm_jax.training.resolve import compute_dtype
 from configs import base
 from models.build import build_detector
 from models.functional import Detector
-from models.ops.forms import forms_for
+from models.ops.forms import forms_for, use_forms
 from models.weights.load import load_initial_weights
 
 
@@ -46,15 +49,16 @@ def load(
       ValueError: there is no such run, it has no weights yet, or they do not fit.
     """
     mesh = mesh_lib.data_mesh(jax.local_devices())
+    here = [mesh.devices.flat[0].platform], mesh_lib.replica_axes(mesh)
     if config is None:
         found = find_model(run, weights)
         source, card = str(found.weights), found.card
-        detector = detector_for(card, mesh)
+        detector = detector_for(card, *here)
     else:
         source, dataset = str(run), open_dataset(config.data)
         evaluated = evaluation_size(config)
         card = card_of(config, dataset, evaluated, ())
-        detector = detector_for(card, mesh)
+        detector = detector_for(card, *here)
         card = dataclasses.replace(card, outputs=tuple(sorted(detector.outputs)))
     config = config_of(card)
     shapes = jax.eval_shape(detector.init, jax.random.key(0))
@@ -98,23 +102,59 @@ def config_of(card: ModelCard) -> ConfigDict:
     return config
 
 
-def detector_for(card: ModelCard, mesh: Mesh, platform: str | None = None) -> Detector:
+def detector_for(
+    card: ModelCard, platforms: Sequence[str], axes: Any = None
+) -> Detector:
     """Returns the detector that a model.json tells of.
 
     Args:
       card: what it says.
-      mesh: the axes of its replicas.
-      platform: JAX's name of what it will run on; None: what the mesh is made of.
+      platforms: JAX's names of what it will run on.
+      axes: of the replicas in the mesh, if there is one.
     """
-    config, platform = config_of(card), platform or mesh.devices.flat[0].platform
+    config = config_of(card)
+    if config.model.op_forms == "auto":
+        config.model.op_forms = forms_for(*platforms)
+    slowest = "cpu" if "cpu" in platforms else platforms[0]
     return detector_of(
         config,
         num_classes=len(card.class_names),
         num_labels=len(card.label_names),
-        dtype=compute_dtype(config.model.dtype, platform)[0],
-        platform=platform,
-        axes=mesh_lib.replica_axes(mesh),
+        dtype=compute_dtype(config.model.dtype, slowest)[0],
+        platform=platforms[0],
+        axes=axes,
     )
+
+
+def whole_outputs(model: Trained, detector: Detector) -> tuple[Callable, list[str]]:
+    """Returns a model's prediction as a function, and the names of what it gives."""
+    run = prediction(detector.predict, model.params, model.model_state)
+    names = []
+    if "boxes" in model.card.outputs:
+        names += ["boxes", "scores", "classes", "valid"]
+    names += [name for name in ("masks", "semantic") if name in model.card.outputs]
+
+    def outputs(image, image_size):
+        found = run(image, image_size)
+        return tuple(found[name] for name in names)
+
+    return outputs, names
+
+
+def raw_outputs(model: Trained, detector: Detector) -> tuple[Callable, list[str]]:
+    """Returns what a RetinaNet's head says of every anchor; no names for others."""
+
+    def outputs(image, image_size):
+        module = detector.bind(model.params, model.model_state)
+        with use_forms("gpu"):
+            batch = bare_batch(image, image_size, image_size[:, 0], jnp)
+            features = module.features(batch, train=False)
+            logits, deltas = module.head(features.levels)
+        return (*logits, *deltas)
+
+    module = detector.bind(model.params, model.model_state)
+    levels = module.fpn.levels if hasattr(module, "head") else ()
+    return outputs, [f"{kind}_P{k}" for kind in ("logits", "deltas") for k in levels]
 
 
 def detector_of(

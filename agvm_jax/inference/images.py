@@ -111,6 +111,11 @@ def frame_for(size: Size, card: ModelCard) -> Size:
     return tuple(card.image_size)
 
 
+def frames_of(card: ModelCard) -> list[Size]:
+    """Returns (height, width) of every padded input that a model gets."""
+    return sorted({frame_for(size, card) for size in ((1, 2), (2, 1))})
+
+
 def make_row(opened: Opened, card: ModelCard) -> Row:
     """Resizes and pads an image as evaluation does.
 
@@ -141,19 +146,22 @@ def stack(rows: Sequence[Row], count: int) -> Batch:
     return bare_batch(image, size, ids.astype(np.int32))
 
 
-def bare_batch(
-    image: np.ndarray, image_size: np.ndarray, image_id: np.ndarray
-) -> Batch:
-    """Makes a batch without annotations, of which prediction looks at none."""
-    count = len(image)
+def bare_batch(image: Any, image_size: Any, image_id: Any, numpy: Any = np) -> Batch:
+    """Makes a batch without annotations, of which prediction looks at none.
+
+    Args:
+      image, image_size, image_id: as `Batch` has them.
+      numpy: NumPy, or jax.numpy where a batch is traced.
+    """
+    count = image.shape[0]
     return Batch(
         image=image,
         image_size=image_size,
         image_id=image_id,
-        boxes=np.zeros((count, 1, 4), np.float32),
-        classes=np.zeros((count, 1), np.int32),
-        valid=np.zeros((count, 1), bool),
-        crowd=np.zeros((count, 1), bool),
+        boxes=numpy.zeros((count, 1, 4), numpy.float32),
+        classes=numpy.zeros((count, 1), numpy.int32),
+        valid=numpy.zeros((count, 1), bool),
+        crowd=numpy.zeros((count, 1), bool),
     )
 
 

@@ -175,6 +175,10 @@ def write_weights(
     partial = path.with_suffix(".partial")
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     save_file(arrays, partial, dict(notes or {}))
+    # It makes a file that nobody else may read.
+    forbidden = os.umask(0)
+    os.umask(forbidden)
+    partial.chmod(0o666 & ~forbidden)
     partial.replace(path)
 
 

@@ -243,6 +243,9 @@ def test_a_file_that_was_written_is_read_back(tmp_path):
     write_weights(path, tensors, {"step": "3"})
     chex.assert_trees_all_equal(read_weights(path), tensors)
     assert read_notes(path) == {"step": "3"}
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+    (tmp_path / "other").unlink()
     assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
 
 
