@@ -84,8 +84,10 @@ def export_programs(
         (free,) = export.symbolic_shape("batch")
         return [Program(None, program(free))], ""
     except Exception as error:
-        # A comparison that has no answer. The class is not public.
-        if type(error).__name__ != "InconclusiveDimensionOperation":
+        # A comparison that has no answer (its class is not public), or a free dimension
+        # where Python needs a number.
+        inconclusive = type(error).__name__ == "InconclusiveDimensionOperation"
+        if not inconclusive and "_DimExpr" not in str(error):
             raise
         why = str(error).splitlines()[0]
     return [Program(batch, program(batch)) for batch in FIXED], why

@@ -4,12 +4,15 @@ import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 import export
-from agvm_jax.inference.export_program import export_programs
+from agvm_jax.inference.export_program import export_programs, prediction
+from configs import base
 from experiment import load
+from trained import detector_for, detector_of, raw_outputs
 
 RUN = """
 import json, sys
@@ -73,15 +76,51 @@ def test_weights_alone_can_be_loaded(exported, run_folder, image_folder):
     np.testing.assert_array_equal(found.boxes, load(run_folder).predict(image).boxes)
 
 
-def test_where_a_batch_must_be_a_number_two_are_written():
+@pytest.mark.parametrize(
+    "decide, words",
+    [
+        (lambda image: image.shape[0] > 3, "comparison 'batch' > '3' is inconclusive"),
+        (lambda image: len(image) > 3, "cannot be interpreted as an integer"),
+    ],
+)
+def test_where_a_batch_must_be_a_number_two_are_written(decide, words):
     def run(image, image_size):
-        if image.shape[0] > 3:  # no answer for a free batch
-            return {"valid": image_size[:, 0] > 0}
-        return {"valid": image_size[:, 1] > 0}
+        return {"valid": image_size[:, 0] > 0 if decide(image) else image_size[:, 1]}
 
     programs, why = export_programs(run, (32, 32), ["cpu"])
     assert [program.batch for program in programs] == [1, 8]
-    assert "comparison 'batch' > '3' is inconclusive" in why
+    assert words in why
+
+
+@pytest.mark.slow  # each is traced twice
+@pytest.mark.parametrize(
+    "detector, backbone",
+    [
+        ("retinanet", "uninet_b0"),
+        ("mask_rcnn", "swin_t"),
+        ("cascade_rcnn", "resnet18"),
+        ("panoptic_fpn", "resnet18"),
+        ("semantic_fpn", "resnet18"),
+    ],
+)
+def test_every_detector_takes_any_batch(detector, backbone):
+    config = base.get_config()
+    config.model.detector, config.model.backbone = detector, backbone
+    config.model.width = 0.25 if backbone == "resnet18" else 1.0
+    config.image_size = (64, 64)
+    built = detector_of(
+        config,
+        num_classes=3,
+        num_labels=3 if detector in ("panoptic_fpn", "semantic_fpn") else 0,
+        dtype="float32",
+        platform="cuda",
+        axes=None,
+    )
+    shapes = jax.eval_shape(built.init, jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    run = prediction(built.predict, *zeros)
+    programs, why = export_programs(run, (64, 64), ["cpu", "cuda", "tpu"])
+    assert [program.batch for program in programs] == [None], why
 
 
 def test_the_raw_outputs_of_a_retinanet_run_in_onnxruntime(
@@ -89,8 +128,6 @@ def test_the_raw_outputs_of_a_retinanet_run_in_onnxruntime(
 ):
     pytest.importorskip("jax2onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    from trained import detector_for, raw_outputs
-
     (path,) = exported("onnx").glob("*.onnx")
     session = onnxruntime.InferenceSession(path)
     model = load(run_folder)
