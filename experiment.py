@@ -109,7 +109,14 @@ def build(config: ConfigDict) -> Experiment:
             params, model_state = weights.put_into(params, model_state)
         opt_state = resolved.recipe.tx.init(params)
         noise = noise_init(module_names(labels))
-        state = create_state(params, model_state, opt_state, noise, config.seed)
+        state = create_state(
+            params,
+            model_state,
+            opt_state,
+            noise,
+            config.seed,
+            average=config.train.ema_decay > 0,
+        )
         return partition.put(state)
 
     data = _data(config, resolved, dataset, mesh)

@@ -258,6 +258,11 @@ def get_config() -> ConfigDict:
     train.eval_every_epochs = 1.0
     train.checkpoint_every_epochs = 1.0
     train.keep_checkpoints = 3  # the last ones; the best is kept beside them
+    # Moving average of the weights, evaluated and saved beside them: its decay, such as
+    # 0.999, after a warm-up (training/averaging.py). 0: none.
+    train.ema_decay = 0.0
+    # The run ends when as many evaluations in a row brought no gain. 0: it does not.
+    train.stop_after_evaluations_without_gain = 0
     train.max_skipped_steps = 10  # non-finite steps in a row before the run stops
     train.tensorboard = True
     train.progress = True

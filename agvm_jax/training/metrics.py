@@ -20,6 +20,7 @@ from pathlib import Path
 
 import jax
 
+from agvm_jax.training.standing import best_of
 from agvm_jax.training.storage import AppendFile
 
 PACKAGES = (
@@ -94,17 +95,23 @@ def read_metrics(path: Path) -> list[dict]:
 def evaluated(folder: Path, metric: str, last_step: int) -> dict[int, float]:
     """Returns the metric of each evaluation up to a step; nan where it was not finite.
 
+    Where the average of the weights was evaluated too, that of the better of the two.
+
     Args:
       folder: the run folder.
       metric: its name, as the evaluation gives it.
       last_step: later ones are left out.
     """
-    name = f"eval/{metric}"
-    return {
-        line["step"]: math.nan if line[name] is None else line[name]
-        for line in read_metrics(Path(folder) / "metrics.jsonl")
-        if name in line and line["step"] <= last_step
-    }
+    found = {}
+    for line in read_metrics(Path(folder) / "metrics.jsonl"):
+        results = {
+            name.removeprefix("eval/"): math.nan if value is None else value
+            for name, value in line.items()
+            if name.startswith("eval/")
+        }
+        if metric in results and line["step"] <= last_step:
+            found[line["step"]] = best_of(results, metric)
+    return found
 
 
 def _truncate(path: Path, last_step: int) -> None:

@@ -8,9 +8,10 @@ import logging
 
 import jax
 
-from agvm_jax.run_files import BEST, LAST
+from agvm_jax.run_files import AVERAGE, BEST, LAST
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training import storage
+from agvm_jax.training.averaging import averaged
 from agvm_jax.training.experiment import Experiment
 from agvm_jax.training.state import TrainState
 
@@ -23,6 +24,8 @@ def write_last(experiment: Experiment, state: TrainState, log: logging.Logger) -
     if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
         return  # the step that failed took the state with it
     _write(experiment, LAST, state, {}, log)
+    if state.average is not None:
+        _write(experiment, AVERAGE, averaged(state), {}, log)
 
 
 def write_best(

@@ -119,7 +119,12 @@ def make_experiment(
 
     def initial_state():
         state = create_state(
-            params, {}, recipe.tx.init(params), noise_init(params), seed
+            params,
+            {},
+            recipe.tx.init(params),
+            noise_init(params),
+            seed,
+            average=recipe.ema_decay > 0,
         )
         return mesh_lib.put_replicated(mesh, state)
 
