@@ -32,6 +32,7 @@ from agvm_jax.training.sharded_step import make_step
 from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import TrainState, create_state
 from agvm_jax.training.step import TrainStep
+from agvm_jax.training.trackers import tracker_names
 from models.stack import has_layer_axis
 from models.weights.files import write_weights
 from models.weights.load import load_initial_weights
@@ -80,6 +81,7 @@ def build(config: ConfigDict) -> Experiment:
     )
     task = choose_task(detector.outputs)
     task.check_data(config.data, config.model.detector)
+    tracker_names(config.train.trackers)  # what is wrong with them is said now
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     jax.eval_shape(resolved.recipe.tx.init, params)  # so that its errors are said now

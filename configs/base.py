@@ -264,7 +264,10 @@ def get_config() -> ConfigDict:
     # The run ends when as many evaluations in a row brought no gain. 0: it does not.
     train.stop_after_evaluations_without_gain = 0
     train.max_skipped_steps = 10  # non-finite steps in a row before the run stops
-    train.tensorboard = True
+    # Where numbers go besides metrics.jsonl: tensorboard, wandb, mlflow, trackio, with
+    # commas between several; "": nowhere.
+    train.trackers = "tensorboard"
+    train.tracker_project = "agvm_jax"  # what wandb, mlflow, trackio file runs under
     train.progress = True
 
     evaluation = config.eval = ConfigDict()

@@ -4,6 +4,7 @@ It gets data, evaluator and model as arguments and knows none of them.
 """
 
 import contextlib
+import json
 import logging
 import math
 
@@ -23,6 +24,7 @@ from agvm_jax.training.restoring import Restored, restore_newest, saved_steps
 from agvm_jax.training.standing import AVERAGE, best_of, gains_no_more, is_best
 from agvm_jax.training.start_from import how_to_go_on, restore_source
 from agvm_jax.training.stop_signal import StopSignal
+from agvm_jax.training.trackers import Run, open_trackers, tracker_names
 from agvm_jax.training.watch import TrainingStopped, Watch
 from agvm_jax.training.weight_files import write_best, write_last
 from agvm_jax.training.windows import Windows
@@ -113,7 +115,7 @@ class _Sitting:
         self._writer = metrics_lib.MetricsWriter(
             experiment.folder,
             start_step=start,
-            tensorboard=settings.tensorboard,
+            trackers=_trackers(experiment, start, log) if first_process else (),
             active=first_process,
         )
         self._checkpoints = Checkpoints(
@@ -270,6 +272,16 @@ class _Sitting:
             self._experiment.resolved.total_steps,
         )
         return "interrupted"
+
+
+def _trackers(experiment: Experiment, start: int, log: logging.Logger) -> list:
+    """Opens what `train.trackers` names, for the first process."""
+    folder, settings = experiment.folder, experiment.settings
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    name = "/".join(folder.absolute().parts[-2:])
+    told = Run(folder, name, settings.tracker_project, config, start, log)
+    return open_trackers(tracker_names(settings.trackers), told)
 
 
 def _every(epochs: float, resolved: Resolved) -> int:

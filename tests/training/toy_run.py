@@ -103,7 +103,7 @@ def make_experiment(
     config.optim.lr_rule = "none"
     config.optim.warmup_steps = 0
     config.train.log_every_steps = 1
-    config.train.tensorboard = False
+    config.train.trackers = ""
     config.train.progress = False
     config.train.max_skipped_steps = 2
     config.train.skip_steps = skip
