@@ -6,8 +6,10 @@ sentence says what.
 """
 
 import argparse
+import functools
 import os
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # keep start-up quiet
@@ -17,6 +19,7 @@ from tqdm import tqdm
 from agvm_jax.inference.files import home_of
 from agvm_jax.inference.images import find_images
 from agvm_jax.inference.overrides import with_overrides
+from agvm_jax.inference.tiles import check_tiles, each_by_tiles
 from agvm_jax.inference.trained import Trained
 from agvm_jax.inference.video import Video, VideoWriter
 from agvm_jax.inference.writing import Writer, output_names
@@ -39,9 +42,10 @@ def main(arguments: list[str]) -> int:
         model = load(options.run, options.weights, config)
         folder = Path(options.out or home_of(options.run) / "predictions")
         print(f"{model.source}, {len(model.class_names)} classes", file=sys.stderr)
+        look = functools.partial(look_by, model, options.score, options.tile)
         if video is not None:
-            return look_at_video(model, video, folder, options.score)
-        return look_at(model, source, folder, options.score, not options.no_draw)
+            return look_at_video(model, look, video, folder)
+        return look_at(model, look, source, folder, not options.no_draw)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -63,16 +67,25 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--video", help="a video file")
     flags.add_argument("--out", help="a folder; default: RUN/predictions")
     flags.add_argument("--score", type=float, default=0.3, help="lowest score, 0 .. 1")
+    flags.add_argument("--tile", type=int, help="also look at tiles of so many pixels")
     flags.add_argument("--no-draw", action="store_true", help="only the JSON and maps")
     return flags
 
 
+def look_by(model: Trained, score: float, tile: int | None, images: Iterable):
+    """Yields what `Trained.predict_each` does, by tiles where they are asked for."""
+    if tile is None:
+        return model.predict_each(images, score)
+    check_tiles(model, tile)
+    return each_by_tiles(model, images, tile, score)
+
+
 def look_at(
-    model: Trained, paths: list[Path], folder: Path, score: float, draw: bool
+    model: Trained, look: Callable, paths: list[Path], folder: Path, draw: bool
 ) -> int:
     """Predicts images and writes what was found. Returns the exit code."""
     writer, lost = Writer(folder, model.card, draw), 0
-    pairs = zip(output_names(paths), model.predict_each(paths, score), strict=True)
+    pairs = zip(output_names(paths), look(paths), strict=True)
     for name, (opened, found) in tqdm(pairs, total=len(paths), unit="image"):
         if opened is None:
             lost += 1
@@ -86,12 +99,12 @@ def look_at(
     return 0
 
 
-def look_at_video(model: Trained, video: Video, folder: Path, score: float) -> int:
+def look_at_video(model: Trained, look: Callable, video: Video, folder: Path) -> int:
     """Predicts every frame of a video. Returns the exit code."""
     writer = Writer(folder, model.card, draw=False)
     drawn = VideoWriter(folder / f"{video.path.stem}.mp4", video.frames_a_second)
-    frames = model.predict_each(iter(video), score)
-    for number, (opened, found) in enumerate(tqdm(frames, total=video.expected)):
+    frames = tqdm(look(iter(video)), total=video.expected, unit="frame")
+    for number, (opened, found) in enumerate(frames):
         writer.add(found, f"{video.path.stem}_{number:06d}", None)
         drawn.add(found.draw(opened.image(), min_side=0))
     drawn.close()
