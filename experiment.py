@@ -1,12 +1,11 @@
 """From a config to an experiment: data set, detector, optimizer, evaluation, folder.
 
-The one file of the scripts in this folder that knows both wings, data and models.
+This file and `trained`, whose `load` it hands on, know both wings, data and models.
 """
 
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -17,6 +16,7 @@ from agvm_jax.data.pipeline import check_settings
 from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.tasks import Settings, Task, choose_task
+from agvm_jax.inference.card import write_card
 from agvm_jax.optim.modules import label_tree, module_names
 from agvm_jax.optim.noise import noise_init
 from agvm_jax.training import mesh as mesh_lib
@@ -32,13 +32,14 @@ from agvm_jax.training.sharded_step import make_step
 from agvm_jax.training.start_from import find_source
 from agvm_jax.training.state import TrainState, create_state
 from agvm_jax.training.step import TrainStep
-from models.build import build_detector
-from models.functional import Detector
-from models.ops.forms import forms_for
+from agvm_jax.training.trackers import tracker_names
 from models.stack import has_layer_axis
 from models.weights.files import write_weights
 from models.weights.load import load_initial_weights
 from models.weights.placing import flatten
+from trained import card_of, detector_of, load, num_labels_of
+
+__all__ = ["build", "load"]
 
 
 def build(config: ConfigDict) -> Experiment:
@@ -69,17 +70,26 @@ def build(config: ConfigDict) -> Experiment:
     evaluated = resolved.evaluated
     check_settings(config.data, config.image_size, resolved.plan.images_per_pass)
     check_config(evaluated.data_config, evaluated.image_size)
-    detector = _detector(
-        config, resolved, dataset, platform, mesh_lib.replica_axes(mesh)
+    detector = detector_of(
+        config,
+        num_classes=len(dataset.class_names),
+        num_labels=num_labels_of(config, dataset),
+        dtype=resolved.dtype,
+        platform=platform,
+        axes=mesh_lib.replica_axes(mesh),
+        freeze_at=resolved.freeze_at,
     )
     task = choose_task(detector.outputs)
     task.check_data(config.data, config.model.detector)
+    tracker_names(config.train.trackers)  # what is wrong with them is said now
     shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
     params, _ = shapes
     jax.eval_shape(resolved.recipe.tx.init, params)  # so that its errors are said now
     folder = folder_of(config)
     source, weights = _begins_with(config, resolved, folder, shapes)
     open_run_folder(folder, config.to_dict())
+    if jax.process_index() == 0:
+        write_card(folder, card_of(config, dataset, evaluated, detector.outputs))
     size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
     height, width = config.image_size
     introduce(
@@ -101,7 +111,14 @@ def build(config: ConfigDict) -> Experiment:
             params, model_state = weights.put_into(params, model_state)
         opt_state = resolved.recipe.tx.init(params)
         noise = noise_init(module_names(labels))
-        state = create_state(params, model_state, opt_state, noise, config.seed)
+        state = create_state(
+            params,
+            model_state,
+            opt_state,
+            noise,
+            config.seed,
+            average=config.train.ema_decay > 0,
+        )
         return partition.put(state)
 
     data = _data(config, resolved, dataset, mesh)
@@ -123,24 +140,6 @@ def build(config: ConfigDict) -> Experiment:
         model=model,
         evaluation=_evaluation(task, judged, data, model, folder),
         start=Start(initial_state, source, config.seed),
-    )
-
-
-def _detector(
-    config: ConfigDict, resolved: Resolved, dataset: Dataset, platform: str, axes: Any
-) -> Detector:
-    semantic = config.data.semantic
-    settings = config.model.copy_and_resolve_references()
-    settings.dtype = resolved.dtype
-    if settings.op_forms == "auto":
-        settings.op_forms = forms_for(platform)
-    return build_detector(
-        settings,
-        num_classes=len(dataset.class_names),
-        num_labels=0 if semantic == "none" else len(dataset.label_names(semantic)),
-        image_size=config.image_size,
-        axis_name=axes,
-        freeze_at=resolved.freeze_at,
     )
 
 
@@ -200,11 +199,11 @@ def _model(detector, step: TrainStep, partition: Partition, folder: Path) -> Mod
         predictions = predict_on_mesh(state.params, state.model_state, on_mesh)
         return mesh_lib.local_rows(predictions)
 
-    def write_npz(state: TrainState) -> None:
-        # What another run may start from: --config.train.init_from=FOLDER/weights.npz.
-        write_weights(folder / "weights.npz", flatten(state.params, state.model_state))
+    def write(name: str, state: TrainState, notes: dict[str, str]) -> None:
+        tensors = flatten(state.params, state.model_state)
+        write_weights(folder / name, tensors, notes)
 
-    return Model(partition, step, predict, write_npz)
+    return Model(partition, step, predict, write)
 
 
 def _evaluation(

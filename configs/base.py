@@ -227,9 +227,9 @@ def get_config() -> ConfigDict:
     agvm.precondition = False  # adamw: cosine of g / (sqrt(v) + eps)
 
     train = config.train = ConfigDict()
-    # Weights to start from: weights.npz of another run; a .pth, .npz or .safetensors
-    # file under the names of torchvision, or timm's for a backbone; the name of
-    # published ones (resnet50, swin_t, retinanet_resnet50_fpn, ...; see
+    # Weights to start from: weights.safetensors of another run; a .pth, .npz or
+    # .safetensors file under the names of torchvision, or timm's for a backbone; the
+    # name of published ones (resnet50, swin_t, retinanet_resnet50_fpn, ...; see
     # models/weights/files.py); "hf:OWNER/REPOSITORY/FILE" of the Hugging Face hub; or
     # "": random ones.
     train.init_from = ""
@@ -258,8 +258,16 @@ def get_config() -> ConfigDict:
     train.eval_every_epochs = 1.0
     train.checkpoint_every_epochs = 1.0
     train.keep_checkpoints = 3  # the last ones; the best is kept beside them
+    # Moving average of the weights, evaluated and saved beside them: its decay, such as
+    # 0.999, after a warm-up (training/averaging.py). 0: none.
+    train.ema_decay = 0.0
+    # The run ends when as many evaluations in a row brought no gain. 0: it does not.
+    train.stop_after_evaluations_without_gain = 0
     train.max_skipped_steps = 10  # non-finite steps in a row before the run stops
-    train.tensorboard = True
+    # Where numbers go besides metrics.jsonl: tensorboard, wandb, mlflow, trackio, with
+    # commas between several; "": nowhere.
+    train.trackers = "tensorboard"
+    train.tracker_project = "agvm_jax"  # what wandb, mlflow, trackio file runs under
     train.progress = True
 
     evaluation = config.eval = ConfigDict()

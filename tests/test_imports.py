@@ -13,13 +13,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("agvm_jax", "models", "configs", "benchmarks", "train", "experiment")
+SCRIPTS = [path.stem for path in ROOT.glob("*.py")]
+OURS = ("agvm_jax", "models", "configs", "benchmarks", *SCRIPTS)
 
 # Folder -> what of ours it may need besides itself, by whatever way.
 SHARED = ("agvm_jax.structures", "agvm_jax.mask_pasting", "agvm_jax.panoptic_png")
 ALLOWED = {
     "agvm_jax/optim": (),
-    "agvm_jax/training": ("agvm_jax.optim",),
+    "agvm_jax/training": ("agvm_jax.optim", "agvm_jax.run_files"),
+    "agvm_jax/inference": (
+        *SHARED,
+        "agvm_jax.run_files",
+        "agvm_jax.data",
+        "agvm_jax.visualization",
+        "agvm_jax.evaluation.metrics",
+    ),
     "agvm_jax/data": (*SHARED, "agvm_jax.visualization"),
     "agvm_jax/data/annotations": (),
     "agvm_jax/data/augment": ("agvm_jax.data.annotations",),
@@ -86,7 +94,7 @@ def all_imports():
 
     That a module's package is imported with it is left out: `agvm_jax` brings `optim`.
     """
-    files = [ROOT / "train.py", ROOT / "experiment.py"]
+    files = [ROOT / f"{name}.py" for name in SCRIPTS]
     for folder in ("agvm_jax", "models", "configs", "benchmarks"):
         files += (ROOT / folder).rglob("*.py")
     names = {module_name(path): [*imports(path)] for path in files}

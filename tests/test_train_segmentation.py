@@ -19,7 +19,7 @@ def run(folder, detector, semantic, *overrides):
         "workdir": folder / "run",
         "steps": 4,
         "train.progress": False,
-        "train.tensorboard": False,
+        "train.trackers": "",
         "data.cache_dir": folder / "cache",
         "data.shapes.stuff": True,
         "data.semantic": semantic,

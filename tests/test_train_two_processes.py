@@ -93,7 +93,9 @@ def test_both_go_on_and_finish(finished, scratch):
     assert [code for code, _, _ in finished] == [0, 0], finished
     assert re.search(r"resumed from the checkpoint of step \d+ of 100", finished[0][1])
     for name in (
-        "weights.npz",
+        "model.json",
+        "weights.safetensors",
+        "weights_best.safetensors",
         "plots/phi.png",
         f"eval/{STEPS}/results.json",
         f"eval/{STEPS}/detections.png",

@@ -36,14 +36,14 @@ class Model:
       partition: where the state lies, and on which mesh.
       step: the compiled train step.
       predict: ``(state, host batch) -> Predictions`` of the same rows.
-      write_weights: ``(state)``, leaves the weights in the run folder; called by the
-        first process when a sitting ends, for whatever reason.
+      write_weights: ``(name, state, notes)``, leaves the weights in the run folder
+        under that name, with notes for people; called by the first process.
     """
 
     partition: Partition
     step: TrainStep
     predict: Callable[[TrainState, Any], Any]
-    write_weights: Callable[[TrainState], None]
+    write_weights: Callable[[str, TrainState, dict[str, str]], None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ It gets data, evaluator and model as arguments and knows none of them.
 """
 
 import contextlib
-import dataclasses
+import json
 import logging
 import math
 
@@ -14,16 +14,19 @@ from agvm_jax.optim.noise import noise_scale
 from agvm_jax.training import device_memory, storage
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training import metrics as metrics_lib
+from agvm_jax.training.averaging import averaged
 from agvm_jax.training.checkpoint import Checkpoints
 from agvm_jax.training.experiment import Experiment, Outcome
 from agvm_jax.training.feed import Feed, StepAbandoned
 from agvm_jax.training.progress import Clock, Progress
 from agvm_jax.training.resolve import Resolved
 from agvm_jax.training.restoring import Restored, restore_newest, saved_steps
+from agvm_jax.training.standing import AVERAGE, best_of, gains_no_more, is_best
 from agvm_jax.training.start_from import how_to_go_on, restore_source
-from agvm_jax.training.state import TrainState
 from agvm_jax.training.stop_signal import StopSignal
+from agvm_jax.training.trackers import Run, open_trackers, tracker_names
 from agvm_jax.training.watch import TrainingStopped, Watch
+from agvm_jax.training.weight_files import write_best, write_last
 from agvm_jax.training.windows import Windows
 
 
@@ -42,10 +45,10 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
     log = metrics_lib.open_log(experiment.folder, jax.process_index() == 0)
     with device_memory.said_of(device_memory.STATE):
         begin = first_state(experiment, log)
-    if begin.step >= experiment.resolved.total_steps:
+    if _has_ended(experiment, begin.step):
         with device_memory.said_of(device_memory.EVALUATION):
             results = experiment.evaluation.run(begin.state)
-        _write_weights(experiment, begin.state, log)
+        write_last(experiment, begin.state, log)
         return Outcome(begin.state, begin.step, results, "was finished")
     said = device_memory.said_of(device_memory.training(experiment.resolved.plan))
     try:
@@ -56,6 +59,17 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
         advice = how_to_go_on(experiment.folder, error.step, skipping)
         raise TrainingStopped(f"{error} {advice}", error.step) from None
     return Outcome(sitting.state, sitting.step, sitting.results, status)
+
+
+def _has_ended(experiment: Experiment, step: int) -> bool:
+    """Whether a run that stands at a step has nothing left to do."""
+    values = metrics_lib.evaluated(
+        experiment.folder, experiment.evaluation.task.metric, step
+    )
+    patience = experiment.settings.stop_after_evaluations_without_gain
+    early = step in values and gains_no_more(values, patience)
+    done = step >= experiment.resolved.total_steps
+    return done or mesh_lib.first_process_says(early)
 
 
 def first_state(experiment: Experiment, log: logging.Logger) -> Restored:
@@ -101,7 +115,7 @@ class _Sitting:
         self._writer = metrics_lib.MetricsWriter(
             experiment.folder,
             start_step=start,
-            tensorboard=settings.tensorboard,
+            trackers=_trackers(experiment, start, log) if first_process else (),
             active=first_process,
         )
         self._checkpoints = Checkpoints(
@@ -129,9 +143,11 @@ class _Sitting:
         with self._stop:
             missing = self._evaluation_is_due() and self.step not in self._metric
             missing &= self._resumed
+            early = False
             if mesh_lib.first_process_says(missing):
-                self._evaluate()  # the former sitting was stopped before it
-            while self.step < total:
+                # The former sitting was stopped before it.
+                early = self._evaluate()
+            while self.step < total and not early:
                 try:
                     self.state, scalars = self._experiment.model.step(
                         self.state, self._feed, self.step
@@ -149,10 +165,10 @@ class _Sitting:
                 if ends or self.step % self._log_every == 0:
                     self._end_window()
                 if ends or (self._evaluation_is_due() and not stopping):
-                    self._evaluate()
+                    early = self._evaluate()
                 if stopping:
                     return self._interrupted()
-                if ends or self.step % self._save_every == 0:
+                if ends or early or self.step % self._save_every == 0:
                     self._save()
         self._make_sure_that_it_is_saved()
         return "finished"
@@ -168,7 +184,7 @@ class _Sitting:
             self._feed.close()
             self._writer.close()
             self._checkpoints.close()
-            _write_weights(self._experiment, self.state, self._log)
+            write_last(self._experiment, self.state, self._log)
         for name, count in self._feed.counters.items():
             if count:
                 self._log.info("data: %s: %d", name.replace("_", " "), count)
@@ -198,17 +214,37 @@ class _Sitting:
     def _evaluation_is_due(self) -> bool:
         return self.step > 0 and self.step % self._eval_every == 0
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Evaluates; returns whether the run is to end here, since it gains no more."""
         self._wait_for_the_device()
-        evaluation = self._experiment.evaluation
+        evaluation, average = self._experiment.evaluation, {}
         said = device_memory.said_of(device_memory.EVALUATION)
         with self._clock.paused(), said:
-            self.results = evaluation.run(self.state)
+            if self.state.average is not None:
+                average = evaluation.run(averaged(self.state))
+            self.results = evaluation.run(self.state)  # last: it is what is reported
+        self.results |= {f"{AVERAGE}{name}": value for name, value in average.items()}
         metric = evaluation.task.metric
-        self._metric[self.step] = self.results[metric]
+        value = best_of(self.results, metric)
+        if is_best(value, self._metric):
+            raw = value == self.results[metric]
+            state = self.state if raw else averaged(self.state)
+            write_best(self._experiment, state, value, self._log)
+        self._metric[self.step] = value
         line = {f"eval/{name}": value for name, value in self.results.items()}
         self._writer.write(self.step, line)
-        self._progress.show(**{metric: self.results[metric]})
+        self._progress.show(**{metric: value})
+        patience = self._experiment.settings.stop_after_evaluations_without_gain
+        early = gains_no_more(self._metric, patience)
+        if early := mesh_lib.first_process_says(early):
+            self._log.info(
+                "stopped after step %d of %d: %s did not rise in %d evaluations",
+                self.step,
+                self._experiment.resolved.total_steps,
+                metric,
+                patience,
+            )
+        return early
 
     def _save(self) -> None:
         self._wait_for_the_device()
@@ -238,29 +274,18 @@ class _Sitting:
         return "interrupted"
 
 
+def _trackers(experiment: Experiment, start: int, log: logging.Logger) -> list:
+    """Opens what `train.trackers` names, for the first process."""
+    folder, settings = experiment.folder, experiment.settings
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    name = "/".join(folder.absolute().parts[-2:])
+    told = Run(folder, name, settings.tracker_project, config, start, log)
+    return open_trackers(tracker_names(settings.trackers), told)
+
+
 def _every(epochs: float, resolved: Resolved) -> int:
     """Turns a number of epochs into steps; 0 means "only at the end"."""
     if epochs <= 0:
         return resolved.total_steps + 1
     return max(1, round(epochs * resolved.steps_per_epoch))
-
-
-def _write_weights(
-    experiment: Experiment, state: TrainState, log: logging.Logger
-) -> None:
-    if any(leaf.is_deleted() for leaf in jax.tree.leaves(state)):
-        return
-    try:
-        state = dataclasses.replace(
-            state,
-            params=mesh_lib.whole(state.params),
-            model_state=mesh_lib.whole(state.model_state),
-        )
-        if jax.process_index() != 0:
-            return
-        experiment.model.write_weights(state)
-    except jax.errors.JaxRuntimeError:
-        pass  # the step that failed took the state with it
-    except OSError as error:
-        words = storage.in_words(error, experiment.folder)
-        log.error("the weights could not be written: %s", words)

@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.jsonl, TensorBoard events, log.txt, environment.json.
+"""What a run writes down: metrics.jsonl, log.txt, environment.json.
 
 Only process 0 writes. Lines after the restored step are removed when a run resumes, so
 that the file holds every step once.
@@ -14,13 +14,15 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import jax
 
+from agvm_jax.training.standing import best_of
 from agvm_jax.training.storage import AppendFile
+from agvm_jax.training.trackers import Tracker
 
 PACKAGES = (
     "agvm-jax jax jaxlib flax optax orbax-checkpoint grain array-record"
@@ -29,12 +31,12 @@ PACKAGES = (
 
 
 class MetricsWriter:
-    """Appends scalars to metrics.jsonl and, if wanted, to TensorBoard.
+    """Appends scalars to metrics.jsonl and hands them to trackers.
 
     Args:
       folder: the run folder.
       start_step: steps that are kept from an earlier sitting; later lines are removed.
-      tensorboard: whether to write event files into ``tensorboard/``.
+      trackers: who else is told; it closes them.
       active: False on all processes but the first; the writer then does nothing.
     """
 
@@ -43,20 +45,16 @@ class MetricsWriter:
         folder: Path,
         *,
         start_step: int = 0,
-        tensorboard: bool = True,
+        trackers: Sequence[Tracker] = (),
         active: bool = True,
     ):
-        self._file = self._events = None
+        self._file, self._trackers = None, trackers
         if not active:
             return
         path = Path(folder) / "metrics.jsonl"
         _truncate(path, start_step)
         log = logging.getLogger("agvm_jax")
         self._file = AppendFile(path, log)
-        if tensorboard:
-            from agvm_jax.training.tensorboard import Events  # extra [train]
-
-            self._events = Events(Path(folder) / "tensorboard", start_step, log)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes the scalars of one step; what is not finite becomes null."""
@@ -68,13 +66,13 @@ class MetricsWriter:
         }
         line = {"step": step, "time": round(_now().timestamp(), 3), **clean}
         self._file.append(json.dumps(line).encode() + b"\n")
-        if self._events is not None:
-            known = {name: value for name, value in clean.items() if value is not None}
-            self._events.add(step, known)
+        known = {name: value for name, value in clean.items() if value is not None}
+        for tracker in self._trackers:
+            tracker.add(step, known)
 
     def close(self) -> None:
-        """Closes both."""
-        for file in (self._file, self._events):
+        """Closes all."""
+        for file in (self._file, *self._trackers):
             if file is not None:
                 file.close()
 
@@ -94,17 +92,23 @@ def read_metrics(path: Path) -> list[dict]:
 def evaluated(folder: Path, metric: str, last_step: int) -> dict[int, float]:
     """Returns the metric of each evaluation up to a step; nan where it was not finite.
 
+    Where the average of the weights was evaluated too, that of the better of the two.
+
     Args:
       folder: the run folder.
       metric: its name, as the evaluation gives it.
       last_step: later ones are left out.
     """
-    name = f"eval/{metric}"
-    return {
-        line["step"]: math.nan if line[name] is None else line[name]
-        for line in read_metrics(Path(folder) / "metrics.jsonl")
-        if name in line and line["step"] <= last_step
-    }
+    found = {}
+    for line in read_metrics(Path(folder) / "metrics.jsonl"):
+        results = {
+            name.removeprefix("eval/"): math.nan if value is None else value
+            for name, value in line.items()
+            if name.startswith("eval/")
+        }
+        if metric in results and line["step"] <= last_step:
+            found[line["step"]] = best_of(results, metric)
+    return found
 
 
 def _truncate(path: Path, last_step: int) -> None:

@@ -90,6 +90,12 @@ class Partition:
                     return spec
             return P()
 
+        average = state.average
+        if average is not None:  # updated where the optimizer's state is
+            average = {
+                "params": grads,
+                "model_state": self.model_state_specs(average["model_state"]),
+            }
         leaves, treedef = jax.tree.flatten(state.opt_state)
         paths = leaf_paths(state.opt_state)
         rest = jax.tree.map(lambda _: P(), state)
@@ -98,6 +104,7 @@ class Partition:
             params=self.param_specs(state.params),
             model_state=self.model_state_specs(state.model_state),
             opt_state=treedef.unflatten(map(of_optimizer, paths, leaves)),
+            average=average,
         )
 
     def shardings(self, specs: Any) -> Any:

@@ -45,6 +45,7 @@ class Recipe:
     agvm: AgvmOptions | None  # None: plain
     sam: Perturbation | None  # None: one gradient a step
     required_norm: str | None  # the `model.norm` that the method's definition includes
+    ema_decay: float = 0.0  # of the weights' moving average; 0: there is none
 
     def weights(self, opt_state: optax.OptState) -> Any:
         """Return what `GroupPlan.add` and `finish` take as weights: mostly None.

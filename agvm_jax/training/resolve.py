@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agvm_jax.optim.layer_axis import Layered
+from agvm_jax.training.averaging import check_decay
 from agvm_jax.training.batching import BatchPlan, plan_batches
 from agvm_jax.training.input_size import InputSize, evaluation_size
 from agvm_jax.training.recipes import Recipe, build_optimizer
@@ -79,6 +80,8 @@ def resolve(
         steps_per_epoch=steps_per_epoch,
         layered=layered,
     )
+    averages = check_decay(config.train.ema_decay)
+    recipe = dataclasses.replace(recipe, ema_decay=config.train.ema_decay)
     if recipe.required_norm not in (None, config.model.norm):
         raise ValueError(
             f"optim.name={config.optim.name} is defined with {recipe.required_norm}"
@@ -94,7 +97,7 @@ def resolve(
     sharding = choose_sharding(
         config.train, recipe, num_devices, host_devices or num_devices
     )
-    dtype, dtype_reason = _dtype(config.model.dtype, platform)
+    dtype, dtype_reason = compute_dtype(config.model.dtype, platform)
     freeze_at, freeze_reason = _freezing(config)
     evaluated = evaluation_size(config)
     reasons = {
@@ -103,6 +106,7 @@ def resolve(
         "evaluation": f"at {evaluated}",
         "steps": f"{steps_reason}; {plan}",
         "optimizer": "\n".join(recipe.reasons),
+        "average": averages,
         "sharded": sharding.reason,
     }
     return Resolved(
@@ -144,8 +148,13 @@ def _steps(config: Any, num_images: int) -> tuple[int, int, str]:
     )
 
 
-def _dtype(wanted: str, platform: str) -> tuple[str, str]:
-    """Returns what the network computes in, and why."""
+def compute_dtype(wanted: str, platform: str) -> tuple[str, str]:
+    """Returns what the network computes in, and why.
+
+    Args:
+      wanted: model.dtype.
+      platform: "cpu", "gpu" or "tpu".
+    """
     if wanted != "auto":
         return wanted, wanted
     if platform == "cpu":

@@ -257,7 +257,8 @@ def _set_aside(folder: Path, step: int) -> Path:
 
 def as_dict(state: TrainState) -> dict[str, Any]:
     """Returns a state as a dict of its parts, which is how it is stored."""
-    return {name: getattr(state, name) for name in TrainState.__dataclass_fields__}
+    parts = {name: getattr(state, name) for name in TrainState.__dataclass_fields__}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def _kinds(tree: Any) -> dict[str, tuple[str, tuple[int, ...]]]:

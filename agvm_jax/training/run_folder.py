@@ -33,6 +33,7 @@ HELD_KEYS = (
     "train.freeze_at",
     "train.start_from",
     "train.skip_steps",
+    "train.ema_decay",
 )
 
 

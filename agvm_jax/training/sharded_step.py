@@ -248,7 +248,7 @@ class ShardedTrainStep(TrainStep):
 
 def _used(state: TrainState) -> TrainState:
     """Returns what a forward and backward pass needs of a state."""
-    return dataclasses.replace(state, opt_state=(), noise=())
+    return dataclasses.replace(state, opt_state=(), noise=(), average=None)
 
 
 def _kernels(tree: Any) -> Any:

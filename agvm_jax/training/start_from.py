@@ -23,6 +23,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from agvm_jax.run_files import LAST
 from agvm_jax.training.integrity import DamagedCheckpoint
 from agvm_jax.training.restoring import (
     CheckpointMismatch,
@@ -109,7 +110,7 @@ def restore_source(
     try:
         restored = restore(source.checkpoints, source.step, like, log)
     except CheckpointMismatch as error:
-        weights = source.folder / "weights.npz"
+        weights = source.folder / LAST
         raise CheckpointMismatch(
             f"{error} To take over its weights alone:"
             f" --config.train.init_from={weights} --config.train.init_what=all."

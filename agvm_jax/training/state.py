@@ -31,6 +31,8 @@ class TrainState:
       noise: smoothed scalars of the gradient noise scale (`optim.noise`).
       key: uint32 data of the run's random key; a step folds its number into it.
       skipped: int32 scalar, non-finite steps in a row until now.
+      average: None, or the moving averages of params and model_state, a dict with these
+        two names (`training.averaging`).
     """
 
     step: jax.Array
@@ -40,10 +42,14 @@ class TrainState:
     noise: Any
     key: jax.Array
     skipped: jax.Array
+    average: Any = None
 
 
-def create_state(params, model_state, opt_state, noise, seed: int) -> TrainState:
-    """Returns the state before the first step."""
+def create_state(
+    params, model_state, opt_state, noise, seed: int, average: bool = False
+) -> TrainState:
+    """Returns the state before the first step; with ``average``, one that keeps one."""
+    start = {"params": params, "model_state": model_state} if average else None
     return TrainState(
         step=jnp.zeros([], jnp.int32),
         params=params,
@@ -52,6 +58,8 @@ def create_state(params, model_state, opt_state, noise, seed: int) -> TrainState
         noise=noise,
         key=random_key(seed),
         skipped=jnp.zeros([], jnp.int32),
+        # Copies: a step gives every buffer away, once.
+        average=jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), start),
     )
 
 

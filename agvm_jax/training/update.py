@@ -14,6 +14,7 @@ import optax
 
 from agvm_jax.optim.noise import noise_update, update_variance
 from agvm_jax.optim.variance import GroupStats, module_sq_norms
+from agvm_jax.training.averaging import moved
 from agvm_jax.training.recipes import Recipe
 from agvm_jax.training.state import TrainState
 
@@ -75,9 +76,13 @@ def updated(
     former = lay(state.params)
     updates, opt_state = recipe.tx.update(grads, state.opt_state, former, **phi)
     params = lay(optax.apply_updates(former, lay(updates)))
-    noise = state.noise
+    noise, average = state.noise, state.average
     if measure:
         noise = noise_update(noise, stats, batch_size=batch_size)
+    if average is not None:
+        average = moved(
+            average, params, reduced.model_state, state.step, recipe.ema_decay
+        )
     new_state = TrainState(
         step=state.step + 1,
         # Laid out once more, or it would be chosen where both are whole: two gathers.
@@ -88,6 +93,7 @@ def updated(
         noise=accept(noise, state.noise),
         key=state.key,
         skipped=jnp.where(finite, 0, state.skipped + 1),
+        average=accept(average, state.average),
     )
     metrics = {
         "loss": reduced.loss,

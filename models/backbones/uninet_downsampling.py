@@ -83,9 +83,11 @@ class LocalGlobalDownsampling(nnx.Module):
         del constants
         shortcut = self.shortcut(x if self.stride == 1 else pool(x, self.stride))
         q = self.query_norm(self.query(x, train=train))
-        kv = self.kv(self.norm(x)).reshape(len(x), -1, 2, self.heads, self._per_head(q))
+        kv = self.kv(self.norm(x)).reshape(
+            x.shape[0], -1, 2, self.heads, self._per_head(q)
+        )
         k, v = jnp.moveaxis(kv, 2, 0)
-        heads = q.reshape(len(x), -1, self.heads, self._per_head(q))
+        heads = q.reshape(x.shape[0], -1, self.heads, self._per_head(q))
         y = jax.nn.dot_product_attention(heads, k, v)
         return self.proj(y.reshape(q.shape)) + shortcut
 

@@ -157,13 +157,40 @@ def read_weights(path: str | Path) -> dict[str, np.ndarray]:
     )
 
 
-def write_weights(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write an .npz file, which appears under its name only when it is whole."""
+def write_weights(
+    path: str | Path,
+    tensors: Mapping[str, np.ndarray],
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Write a .safetensors file, which appears under its name only when it is whole.
+
+    Args:
+      path: where.
+      tensors: arrays by name.
+      notes: metadata of the file; `read_notes` gives it back.
+    """
+    from safetensors.numpy import save_file
+
     path = Path(path)
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, **tensors)
+    arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    save_file(arrays, partial, dict(notes or {}))
+    # It makes a file that nobody else may read.
+    forbidden = os.umask(0)
+    os.umask(forbidden)
+    partial.chmod(0o666 & ~forbidden)
     partial.replace(path)
+
+
+def read_notes(path: str | Path) -> dict[str, str]:
+    """Return the metadata of a .safetensors file; {} of any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as stored:
+            return dict(stored.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}
 
 
 def _check_name(path: Path) -> None:

@@ -113,7 +113,7 @@ def _rules_for(
     if rules is None:
         raise ValueError(
             f"{path} has no tensor of a name that torchvision gives to a ResNet, a "
-            "Swin or a detector, and is no run's weights.npz; it has "
+            "Swin or a detector, and is no run's weights; it has "
             f"{_shorten(sorted(tensors))}"
         )
     if what != "backbone":

@@ -124,7 +124,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, stop_at):
     settings = {
         "train.log_every_steps": 3,
         "train.keep_checkpoints": 1,
-        "train.tensorboard": True,
+        "train.trackers": "tensorboard",
     }
     scores = {2: 0.3, 4: 0.9, 6: 0.2, 8: 0.1}
     options = dict(settings=settings, steps=8, scores=scores)

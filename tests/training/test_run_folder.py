@@ -17,6 +17,7 @@ from tensorboardX.record_writer import masked_crc32c
 from agvm_jax.training.metrics import MetricsWriter, read_metrics
 from agvm_jax.training.run_folder import folder_of, open_run_folder
 from agvm_jax.training.stop_signal import StopSignal
+from agvm_jax.training.trackers import Run, open_trackers
 
 CONFIG = {
     "batch_size": 16,
@@ -87,13 +88,13 @@ def test_a_key_that_is_newer_than_the_folder_may_be_off(tmp_path):
 
 
 def test_lines_after_the_restored_step_and_a_torn_line_are_removed(tmp_path):
-    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer = MetricsWriter(tmp_path)
     for step in (1, 2, 3):
         writer.write(step, {"loss": step / 2, "phi/head": float("nan")})
     writer.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # killed while writing
-    writer = MetricsWriter(tmp_path, start_step=2, tensorboard=False)
+    writer = MetricsWriter(tmp_path, start_step=2)
     writer.write(3, {"loss": 9.0})
     writer.close()
     lines = read_metrics(tmp_path / "metrics.jsonl")
@@ -116,12 +117,18 @@ def records(path):
         content = content[16 + size :]
 
 
+def tensorboard(folder, start_step=0):
+    log = logging.getLogger("agvm_jax")
+    run = Run(folder, "run", "project", {}, start_step, log)
+    return open_trackers(["tensorboard"], run)
+
+
 def test_tensorboard_gets_the_same_scalars(tmp_path):
-    writer = MetricsWriter(tmp_path)
+    writer = MetricsWriter(tmp_path, trackers=tensorboard(tmp_path))
     writer.write(1, {"loss": 0.5})
     writer.write(2, {"loss": float("nan"), "phi/head": 1.5})
     writer.close()
-    MetricsWriter(tmp_path, start_step=1).close()
+    MetricsWriter(tmp_path, start_step=1, trackers=tensorboard(tmp_path, 1)).close()
     events = []
     for path in sorted((tmp_path / "tensorboard").glob("events.*")):
         for data in records(path):
@@ -147,7 +154,7 @@ def test_sigterm_is_a_wish_and_the_former_handler_comes_back():
 
 def test_lines_that_a_full_disk_does_not_take_are_written_later(tmp_path):
     """A limit on the size of files stands for the full disk."""
-    writer = MetricsWriter(tmp_path)
+    writer = MetricsWriter(tmp_path, trackers=tensorboard(tmp_path))
     writer.write(1, {"loss": 1.0})
     size = (tmp_path / "metrics.jsonl").stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

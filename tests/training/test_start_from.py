@@ -23,6 +23,7 @@ from agvm_jax.training.start_from import Source, find_source, restore_source
 from agvm_jax.training.state import random_key
 from agvm_jax.training.stop_signal import StopSignal
 from agvm_jax.training.watch import TrainingStopped
+from models.weights.files import read_weights
 
 LOG = logging.getLogger("test")
 
@@ -145,7 +146,7 @@ def test_weights_are_left_whatever_ended_the_run(tmp_path, monkeypatch, how):
             experiment = replaced(experiment, "evaluation", run=crash)
         with pytest.raises((TrainingStopped, OSError)):
             train_and_evaluate(experiment)
-    weights = np.load(tmp_path / "weights.npz")
+    weights = read_weights(tmp_path / "weights.safetensors")
     assert all(np.isfinite(value).all() for value in weights.values())
 
 

@@ -27,6 +27,8 @@ from agvm_jax.training.resolve import resolve
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep
 from configs import base
+from models.weights.files import write_weights
+from models.weights.placing import flatten
 
 ROWS = 4
 
@@ -101,7 +103,7 @@ def make_experiment(
     config.optim.lr_rule = "none"
     config.optim.warmup_steps = 0
     config.train.log_every_steps = 1
-    config.train.tensorboard = False
+    config.train.trackers = ""
     config.train.progress = False
     config.train.max_skipped_steps = 2
     config.train.skip_steps = skip
@@ -117,7 +119,12 @@ def make_experiment(
 
     def initial_state():
         state = create_state(
-            params, {}, recipe.tx.init(params), noise_init(params), seed
+            params,
+            {},
+            recipe.tx.init(params),
+            noise_init(params),
+            seed,
+            average=recipe.ema_decay > 0,
         )
         return mesh_lib.put_replicated(mesh, state)
 
@@ -138,8 +145,8 @@ def make_experiment(
             partition=Partition(mesh),
             step=TrainStep(loss, recipe, resolved.plan, mesh, label_tree(params)),
             predict=lambda state, batch: None,
-            write_weights=lambda state: np.savez(
-                folder / "weights.npz", **state.params
+            write_weights=lambda name, state, notes: write_weights(
+                folder / name, flatten(state.params), notes
             ),
         ),
         evaluation=Evaluation(

@@ -15,7 +15,7 @@ from small_weights import (
 )
 from torchvision_names import mask_rcnn_resnet18, resnet18, swin_t
 
-from models.weights.files import read_weights, write_weights
+from models.weights.files import read_notes, read_weights, write_weights
 from models.weights.load import load_initial_weights
 from models.weights.placing import flatten
 
@@ -239,7 +239,17 @@ def test_weights_of_a_run_without_frozen_parts_fit_one_with_them(load, own_run):
 
 def test_a_file_that_was_written_is_read_back(tmp_path):
     tensors = {"backbone/conv1/kernel": np.arange(6.0).reshape(2, 3)}
-    write_weights(tmp_path / "weights.npz", tensors)
-    found = read_weights(tmp_path / "weights.npz")
-    chex.assert_trees_all_equal(found, tensors)
-    assert [p.name for p in tmp_path.iterdir()] == ["weights.npz"]
+    path = tmp_path / "weights.safetensors"
+    write_weights(path, tensors, {"step": "3"})
+    chex.assert_trees_all_equal(read_weights(path), tensors)
+    assert read_notes(path) == {"step": "3"}
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+    (tmp_path / "other").unlink()
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.safetensors"]
+
+
+def test_a_file_of_a_run_of_before_is_read(tmp_path):
+    tensors = {"backbone/conv1/kernel": np.arange(6.0).reshape(2, 3)}
+    np.savez(tmp_path / "weights.npz", **tensors)
+    chex.assert_trees_all_equal(read_weights(tmp_path / "weights.npz"), tensors)

@@ -1,0 +1,1 @@
+"""Use of what was trained: images of any kind in, objects in their own pixels out."""
