@@ -16,6 +16,7 @@ SEEDS = 5
 PLACES = (-2, -1, 0, 1, 2)
 HIGHEST = 10  # doublings that the search for the first failure goes up to
 FURTHEST = 5  # rates that a sweep is extended to, on either side of its middle
+LOWEST = 10  # halvings of the middle, while no rate trains
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Sweep:
     def rates(self, runs: Runs) -> list[Cell]:
         """Return the cells of the sweep, with what its results so far add to it.
 
-        While the best of them stands at an end, the next rate beyond it is wanted;
+        While none of them trained, the next lower one is wanted; while the best of
+        them stands at an end, the next rate beyond it;
         then the two beside the best, a root of two away: the sweep's own steps are
         wider than what methods differ by.
         """
@@ -58,7 +60,10 @@ class Sweep:
         while True:
             best = self._best_place(runs, places)
             if best is None:
-                break
+                if not self._all_failed(runs, places) or min(places) <= -LOWEST:
+                    break
+                places.insert(0, min(places) - 1)
+                continue
             if best == max(places) and best < FURTHEST:
                 places.append(best + 1)
             elif best == min(places) and best > -FURTHEST:
@@ -88,6 +93,10 @@ class Sweep:
         """Return the cells of all seeds at the best rate; () while it is not known."""
         best = self.best(runs)
         return [best.with_(seed=seed) for seed in range(SEEDS)] if best else []
+
+    def _all_failed(self, runs: Runs, places: Sequence[int]) -> bool:
+        results = [runs.result(self.cell(place)) for place in places]
+        return all(result is not None and failed(result) for result in results)
 
     def _best_place(self, runs: Runs, places: Sequence[int]) -> int | None:
         scored = []

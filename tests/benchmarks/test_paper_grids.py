@@ -67,9 +67,17 @@ def test_a_sweep_goes_on_while_its_best_rate_is_the_last(scores, beyond):
     assert ADAMW.best(runs) == ADAMW.cell(best)
 
 
-def test_a_method_that_never_trains_has_no_best_rate_and_its_sweep_ends():
+def test_while_no_rate_trains_lower_ones_are_tried():
     runs = done(None, 0.001, None, None, None)
-    assert len(ADAMW.rates(runs)) == 5 and ADAMW.best(runs) is None
+    assert ADAMW.best(runs) is None
+    assert [cell.rate for cell in ADAMW.rates(runs)][:2] == [0.0005, 0.001]
+    runs.kept[ADAMW.cell(-3)] = result(0.2)  # and one that trains is the lowest: on
+    assert [cell.rate for cell in ADAMW.rates(runs)][:2] == [0.00025, 0.0005]
+
+
+def test_a_method_that_never_trains_has_no_best_rate_and_its_sweep_ends():
+    runs = done(*[None] * 13, places=range(-10, 3))
+    assert len(ADAMW.rates(runs)) == 13 and ADAMW.best(runs) is None
     assert failed(result(0.001)) and failed(result(float("nan")))
 
 
