@@ -10,8 +10,10 @@ cycles and 2.6 times the memory (benchmarks/chip_parts.py).
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, Integer
+
+from ..ops.arrays import Array
 
 
 class AnchorOutputs(NamedTuple):
@@ -23,18 +25,20 @@ class AnchorOutputs(NamedTuple):
       anchors: (H * W * A, 4) float32 each, in the order of `ops.anchors`: the same.
     """
 
-    logits: list[jax.Array]
-    deltas: list[jax.Array]
-    anchors: list[jax.Array]
+    logits: list[Float32[Array, "B H W A*K"]]
+    deltas: list[Float32[Array, "B H W A*4"]]
+    anchors: list[Float32[Array, "H*W*A 4"]]
 
 
-def by_place(maps: jax.Array) -> jax.Array:
+def by_place(maps: Float[Array, "*B H W C"]) -> Float[Array, "*B H*W C"]:
     """Join the places of (..., H, W, A x C) to (..., H * W, A x C)."""
     *rest, height, width, channels = maps.shape
     return maps.reshape(*rest, height * width, channels)
 
 
-def deltas_of(deltas: jax.Array, rows: jax.Array) -> jax.Array:
+def deltas_of(
+    deltas: Float[Array, "P A4"], rows: Integer[Array, " R"]
+) -> Float[Array, "R 4"]:
     """Return the deltas of some anchors of one image, picked by place first.
 
     Args:

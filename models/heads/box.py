@@ -8,10 +8,12 @@ changes a number, torchvision's.
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float, Float32, Key
 
 from agvm_jax.structures import Batch, Predictions
 
 from ..features import Features
+from ..ops.arrays import Array
 from ..ops.conv import conv2d
 from ..ops.losses import smooth_l1
 from .detections import detect
@@ -58,7 +60,9 @@ class BoxLayers(nnx.Module):
         )
         self.box_deltas = make_layer(width, boxes * 4, nnx.initializers.normal(0.001))
 
-    def __call__(self, pooled: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, pooled: Float[Array, "B R P P C"]
+    ) -> tuple[Float32[Array, "B R logits"], Float32[Array, "B R _ 4"]]:
         """Map (B, R, P, P, C) to logits (B, R, K + 1) and deltas (B, R, boxes, 4).
 
         Both are float32.
@@ -69,7 +73,9 @@ class BoxLayers(nnx.Module):
         deltas = self._last(self.box_deltas, x)
         return self._last(self.class_logits, x), deltas.reshape(*x.shape[:2], -1, 4)
 
-    def _last(self, layer: nnx.Linear, x: jax.Array) -> jax.Array:
+    def _last(
+        self, layer: nnx.Linear, x: Float[Array, "B R width"]
+    ) -> Float32[Array, "B R out"]:
         """Apply a layer to (B, R, width) and do not round what it gives.
 
         A fully connected layer is a convolution of 1x1.
@@ -174,8 +180,12 @@ class BoxHead(BoxLayers):
         self.min_side = min_side
 
     def loss(
-        self, features: Features, proposals: Proposals, batch: Batch, key: jax.Array
-    ) -> tuple[dict[str, jax.Array], RoiSample]:
+        self,
+        features: Features,
+        proposals: Proposals,
+        batch: Batch,
+        key: Key[Array, ""],
+    ) -> tuple[dict[str, Float32[Array, ""]], RoiSample]:
         """Return the parts of the loss, see `box_loss`, and what was learned from.
 
         Args:
@@ -217,8 +227,12 @@ class BoxHead(BoxLayers):
 
 
 def box_loss(
-    logits: jax.Array, deltas: jax.Array, sample: RoiSample, *, box_beta: float
-) -> dict[str, jax.Array]:
+    logits: Float[Array, "B S C"],
+    deltas: Float[Array, "B S _ 4"],
+    sample: RoiSample,
+    *,
+    box_beta: float,
+) -> dict[str, Float32[Array, ""]]:
     """Return the losses of sampled proposals, over the number of them in the batch.
 
     Args:

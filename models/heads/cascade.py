@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jaxtyping import Float32, Key
 
 from agvm_jax.structures import Batch, Predictions
 
 from ..features import Features
+from ..ops.arrays import Array
 from ..ops.boxes import clip, decode, encode
 from ..ops.matching import inside_crowd, match
 from ..ops.topk import top_k_pairs
@@ -130,8 +132,12 @@ class CascadeHead(nnx.Module):
         self.min_side = min_side
 
     def loss(
-        self, features: Features, proposals: Proposals, batch: Batch, key: jax.Array
-    ) -> tuple[dict[str, jax.Array], RoiSample]:
+        self,
+        features: Features,
+        proposals: Proposals,
+        batch: Batch,
+        key: Key[Array, ""],
+    ) -> tuple[dict[str, Float32[Array, ""]], RoiSample]:
         """Return the parts of the loss and what the first stage has learned from.
 
         The parts are "classification_1", "box_1" and so on, see `box_loss`, times the
@@ -195,7 +201,13 @@ class CascadeHead(nnx.Module):
 
         return jax.vmap(detect_one)(boxes, scores, valid)
 
-    def _refine(self, index, deltas, boxes, features) -> jax.Array:
+    def _refine(
+        self,
+        index: int,
+        deltas: Float32[Array, "B R 1 4"],
+        boxes: Float32[Array, "B R 4"],
+        features: Features,
+    ) -> Float32[Array, "B R 4"]:
         """Return the boxes (B, R, 4) that a stage makes of others; no gradient passes.
 
         Args:
@@ -210,7 +222,7 @@ class CascadeHead(nnx.Module):
 
 def relabel(
     sample: RoiSample,
-    boxes: jax.Array,
+    boxes: Float32[Array, "B S 4"],
     batch: Batch,
     *,
     num_classes: int,

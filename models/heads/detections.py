@@ -6,9 +6,11 @@ torchvision's.
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, Integer
 
 from agvm_jax.structures import Predictions
 
+from ..ops.arrays import Array
 from ..ops.boxes import clip, decode
 from ..ops.nms import nms
 from ..ops.topk import top_k_pairs
@@ -16,10 +18,10 @@ from .proposals import Proposals
 
 
 def detect(
-    logits: jax.Array,
-    deltas: jax.Array,
+    logits: Float[Array, "P C"],
+    deltas: Float[Array, "P C-1 4"],
     proposals: Proposals,
-    image_size: jax.Array,
+    image_size: Integer[Array, "2"],
     *,
     box_weights: tuple[float, float, float, float],
     score_threshold: float,
@@ -58,9 +60,9 @@ def detect(
 
 
 def thin_out(
-    boxes: jax.Array,
-    scores: jax.Array,
-    classes: jax.Array,
+    boxes: Float32[Array, "N 4"],
+    scores: Float32[Array, " N"],
+    classes: Integer[Array, " N"],
     *,
     score_threshold: float,
     nms_threshold: float,

@@ -7,11 +7,13 @@ changes a number, torchvision's.
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Bool, Float, Float32, Integer
 
 from agvm_jax.structures import Batch, Predictions
 
 from ..features import Features
 from ..layers import Conv, kaiming_normal
+from ..ops.arrays import Array
 from ..ops.conv import conv2d
 from ..ops.masks import mask_targets
 from ..ops.object_chunks import sum_over_objects
@@ -32,7 +34,7 @@ class Upsample(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32))
         self.dtype = dtype
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "R H W C"]) -> Float[Array, "R H W 2 2 D"]:
         """Map (R, H, W, in) to (R, H, W, 2, 2, out); the four cells stay together."""
         kernel = jnp.einsum("abcd->cabd", self.kernel[...].astype(self.dtype))
         flat = kernel.reshape(1, 1, len(kernel), -1)
@@ -94,7 +96,9 @@ class MaskHead(nnx.Module):
         self.loss_weight = loss_weight
         self.dtype = dtype
 
-    def __call__(self, pooled: jax.Array, classes: jax.Array) -> jax.Array:
+    def __call__(
+        self, pooled: Float[Array, "B R P P C"], classes: Integer[Array, "B R"]
+    ) -> Float32[Array, "B R 2*P 2*P"]:
         """Return the mask of each box, for the class that it is said to have.
 
         Args:
@@ -122,7 +126,7 @@ class MaskHead(nnx.Module):
 
     def loss(
         self, features: Features, sample: RoiSample, batch: Batch
-    ) -> dict[str, jax.Array]:
+    ) -> dict[str, Float32[Array, ""]]:
         """Return the part "mask" of the loss: mean cross entropy of the objects' cells.
 
         Args:
@@ -148,13 +152,17 @@ class MaskHead(nnx.Module):
         mean = total / jnp.maximum(is_object.sum(), 1)
         return {"mask": self.loss_weight * mean}
 
-    def predict(self, features: Features, found: Predictions) -> jax.Array:
+    def predict(
+        self, features: Features, found: Predictions
+    ) -> Float32[Array, "B D M M"]:
         """Return the masks of detections, (B, D, 2 P, 2 P) float32 probabilities."""
         pooled = features.pool(found.boxes, self.roi_size)
         return jax.nn.sigmoid(self(pooled, found.classes))
 
 
-def sampled_mask_targets(sample: RoiSample, batch: Batch, size: int) -> jax.Array:
+def sampled_mask_targets(
+    sample: RoiSample, batch: Batch, size: int
+) -> Float32[Array, "B S {size} {size}"]:
     """Return what the masks of sampled proposals should be, (B, S, M, M) float32.
 
     Args:
@@ -178,8 +186,10 @@ def sampled_mask_targets(sample: RoiSample, batch: Batch, size: int) -> jax.Arra
 
 
 def mask_cross_entropy(
-    logits: jax.Array, targets: jax.Array, counted: jax.Array
-) -> jax.Array:
+    logits: Float[Array, "B S M M"],
+    targets: Float[Array, "B S M M"],
+    counted: Bool[Array, "B S"],
+) -> Float32[Array, ""]:
     """Return the sum over objects of the mean cross entropy of their masks' cells.
 
     The loss is this over the number of objects.

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Bool, Float32, Integer
 
+from ..ops.arrays import Array
 from ..ops.boxes import clip, decode
 from ..ops.nms import nms
 from ..ops.topk import top_k
@@ -20,13 +22,13 @@ class Proposals(NamedTuple):
       valid: (B, P) bool, False in padding rows.
     """
 
-    boxes: jax.Array
-    valid: jax.Array
+    boxes: Float32[Array, "B P 4"]
+    valid: Bool[Array, "B P"]
 
 
 def propose(
     outputs: AnchorOutputs,
-    image_size: jax.Array,
+    image_size: Integer[Array, "B 2"],
     *,
     pre_nms_top_k: int,
     max_proposals: int,

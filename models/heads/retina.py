@@ -10,12 +10,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float, Float32, Integer
 
 from agvm_jax.structures import Batch, Predictions
 
 from ..features import Features
 from ..layers import Conv
 from ..ops.anchors import Anchors
+from ..ops.arrays import Array
 from ..ops.boxes import clip, decode
 from ..ops.nms import nms
 from ..ops.topk import top_k_pairs
@@ -127,8 +129,8 @@ class RetinaHead(nnx.Module):
         self.max_detections = max_detections
 
     def __call__(
-        self, levels: Sequence[jax.Array]
-    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        self, levels: Sequence[Float[Array, "B _ _ C"]]
+    ) -> tuple[list[Float32[Array, "B _ _ A_K"]], list[Float32[Array, "B _ _ A_4"]]]:
         """Return logits and deltas of every level, see `AnchorOutputs`.
 
         Args:
@@ -149,7 +151,7 @@ class RetinaHead(nnx.Module):
         anchors = self.anchors.of_pyramid(features.grids, features.strides)
         return AnchorOutputs(*self(features.levels), anchors)
 
-    def loss(self, features: Features, batch: Batch) -> dict[str, jax.Array]:
+    def loss(self, features: Features, batch: Batch) -> dict[str, Float32[Array, ""]]:
         """Return the parts of the loss, see `retina_loss`."""
         return retina_loss(
             self.outputs(features),
@@ -169,7 +171,9 @@ class RetinaHead(nnx.Module):
 
         return jax.vmap(detect_one)(logits, deltas, features.image_size)
 
-    def _detect(self, outputs: AnchorOutputs, image_size: jax.Array) -> Predictions:
+    def _detect(
+        self, outputs: AnchorOutputs, image_size: Integer[Array, "2"]
+    ) -> Predictions:
         """Return the detections of one image: maps of (H, W, A x C), a size of (2,)."""
         boxes, logits, classes = [], [], []
         for level_logits, level_deltas, level_anchors in zip(*outputs, strict=True):

@@ -7,9 +7,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32, Int32
 
 from agvm_jax.structures import Batch
 
+from ..ops.arrays import Array
 from ..ops.boxes import encode
 from ..ops.losses import sigmoid_focal_loss, smooth_l1
 from ..ops.matching import BACKGROUND, IGNORE, inside_crowd, match
@@ -18,15 +20,15 @@ from .anchor_outputs import AnchorOutputs, by_place
 
 
 def retina_targets(
-    anchors: jax.Array,
-    boxes: jax.Array,
-    classes: jax.Array,
-    valid: jax.Array,
-    crowd: jax.Array,
+    anchors: Float32[Array, "A 4"],
+    boxes: Float[Array, "N 4"],
+    classes: Int32[Array, " N"],
+    valid: Bool[Array, " N"],
+    crowd: Bool[Array, " N"],
     *,
     foreground_iou: float,
     background_iou: float,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Int32[Array, " A"], Float32[Array, "A 4"]]:
     """Return what one image's anchors should say.
 
     Crowd regions are no targets, and an anchor that lies in one by more than half is
@@ -69,7 +71,7 @@ def retina_loss(
     background_iou: float,
     focal_alpha: float,
     focal_gamma: float,
-) -> dict[str, jax.Array]:
+) -> dict[str, Float32[Array, ""]]:
     """Return the focal loss of the classes and the L1 loss of the boxes.
 
     Both are summed over an image's anchors and divided by its number of matched
@@ -127,8 +129,11 @@ def retina_loss(
 
 
 def class_losses(
-    logits: jax.Array, labels: jax.Array, alpha: float, gamma: float
-) -> jax.Array:
+    logits: Float[Array, "B P A_K"],
+    labels: Int32[Array, "B P A"],
+    alpha: float,
+    gamma: float,
+) -> Float32[Array, " B"]:
     """Return the focal loss of one level, summed over each image's anchors: (B,).
 
     Args:

@@ -1,12 +1,15 @@
 """The proposals that a head learns from, and what each of them should become."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Key
 
 from agvm_jax.structures import Batch
 
+from ..ops.arrays import Array
 from ..ops.boxes import encode
 from ..ops.matching import BACKGROUND, inside_crowd, match
 from ..ops.sampling import sample_balanced
@@ -28,12 +31,13 @@ class RoiSample:
       max_objects: how many of the rows in front may be objects.
     """
 
-    boxes: jax.Array
-    labels: jax.Array
-    targets: jax.Array
-    rows: jax.Array
-    chosen: jax.Array
-    is_object: jax.Array
+    # Any: as a tree it holds slopes and axes too.
+    boxes: Any
+    labels: Any
+    targets: Any
+    rows: Any
+    chosen: Any
+    is_object: Any
     max_objects: int = dataclasses.field(metadata={"static": True})
 
     def objects(self) -> "RoiSample":
@@ -44,7 +48,7 @@ class RoiSample:
 def sample_rois(
     proposals: Proposals,
     batch: Batch,
-    key: jax.Array,
+    key: Key[Array, ""],
     *,
     num_classes: int,
     samples: int,

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float, Float32, Key
 
 from agvm_jax.structures import Batch
 
 from ..features import Features
 from ..layers import Conv
 from ..ops.anchors import Anchors
+from ..ops.arrays import Array
 from ..ops.boxes import encode
 from ..ops.losses import smooth_l1
 from ..ops.matching import BACKGROUND, inside_crowd, match
@@ -54,8 +56,8 @@ class RPNHead(nnx.Module):
         in_channels: int,
         anchors: Anchors,
         *,
-        pre_nms_top_k: tuple[int, int] = (2000, 1000),
-        post_nms_top_k: tuple[int, int] = (2000, 1000),
+        pre_nms_top_k: Sequence[int] = (2000, 1000),
+        post_nms_top_k: Sequence[int] = (2000, 1000),
         nms_threshold: float = 0.7,
         samples: int = 256,
         positive_fraction: float = 0.5,
@@ -105,8 +107,8 @@ class RPNHead(nnx.Module):
         self.min_side = min_side
 
     def __call__(
-        self, levels: Sequence[jax.Array]
-    ) -> tuple[list[jax.Array], list[jax.Array]]:
+        self, levels: Sequence[Float[Array, "B _ _ C"]]
+    ) -> tuple[list[Float32[Array, "B _ _ A"]], list[Float32[Array, "B _ _ A*4"]]]:
         """Return logits and deltas of every level, see `AnchorOutputs`.
 
         Args:
@@ -125,8 +127,8 @@ class RPNHead(nnx.Module):
         return AnchorOutputs(*self(features.levels), anchors)
 
     def loss(
-        self, features: Features, batch: Batch, key: jax.Array
-    ) -> tuple[dict[str, jax.Array], Proposals]:
+        self, features: Features, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[dict[str, Float32[Array, ""]], Proposals]:
         """Return the parts of the loss, see `rpn_loss`, and proposals for training.
 
         Args:
@@ -165,14 +167,14 @@ class RPNHead(nnx.Module):
 def rpn_loss(
     outputs: AnchorOutputs,
     batch: Batch,
-    key: jax.Array,
+    key: Key[Array, ""],
     *,
     samples: int,
     positive_fraction: float,
     foreground_iou: float,
     background_iou: float,
     box_beta: float,
-) -> dict[str, jax.Array]:
+) -> dict[str, Float32[Array, ""]]:
     """Return the losses of a random sample of each image's anchors.
 
     Both are divided by the number of sampled anchors of the batch (Faster R-CNN,

@@ -10,11 +10,13 @@ for all things, class 0.
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Float, Float32, Int
 
 from agvm_jax.structures import Batch
 
 from ..features import Features
 from ..layers import Conv
+from ..ops.arrays import Array
 from ..ops.bilinear import double
 from ..ops.pixel_classes import pixel_classes, pixel_cross_entropy
 from .ranges import check_ranges
@@ -35,7 +37,7 @@ class SemanticStage(nnx.Module):
             channels, num_groups=norm_groups, epsilon=1e-5, dtype=dtype, rngs=rngs
         )
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B h w C"]) -> Float[Array, "B h w D"]:
         """Map (B, h, w, in) to (B, h, w, channels)."""
         return jax.nn.relu(self.norm(self.conv(x)))
 
@@ -114,7 +116,7 @@ class SemanticHead(nnx.Module):
         self.label_scale = label_scale
         self.loss_weight = loss_weight
 
-    def __call__(self, features: Features) -> jax.Array:
+    def __call__(self, features: Features) -> Float32[Array, "B h w K"]:
         """Return logits (B, ceil(H / 4), ceil(W / 4), K), float32.
 
         Raises:
@@ -137,7 +139,7 @@ class SemanticHead(nnx.Module):
             total = total + x
         return self.logits(total)
 
-    def loss(self, features: Features, batch: Batch) -> dict[str, jax.Array]:
+    def loss(self, features: Features, batch: Batch) -> dict[str, Float32[Array, ""]]:
         """Return {"semantic": the weighted mean cross entropy of labelled pixels}.
 
         Logits are interpolated to the labels' size. The mean is over the labelled
@@ -174,11 +176,13 @@ class SemanticHead(nnx.Module):
         mean = total / jnp.maximum(counted, 1)
         return {"semantic": self.loss_weight * mean}
 
-    def predict(self, features: Features, batch: Batch) -> jax.Array:
+    def predict(self, features: Features, batch: Batch) -> Int[Array, "B H W"]:
         """Return the class of each part of a pixel, see `labels`."""
         return self.labels(self(features), batch.image.shape[1:3])
 
-    def labels(self, logits: jax.Array, size: tuple[int, int]) -> jax.Array:
+    def labels(
+        self, logits: Float32[Array, "B h w K"], size: tuple[int, int]
+    ) -> Int[Array, "B H W"]:
         """Return the best class of each pixel, of s x s parts with `label_scale` s.
 
         Published mIoU interpolates logits at the original image's pixels. Those lie

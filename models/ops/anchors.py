@@ -12,9 +12,11 @@ from at 768. On sides that all strides divide both are the same.)
 import dataclasses
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32
+
+from .arrays import Array
 
 
 def octave_sizes(sizes: Sequence[float], scales: int) -> tuple[tuple[float, ...], ...]:
@@ -33,7 +35,9 @@ def octave_sizes(sizes: Sequence[float], scales: int) -> tuple[tuple[float, ...]
     )
 
 
-def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
+def cell_anchors(
+    sizes: Sequence[float], ratios: Sequence[float]
+) -> Float32[np.ndarray, "{len(sizes)*len(ratios)} 4"]:
     """Return the anchors of one cell, centred on 0, corners rounded to whole pixels.
 
     Args:
@@ -58,7 +62,9 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float]) -> np.ndarray:
     return np.round(np.stack([-widths, -heights, widths, heights], axis=1) / 2)
 
 
-def grid_anchors(cells: np.ndarray, grid: tuple[int, int], stride: int) -> jax.Array:
+def grid_anchors(
+    cells: Float32[np.ndarray, "A 4"], grid: tuple[int, int], stride: int
+) -> Float32[Array, "{grid[0]}*{grid[1]}*A 4"]:
     """Return the anchors of one feature map.
 
     Those of cell (i, j) are centred on pixel (i * stride, j * stride), the middle of
@@ -80,10 +86,10 @@ def grid_anchors(cells: np.ndarray, grid: tuple[int, int], stride: int) -> jax.A
 
 
 def pyramid_anchors(
-    cells: Sequence[np.ndarray],
+    cells: Sequence[Float32[np.ndarray, "A 4"]],
     grids: Sequence[tuple[int, int]],
     strides: Sequence[int],
-) -> list[jax.Array]:
+) -> list[Float32[Array, "_ 4"]]:
     """Return the anchors of each level of a pyramid, finest first.
 
     Args:
@@ -165,7 +171,7 @@ class Anchors:
 
     def of_pyramid(
         self, grids: Sequence[tuple[int, int]], strides: Sequence[int]
-    ) -> list[jax.Array]:
+    ) -> list[Float32[Array, "_ 4"]]:
         """Return one (H * W * A, 4) float32 array a level, see `pyramid_anchors`."""
         sizes = octave_sizes(self.sizes, self.scales)
         cells = [cell_anchors(level, self.ratios) for level in sizes]

@@ -1,15 +1,20 @@
 """Batch normalisation by the batch's own statistics."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, Float32
 
+from .arrays import Array
 from .forms import pick
 
 
 def batch_norm(
-    x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float, axis_name: str | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x: Float[Array, "B H W C"],
+    scale: Float32[Array, " C"],
+    bias: Float32[Array, " C"],
+    eps: float,
+    axis_name: str | None,
+) -> tuple[Float[Array, "B H W C"], Float32[Array, " C"], Float32[Array, " C"]]:
     """Normalise by the batch's own statistics, which take no gradient themselves.
 
     They are those of all replicas on `axis_name`, from the means of x and of x * x. In

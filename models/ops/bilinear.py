@@ -7,11 +7,16 @@ centres of their cells, and beyond the outermost centres the map is constant.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32
+
+from .arrays import Array
 
 
 def between_cells(
-    x: jax.Array, rows: float | jax.Array, columns: float | jax.Array
-) -> jax.Array:
+    x: Float[Array, "B h w C"],
+    rows: float | Float[Array, ""],
+    columns: float | Float[Array, ""],
+) -> Float[Array, "B h w C"]:
     """Return the map at the centres of its cells, moved by a share of a cell.
 
     Args:
@@ -29,7 +34,7 @@ def between_cells(
     return _along(_along(x, rows, 1), columns, 2)
 
 
-def offsets(factor: int) -> np.ndarray:
+def offsets(factor: int) -> Float32[np.ndarray, " {factor}"]:
     """Return where the centres of a cell's `factor` parts are, (factor,) float32.
 
     In cells, from the centre of the cell.
@@ -40,7 +45,9 @@ def offsets(factor: int) -> np.ndarray:
     return ((np.arange(factor) + 0.5) / factor - 0.5).astype(np.float32)
 
 
-def double(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def double(
+    x: Float[Array, "B h w C"], size: tuple[int, int]
+) -> Float[Array, "B {size[0]} {size[1]} C"]:
     """Double (B, h, w, C) bilinearly, cropped to `size`: each side 2n or 2n - 1.
 
     Raises:
@@ -56,7 +63,9 @@ def double(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return x[:, : size[0], : size[1]]
 
 
-def _along(x: jax.Array, offset: float | jax.Array, axis: int) -> jax.Array:
+def _along(
+    x: Float[Array, "B h w C"], offset: float | Float[Array, ""], axis: int
+) -> Float[Array, "B h w C"]:
     """Move (B, h, w, C) along one axis by an offset of at most half a cell."""
     offset = jnp.asarray(offset, x.dtype)
     first, last = (

@@ -7,15 +7,17 @@ negative has area 0 and overlaps nothing.
 
 import math
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Float32, Num
+
+from .arrays import Array
 
 # A decoded side is at most 1000 / 16 times the anchor's, so that exp cannot overflow
 # (the bound of detectron2 and torchvision).
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
 
 
-def areas(boxes: jax.Array) -> jax.Array:
+def areas(boxes: Num[Array, "*B 4"]) -> Float32[Array, "*B"]:
     """Return the areas of boxes: (..., 4) -> (...), float32.
 
     >>> areas(jnp.array([[0.0, 0.0, 2.0, 3.0], [5.0, 5.0, 4.0, 9.0]])).tolist()
@@ -27,7 +29,9 @@ def areas(boxes: jax.Array) -> jax.Array:
     return width * height
 
 
-def intersections(boxes: jax.Array, others: jax.Array) -> jax.Array:
+def intersections(
+    boxes: Num[Array, "*#B N 4"], others: Num[Array, "*#B M 4"]
+) -> Float32[Array, "*#B N M"]:
     """Return the area shared by each pair: (..., N, 4), (..., M, 4) -> (..., N, M)."""
     a = boxes.astype(jnp.float32)[..., :, None, :]
     b = others.astype(jnp.float32)[..., None, :, :]
@@ -36,7 +40,9 @@ def intersections(boxes: jax.Array, others: jax.Array) -> jax.Array:
     return jnp.maximum(width, 0.0) * jnp.maximum(height, 0.0)
 
 
-def iou(boxes: jax.Array, others: jax.Array) -> jax.Array:
+def iou(
+    boxes: Num[Array, "*#B N 4"], others: Num[Array, "*#B M 4"]
+) -> Float32[Array, "*#B N M"]:
     """Return intersection over union of each pair.
 
     Two boxes of area 0 have IoU 0, not NaN.
@@ -56,7 +62,9 @@ def iou(boxes: jax.Array, others: jax.Array) -> jax.Array:
     return jnp.where(union > 0.0, shared / jnp.where(union > 0.0, union, 1.0), 0.0)
 
 
-def coverage(boxes: jax.Array, regions: jax.Array) -> jax.Array:
+def coverage(
+    boxes: Num[Array, "*#B N 4"], regions: Num[Array, "*#B M 4"]
+) -> Float32[Array, "*#B N M"]:
     """Return the share of each box's own area that lies inside each region.
 
     This is COCO's overlap with a crowd region: the region may be as large as it
@@ -74,7 +82,7 @@ def coverage(boxes: jax.Array, regions: jax.Array) -> jax.Array:
     return jnp.where(own > 0.0, shared / jnp.where(own > 0.0, own, 1.0), 0.0)
 
 
-def _centres(boxes: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+def _centres(boxes):
     """Return centre x, centre y, width and height, each (...)."""
     width = boxes[..., 2] - boxes[..., 0]
     height = boxes[..., 3] - boxes[..., 1]
@@ -84,10 +92,10 @@ def _centres(boxes: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Arr
 
 
 def encode(
-    boxes: jax.Array,
-    anchors: jax.Array,
+    boxes: Num[Array, "*#B 4"],
+    anchors: Num[Array, "*#B 4"],
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
-) -> jax.Array:
+) -> Float32[Array, "*#B 4"]:
     """Return the deltas that turn `anchors` into `boxes` (R-CNN, appendix C).
 
     ``dx = wx (x - xa) / wa``, ``dw = ww log(w / wa)`` and so for y and h. Both need
@@ -121,10 +129,10 @@ def encode(
 
 
 def decode(
-    deltas: jax.Array,
-    anchors: jax.Array,
+    deltas: Float[Array, "*#B 4"],
+    anchors: Num[Array, "*#B 4"],
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
-) -> jax.Array:
+) -> Float32[Array, "*#B 4"]:
     """Return the boxes that `deltas` make of `anchors`: the inverse of `encode`.
 
     Args:
@@ -154,7 +162,9 @@ def decode(
     )
 
 
-def clip(boxes: jax.Array, image_size: jax.Array) -> jax.Array:
+def clip(
+    boxes: Num[Array, "*B N 4"], image_size: Num[Array, "*B 2"]
+) -> Float32[Array, "*B N 4"]:
     """Return boxes cut off at the borders of their image.
 
     Args:

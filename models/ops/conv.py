@@ -1,14 +1,18 @@
 """Convolution over NHWC."""
 
-import jax
+from jaxtyping import Float
 
+from .arrays import Array
 from .forms import pick
 from .plain_conv import conv2d as plain_conv2d
 
 
 def conv2d(
-    x: jax.Array, kernel: jax.Array, stride: int = 1, out_dtype=None
-) -> jax.Array:
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "k k C K"],
+    stride: int = 1,
+    out_dtype=None,
+) -> Float[Array, "B 1+(H-1)//{stride} 1+(W-1)//{stride} K"]:
     """Convolve (B, H, W, C) with (k, k, C, K), padded by k // 2, k odd.
 
     On GPU and TPU this is the compiler's own convolution and its own gradient; the form

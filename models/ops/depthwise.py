@@ -4,14 +4,17 @@ Both look at 3x3 places of one channel. The CPU has forms of its own, `cpu/depth
 and `cpu/dense_pooling.py`; everywhere else these are the compiler's.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float
 
+from .arrays import Array
 from .forms import pick
 
 
-def depthwise_conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+def depthwise_conv(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "..."], stride: int = 1
+) -> Float[Array, "B 1+(H-1)//{stride} 1+(W-1)//{stride} C"]:
     """Convolve each channel of (B, H, W, C) with a 3x3 kernel of its own, padded by 1.
 
     The form for CPUs is differentiable once, in reverse.
@@ -47,7 +50,7 @@ def plain_conv(stride, x, kernel):
     )
 
 
-def dense_max_pool(x: jax.Array) -> jax.Array:
+def dense_max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """Return the maxima of 3x3 windows around each place, with padding 1.
 
     Of equal elements the first, row by row, takes the gradient, as in torch.

@@ -7,6 +7,9 @@ exponentials, no subtraction that cancels, finite for every finite logit.
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32
+
+from .arrays import Array
 
 
 def _terms(logits, targets, alpha, gamma):
@@ -17,13 +20,17 @@ def _terms(logits, targets, alpha, gamma):
     return signed, cross_entropy, weight * jnp.exp(-gamma * (signed + cross_entropy))
 
 
-def focal_loss(logits, targets, alpha, gamma):
+def focal_loss(
+    logits: Float[Array, "*D"], targets: Bool[Array, "*D"], alpha: float, gamma: float
+) -> Float32[Array, "*D"]:
     """Return the loss of each decision, float32."""
     _, cross_entropy, weight = _terms(logits, targets, alpha, gamma)
     return weight * cross_entropy
 
 
-def focal_slope(logits, targets, alpha, gamma):
+def focal_slope(
+    logits: Float[Array, "*D"], targets: Bool[Array, "*D"], alpha: float, gamma: float
+) -> Float32[Array, "*D"]:
     """Return the derivative of each loss by its logit, float32."""
     signed, cross_entropy, weight = _terms(logits, targets, alpha, gamma)
     probability = jax.nn.sigmoid(signed)

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Integer, UInt8
+
+from .arrays import Array
 
 
 def normalize_images(
-    image: jax.Array,
-    image_size: jax.Array,
+    image: UInt8[Array, "B H W 3"],
+    image_size: Integer[Array, "B 2"],
     mean: Sequence[float],
     std: Sequence[float],
-    dtype: jnp.dtype = jnp.float32,
-) -> jax.Array:
+    dtype=jnp.float32,
+) -> Float[Array, "B H W 3"]:
     """Return ``(image - mean) / std`` with zeros outside the images.
 
     The padding is zero *after* normalisation, as in torchvision and detectron2: it

@@ -8,14 +8,19 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32
 
+from .arrays import Array
 from .focal import focal_loss, focal_slope
 from .forms import pick
 
 
 def sigmoid_focal_loss(
-    logits: jax.Array, targets: jax.Array, alpha: float = 0.25, gamma: float = 2.0
-) -> jax.Array:
+    logits: Float[Array, "*D"],
+    targets: Bool[Array, "*D"],
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> Float32[Array, "*D"]:
     """Return the focal loss of independent binary decisions (Lin et al., eq. 5).
 
     ``-alpha_t (1 - p_t) ** gamma log(p_t)``, see `ops.focal`. Only the logits are kept
@@ -52,8 +57,8 @@ def _focal_tangent(alpha, gamma, primals, tangents):
 
 
 def smooth_l1(
-    predictions: jax.Array, targets: jax.Array, beta: float = 0.0
-) -> jax.Array:
+    predictions: Float[Array, "*#D"], targets: Float[Array, "*#D"], beta: float = 0.0
+) -> Float32[Array, "*#D"]:
     """Return ``d ** 2 / (2 beta)`` where |d| < beta, else ``|d| - beta / 2``.
 
     Fast R-CNN, eq. 3, with the place where the parabola becomes a line set free;

@@ -7,13 +7,20 @@ of a cell that the mask covers is exact as ``Y mask X^T`` with the lengths that 
 the two grids have in common.
 """
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Float32, Num, Shaped
+
+from .arrays import Array
 
 
 def shared_lengths(
-    start: jax.Array, end: jax.Array, low: jax.Array, high: jax.Array, size: int, m: int
-) -> jax.Array:
+    start: Float32[Array, " S"],
+    end: Float32[Array, " S"],
+    low: Float32[Array, " S"],
+    high: Float32[Array, " S"],
+    size: int,
+    m: int,
+) -> Float32[Array, "S {size} {m}"]:
     """Return the share of each cell of one line that each cell of another covers.
 
     Args:
@@ -41,8 +48,11 @@ def shared_lengths(
 
 
 def mask_targets(
-    masks: jax.Array, boxes: jax.Array, rois: jax.Array, size: int
-) -> jax.Array:
+    masks: Shaped[Array, "S m m"],
+    boxes: Num[Array, "S 4"],
+    rois: Num[Array, "S 4"],
+    size: int,
+) -> Float32[Array, "S {size} {size}"]:
     """Return the share of each cell of each proposal that its mask covers.
 
     torchvision keeps such shares as targets, detectron2 rounds them to 0 or 1; we keep

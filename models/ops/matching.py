@@ -5,10 +5,11 @@ never held whole. Objects are taken a block at a time, and each anchor remembers
 best object so far: 13 MB an image for the block's overlaps.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Bool, Float, Float32, Int32
 
+from .arrays import Array
 from .boxes import coverage, iou
 from .forms import pick
 
@@ -18,14 +19,14 @@ _BLOCK = 16  # objects compared at once
 
 
 def match(
-    anchors: jax.Array,
-    boxes: jax.Array,
-    valid: jax.Array,
+    anchors: Float[Array, "A 4"],
+    boxes: Float[Array, "N 4"],
+    valid: Bool[Array, " N"],
     *,
     foreground_iou: float,
     background_iou: float,
     low_quality: bool,
-) -> jax.Array:
+) -> Int32[Array, " A"]:
     """Return for each anchor the row of its object, or BACKGROUND or IGNORE.
 
     With thresholds 0.5 and 0.4, an anchor whose best IoU is
@@ -78,8 +79,11 @@ def match(
 
 
 def inside_crowd(
-    anchors: jax.Array, boxes: jax.Array, crowd: jax.Array, threshold: float = 0.5
-) -> jax.Array:
+    anchors: Float[Array, "A 4"],
+    boxes: Float[Array, "N 4"],
+    crowd: Bool[Array, " N"],
+    threshold: float = 0.5,
+) -> Bool[Array, " A"]:
     """Return whether more than `threshold` of an anchor lies in one crowd region.
 
     Such an anchor may well look at an object that nobody outlined, so it must not be
@@ -102,7 +106,9 @@ def inside_crowd(
     return pick("inside_crowd", _inside_crowd)(anchors, boxes, crowd, threshold)
 
 
-def _best_objects(anchors, boxes, valid):
+def _best_objects(
+    anchors: Float[Array, "A 4"], boxes: Float[Array, "N 4"], valid: Bool[Array, " N"]
+) -> tuple[Float32[Array, " A"], Int32[Array, " A"], Bool[Array, " A"]]:
     """Return each anchor's best IoU, its row, and whether some object wants it most.
 
     Args:

@@ -17,22 +17,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Bool, Float, Int32, Integer
 
+from .arrays import Array
 from .boxes import iou
 from .forms import pick
 
 
 def nms(
-    boxes: jax.Array,
-    scores: jax.Array,
-    classes: jax.Array,
-    valid: jax.Array,
+    boxes: Float[Array, "N 4"],
+    scores: Float[Array, " N"],
+    classes: Integer[Array, " N"],
+    valid: Bool[Array, " N"],
     *,
     iou_threshold: float,
     max_outputs: int,
     tile: int = 256,
     runs: Sequence[int] | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Int32[Array, " {max_outputs}"], Bool[Array, " {max_outputs}"]]:
     """Return the rows that greedy NMS keeps, class by class, best first.
 
     Of equal scores the earlier row comes first. Batches: `jax.vmap`. Differentiable in

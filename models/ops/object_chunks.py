@@ -10,7 +10,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, Float32, Shaped
 
+from .arrays import Array
 from .forms import pick
 
 # Rows of the whole batch that are computed at once: 25 thousand places of 14x14 maps.
@@ -18,8 +20,10 @@ _ROWS = 128
 
 
 def sum_over_objects(
-    function: Callable[..., jax.Array], features: jax.Array, *fields: jax.Array
-) -> jax.Array:
+    function: Callable[..., Array],
+    features: Float[Array, "B S ..."],
+    *fields: Shaped[Array, "B S ..."],
+) -> Float32[Array, ""]:
     """Return the sum of `function` over a sample, a fixed number of rows at a time.
 
     Nothing is computed for rows that hold no object, but for those that share their

@@ -12,12 +12,16 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, Float32, Int, Integer
 
+from .arrays import Array
 from .bilinear import between_cells, offsets
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def pixel_cross_entropy(logits: jax.Array, labels: jax.Array, factor: int) -> jax.Array:
+def pixel_cross_entropy(
+    logits: Float[Array, "B h w K"], labels: Integer[Array, "B H W"], factor: int
+) -> Float32[Array, ""]:
     """Return the sum of the cross entropy over the labelled pixels, float32.
 
     Each pixel's logits are interpolated bilinearly. The gradient is computed with the
@@ -62,7 +66,9 @@ def _scaled_gradient(factor, gradient, cotangent):
 pixel_cross_entropy.defvjp(_with_gradient, _scaled_gradient)
 
 
-def pixel_classes(logits: jax.Array, size: tuple[int, int], factor: int) -> jax.Array:
+def pixel_classes(
+    logits: Float[Array, "B h w K"], size: tuple[int, int], factor: int
+) -> Int[Array, "B {size[0]} {size[1]}"]:
     """Return the best class of each pixel, (B, H, W), in the smallest signed integers.
 
     Args:
@@ -88,7 +94,9 @@ def pixel_classes(logits: jax.Array, size: tuple[int, int], factor: int) -> jax.
     return classes[:, : size[0], : size[1]]
 
 
-def _of_kind(logits: jax.Array, kind: tuple) -> tuple[jax.Array, jax.Array]:
+def _of_kind(
+    logits: Float[Array, "B h w K"], kind: tuple
+) -> tuple[Float32[Array, ""], Float32[Array, "B h w K"]]:
     """Return the sum over (B, h, w) of the cross entropy and its slope (B, h, w, K)."""
     _, labels = kind
     classes = logits.shape[-1]
@@ -104,12 +112,16 @@ def _of_kind(logits: jax.Array, kind: tuple) -> tuple[jax.Array, jax.Array]:
     return jnp.where(counted, cross_entropy, 0.0).sum(), slope
 
 
-def _interpolated(logits: jax.Array, kind: tuple) -> jax.Array:
+def _interpolated(
+    logits: Float[Array, "B h w K"], kind: tuple
+) -> Float32[Array, "B h w K"]:
     (rows, columns), _ = kind
     return between_cells(logits.astype(jnp.float32), rows, columns)
 
 
-def _kinds_of(logits: jax.Array, labels: jax.Array, factor: int) -> tuple:
+def _kinds_of(
+    logits: Float[Array, "B h w K"], labels: Integer[Array, "B H W"], factor: int
+) -> tuple:
     """Return what the loop runs over: offsets ((f f,), (f f,)), labels (f f, B, h, w).
 
     Labels are padded to whole cells with -1, which does not count.
@@ -128,7 +140,9 @@ def _kinds_of(logits: jax.Array, labels: jax.Array, factor: int) -> tuple:
     return _steps(factor), labels.reshape(-1, batch, height, width)
 
 
-def _steps(factor: int) -> tuple[jax.Array, jax.Array]:
+def _steps(
+    factor: int,
+) -> tuple[Float32[Array, " {factor}**2"], Float32[Array, " {factor}**2"]]:
     """Return the offsets of all kinds of pixels, (f f,) each: rows, columns."""
     rows, columns = jnp.meshgrid(*[offsets(factor)] * 2, indexing="ij")
     return rows.ravel(), columns.ravel()

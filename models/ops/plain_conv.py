@@ -4,16 +4,23 @@ import functools
 
 import jax
 from jax import lax
+from jaxtyping import Float
+
+from .arrays import Array
 
 
-def conv2d(x: jax.Array, kernel: jax.Array, stride: int, out_dtype) -> jax.Array:
+def conv2d(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C K"], stride: int, out_dtype
+) -> Float[Array, "B h w K"]:
     """Convolve; see `ops.conv`."""
     if out_dtype == x.dtype:
         return convolve(stride, out_dtype, x, kernel)
     return _not_rounded(stride, out_dtype, x, kernel)
 
 
-def convolve(stride: int, out_dtype, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def convolve(
+    stride: int, out_dtype, x: Float[Array, "B H W C"], kernel: Float[Array, "k k C K"]
+) -> Float[Array, "B h w K"]:
     """Convolve (B, H, W, C) with (k, k, C, K), summing in `out_dtype`."""
     size = kernel.shape[0]
     if size == 1:
@@ -31,7 +38,9 @@ def convolve(stride: int, out_dtype, x: jax.Array, kernel: jax.Array) -> jax.Arr
     )
 
 
-def product(x: jax.Array, matrix: jax.Array, out_dtype) -> jax.Array:
+def product(
+    x: Float[Array, "B H W C"], matrix: Float[Array, "C K"], out_dtype
+) -> Float[Array, "B H W K"]:
     """Multiply (B, H, W, C) by (C, K)."""
     over = (((3,), (0,)), ((), ()))
     return lax.dot_general(x, matrix, over, preferred_element_type=out_dtype)

@@ -1,13 +1,14 @@
 """Max pooling 3x3 with stride 2, the end of a ResNet's stem."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float
 
+from .arrays import Array
 from .forms import pick
 
 
-def max_pool(x: jax.Array) -> jax.Array:
+def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B (H+1)//2 (W+1)//2 C"]:
     """Return the maxima of 3x3 windows with stride 2 and padding 1.
 
     Of equal elements the first, row by row, takes the gradient, as in torch.

@@ -1,12 +1,15 @@
 """Repetition: a map of twice the size, and labels once for each class."""
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Integer
 
+from .arrays import Array
 from .forms import pick
 
 
-def upsample(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def upsample(
+    x: Float[Array, "B H W C"], size: tuple[int, int]
+) -> Float[Array, "B {size[0]} {size[1]} C"]:
     """Double (B, H, W, C) by repetition, cropped to `size`: each side 2n or 2n - 1.
 
     For these sizes it is torch's nearest interpolation to `size`:
@@ -29,7 +32,9 @@ def _upsample(x, size):
     return x[:, : size[0], : size[1]]
 
 
-def repeat_labels(labels: jax.Array, count: int) -> jax.Array:
+def repeat_labels(
+    labels: Integer[Array, "B P A"], count: int
+) -> Integer[Array, "B P A*{count}"]:
     """Repeat each label of (B, P, A) `count` times: (B, P, A * count).
 
     >>> repeat_labels(jnp.array([[[7, -1]]]), 2).tolist()

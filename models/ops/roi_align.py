@@ -14,22 +14,24 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Float32, Num
 
+from .arrays import Array
 from .forms import pick
 from .roi_corners import find_corners, flatten, gather
 from .roi_sampling import RoiSettings
 
 
 def roi_align(
-    features: Sequence[jax.Array],
-    boxes: jax.Array,
-    valid: jax.Array | None = None,
+    features: Sequence[Float[Array, "B _ _ C"]],
+    boxes: Num[Array, "B R 4"],
+    valid: Bool[Array, "B R"] | None = None,
     *,
     strides: Sequence[int],
     output_size: int,
     sampling_ratio: int = 2,
     aligned: bool = False,
-) -> jax.Array:
+) -> Float[Array, "B R {output_size} {output_size} C"]:
     """Return the features under each box as a map of P x P bins.
 
     Differentiable in the features; the boxes are taken as constants, as everywhere.
@@ -91,7 +93,12 @@ def _slope(settings, primals, tangents):
     return value, _gather(slopes, boxes, valid, settings).astype(value.dtype)
 
 
-def _gather(features, boxes, valid, settings):
+def _gather(
+    features: Sequence[Float[Array, "B _ _ C"]],
+    boxes: Float32[Array, "B R 4"],
+    valid: Bool[Array, "B R"],
+    settings: RoiSettings,
+) -> Float32[Array, "B R P P C"]:
     """Return (B, R, P, P, C) float32."""
     grids = [feature.shape[1:3] for feature in features]
     corners = find_corners(grids, boxes, valid, settings)

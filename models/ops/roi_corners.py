@@ -6,7 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int32, Integer, Shaped
 
+from .arrays import Array
 from .roi_sampling import AxisSamples, RoiSettings, assign_levels, axis_samples
 
 
@@ -19,12 +21,12 @@ class Corners(NamedTuple):
       columns: the same.
     """
 
-    place: jax.Array
-    rows: jax.Array
-    columns: jax.Array
+    place: Int32[Array, "B R H W"]
+    rows: Float32[Array, "B R H"]
+    columns: Float32[Array, "B R W"]
 
 
-def flatten(features: Sequence[jax.Array]) -> jax.Array:
+def flatten(features: Sequence[Float[Array, "B _ _ C"]]) -> Float[Array, "B cells C"]:
     """Put the cells of all levels one after another: (B, sum of H W, C)."""
     batch, _, _, channels = features[0].shape
     return jnp.concatenate([f.reshape(batch, -1, channels) for f in features], axis=1)
@@ -32,8 +34,8 @@ def flatten(features: Sequence[jax.Array]) -> jax.Array:
 
 def find_corners(
     grids: Sequence[tuple[int, int]],
-    boxes: jax.Array,
-    valid: jax.Array,
+    boxes: Float32[Array, "B R 4"],
+    valid: Bool[Array, "B R"],
     settings: RoiSettings,
 ) -> Corners:
     """Return what is read for boxes (B, R, 4) from maps of `grids` cells a level."""
@@ -59,7 +61,9 @@ def find_corners(
     return Corners(start + row[..., None] * width + column[..., None, :], rows, columns)
 
 
-def _cells_and_weights(samples: AxisSamples, length: jax.Array, valid: jax.Array):
+def _cells_and_weights(
+    samples: AxisSamples, length: Integer[Array, "B R"], valid: Bool[Array, "B R"]
+) -> tuple[Int32[Array, "B R H"], Float32[Array, "B R H"]]:
     share = jnp.where(valid[..., None, None], samples.share, 0.0)
     low = jnp.floor(samples.position)
     part = samples.position - low
@@ -70,6 +74,8 @@ def _cells_and_weights(samples: AxisSamples, length: jax.Array, valid: jax.Array
     return cells.reshape(*valid.shape, -1), weights.reshape(*valid.shape, -1)
 
 
-def gather(cells: jax.Array, place: jax.Array) -> jax.Array:
+def gather(
+    cells: Shaped[Array, "B N C"], place: Integer[Array, "B R h w"]
+) -> Shaped[Array, "B R h w C"]:
     """Return (B, R, h, w, C), the cells (B, N, C) at places (B, R, h, w)."""
     return jax.vmap(lambda cells, place: cells[place])(cells, place)

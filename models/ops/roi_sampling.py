@@ -6,10 +6,11 @@ Everything here is about boxes, so it is small; the features are read in `roi_al
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32, Int32, Integer, Num
 
+from .arrays import Array
 from .boxes import areas
 
 # Lin et al. 2017, section 4.2: a box of 224 x 224, the size that ImageNet is trained
@@ -18,7 +19,9 @@ CANONICAL_SIZE = 224.0
 CANONICAL_STRIDE = 16.0
 
 
-def assign_levels(boxes: jax.Array, strides: Sequence[int]) -> jax.Array:
+def assign_levels(
+    boxes: Num[Array, "*B 4"], strides: Sequence[int]
+) -> Int32[Array, "*B"]:
     """Return which level each box is read from (Lin et al. 2017, equation 1).
 
     A box of half the side is read from the next finer level.
@@ -60,14 +63,14 @@ class AxisSamples(NamedTuple):
         do not count.
     """
 
-    position: jax.Array
-    share: jax.Array
+    position: Float32[Array, "*B P S"]
+    share: Float32[Array, "*B P S"]
 
 
 def axis_samples(
-    start: jax.Array,
-    end: jax.Array,
-    length: jax.Array | int,
+    start: Float32[Array, "*B"],
+    end: Float32[Array, "*B"],
+    length: Integer[Array, "*B"] | int,
     settings: RoiSettings,
     *,
     longest: int,
@@ -110,7 +113,9 @@ def axis_samples(
     )
 
 
-def axis_weights(samples: AxisSamples, first: jax.Array | int, count: int) -> jax.Array:
+def axis_weights(
+    samples: AxisSamples, first: Integer[Array, ""] | int, count: int
+) -> Float32[Array, "R P {count}"]:
     """Return how much of each of some cells each bin takes, along one axis.
 
     Args:

@@ -8,18 +8,20 @@ depends on how many there are.
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Int32, Key
 
+from .arrays import Array
 from .topk import top_k
 
 
 def sample_balanced(
-    key: jax.Array,
-    positive: jax.Array,
-    negative: jax.Array,
+    key: Key[Array, ""],
+    positive: Bool[Array, " A"],
+    negative: Bool[Array, " A"],
     *,
     size: int,
     positive_fraction: float,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+) -> tuple[Int32[Array, " {size}"], Bool[Array, " {size}"], Bool[Array, " {size}"]]:
     """Return the rows of a random sample, positives first.
 
     At most ``int(size * positive_fraction)`` positives, each equally likely; the rest

@@ -8,15 +8,19 @@ members of k groups need be sorted.
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Int32, Num
+
+from .arrays import Array
 
 # Below this many values to each one wanted a plain sort is as fast.
 _PLAIN = 8
 
 
-def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+def top_k(
+    values: Num[Array, "..."], k: int
+) -> tuple[Num[Array, " {k}"], Int32[Array, " {k}"]]:
     """Return the k largest values and where they stand: what `lax.top_k` returns.
 
     Exactly: of equal values the earlier comes first and is preferred.
@@ -42,7 +46,7 @@ def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
         )
     size = values.shape[0]
     if size <= _PLAIN * k:
-        return lax.top_k(values, k)
+        return tuple(lax.top_k(values, k))  # of a list
     # size / group maxima and k * group members: the sum is least at this group size.
     group = math.ceil(math.sqrt(size / k))
     floating = jnp.issubdtype(values.dtype, jnp.floating)
@@ -56,7 +60,9 @@ def top_k(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     return best, chosen[place // group] * group + place % group
 
 
-def top_k_pairs(scores: jax.Array, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def top_k_pairs(
+    scores: Num[Array, "R C"], k: int
+) -> tuple[Num[Array, " k"], Int32[Array, " k"], Int32[Array, " k"]]:
     """Return the k largest entries of a table, with their rows and columns.
 
     The same as `top_k` of the flattened table, ties included, but the groups are the

@@ -5,15 +5,19 @@ them moves each number by itself, forward and backward; a product with zeros and
 does the same four times faster (docs/chips.md).
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Float, Integer
+
+from .arrays import Array
 
 # Exact in every float type, and for the class ids of any data set.
 _EXACT = lax.Precision.HIGHEST
 
 
-def upsample(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def upsample(
+    x: Float[Array, "B H W C"], size: tuple[int, int]
+) -> Float[Array, "B {size[0]} {size[1]} C"]:
     """See `ops.repetition`; columns are repeated by a product."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(x[:, :, None], (batch, height, 2, width, channels))
@@ -22,7 +26,9 @@ def upsample(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jnp.einsum("bhwc,wv->bhvc", x, copies, precision=_EXACT)
 
 
-def repeat_labels(labels: jax.Array, count: int) -> jax.Array:
+def repeat_labels(
+    labels: Integer[Array, "B P A"], count: int
+) -> Integer[Array, "B P A*{count}"]:
     """See `ops.repetition`."""
     copies = jnp.repeat(jnp.eye(labels.shape[-1]), count, axis=1)
     spread = jnp.matmul(labels.astype(jnp.float32), copies, precision=_EXACT)

@@ -11,10 +11,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int32
+
+from .arrays import Array
 
 
 @functools.cache
-def relative_positions(window: int) -> np.ndarray:
+def relative_positions(window: int) -> Int32[np.ndarray, "{window}**2 {window}**2"]:
     """Return the row of the bias table for each pair of places in a window.
 
     Args:
@@ -42,7 +45,9 @@ def effective_shift(size: tuple[int, int], window: int, shift: int) -> tuple[int
     return rows, columns
 
 
-def to_windows(x: jax.Array, window: int, shift: int) -> jax.Array:
+def to_windows(
+    x: Float[Array, "B H W C"], window: int, shift: int
+) -> Float[Array, "B rows columns {window}**2 C"]:
     """Pad, shift and cut a map into windows.
 
     Args:
@@ -71,8 +76,11 @@ def to_windows(x: jax.Array, window: int, shift: int) -> jax.Array:
 
 
 def from_windows(
-    windows: jax.Array, size: tuple[int, int], window: int, shift: int
-) -> jax.Array:
+    windows: Float[Array, "B rows columns {window}**2 C"],
+    size: tuple[int, int],
+    window: int,
+    shift: int,
+) -> Float[Array, "B {size[0]} {size[1]} C"]:
     """Undo `to_windows`: (B, rows, columns, w * w, C) to (B, H, W, C), size (H, W)."""
     batch, rows, columns, _, channels = windows.shape
     x = windows.reshape(batch, rows, columns, window, window, channels)
@@ -85,7 +93,7 @@ def from_windows(
 
 def crossings(
     size: tuple[int, int], window: int, shift: int
-) -> tuple[np.ndarray, np.ndarray] | None:
+) -> tuple[Bool[np.ndarray, "rows 1 T T"], Bool[np.ndarray, "columns T T"]] | None:
     """Return which pairs of places the shift brought together from opposite borders.
 
     They must not see each other. Only the last row of windows holds rows from both
@@ -117,10 +125,11 @@ def crossings(
 
 
 def window_attention(
-    qkv: jax.Array,
-    bias: jax.Array,
-    crossing: tuple[np.ndarray, np.ndarray] | None = None,
-) -> jax.Array:
+    qkv: Float[Array, "B rows columns T triple"],
+    bias: Float[Array, "heads T T"],
+    crossing: tuple[Bool[np.ndarray, "rows 1 T T"], Bool[np.ndarray, "columns T T"]]
+    | None = None,
+) -> Float[Array, "B rows columns T triple//3"]:
     """Attend within each window: softmax(q k' / sqrt(d) + bias) v for each head.
 
     The logits and the softmax are float32 whatever the dtype of `qkv`.

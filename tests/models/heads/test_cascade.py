@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from types import SimpleNamespace
 
 import chex
 import jax
@@ -14,6 +13,7 @@ from flax import nnx
 from small_rcnn import CHANNELS, IMAGES, K, make_batch_with_masks, make_parts
 
 from models.detectors.rcnn import RCNN
+from models.features import Features
 from models.functional import make_detector
 from models.heads.box import box_loss
 from models.heads.cascade import CascadeHead, relabel
@@ -37,15 +37,18 @@ def make_head(rngs, **changes):
     return CascadeHead(CHANNELS, K, **SETTINGS | changes, rngs=rngs)
 
 
-def pool(boxes, size, valid=None):
+@dataclasses.dataclass(frozen=True)
+class Waves(Features):
     """Features that tell boxes apart, in place of those of a pyramid."""
-    del valid
-    waves = jnp.sin(boxes[..., None] * jnp.arange(1, 1 + size * size * 2) / 9)
-    return waves.reshape(*boxes.shape[:2], size, size, CHANNELS)
+
+    def pool(self, boxes, size, valid=None):
+        del valid
+        waves = jnp.sin(boxes[..., None] * jnp.arange(1, 1 + size * size * 2) / 9)
+        return waves.reshape(*boxes.shape[:2], size, size, CHANNELS)
 
 
 def make_features(batch):
-    return SimpleNamespace(pool=pool, image_size=batch.image_size)
+    return Waves(levels=[], image_size=batch.image_size, strides=())
 
 
 def make_proposals(batch):
@@ -135,7 +138,7 @@ def test_the_loss_is_that_of_the_stages_one_after_the_other(head):
     sample = first
     weights = (1.0, 0.5, 0.25)
     for index, stage in enumerate(head.stages):
-        logits, deltas = stage(pool(sample.boxes, 2))
+        logits, deltas = stage(features.pool(sample.boxes, 2))
         for name, value in box_loss(logits, deltas, sample, box_beta=1.0).items():
             found = parts[f"{name}_{index + 1}"]
             np.testing.assert_allclose(found, weights[index] * value, rtol=1e-4)
@@ -160,7 +163,7 @@ def test_detections_have_the_last_boxes_and_the_mean_score(head):
     found = head.predict(features, proposals)
     boxes, scores = proposals.boxes, []
     for stage, weights in zip(head.stages, STAGES, strict=True):
-        logits, deltas = stage(pool(boxes, 2))
+        logits, deltas = stage(features.pool(boxes, 2))
         scores.append(jax.nn.softmax(logits)[..., :K])
         boxes = jax.vmap(clip)(
             decode(deltas[:, :, 0], boxes, weights), batch.image_size

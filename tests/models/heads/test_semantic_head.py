@@ -1,6 +1,6 @@
 """The semantic head's shapes, loss and refusals; parity is in tests/parity."""
 
-import types
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from agvm_jax.structures import Batch
 from models.features import Features
 from models.heads.semantic import STRIDES, SemanticHead
 
@@ -44,9 +45,12 @@ def make_features(size=(52, 76), batch=2, strides=(*STRIDES, 64)):
 
 def make_batch(size=(52, 76), stride=4, fill=1, batch=2):
     cells = tuple(side // stride for side in size)
-    return types.SimpleNamespace(
+    return Batch(
         image=np.zeros((batch, *size, 3), np.uint8),
         semantic=np.full((batch, *cells), fill, np.int32),
+        **dict.fromkeys(
+            ("image_size", "image_id", "boxes", "classes", "valid", "crowd")
+        ),
     )
 
 
@@ -115,7 +119,6 @@ def test_what_does_not_fit_is_refused():
         head(make_features(strides=(8, 16, 32, 64)))
     with pytest.raises(ValueError, match="semantic_stride must be 1, 2 or 4"):
         head.loss(make_features(), make_batch(stride=8))
-    batch = make_batch()
-    batch.semantic = None
+    batch = dataclasses.replace(make_batch(), semantic=None)
     with pytest.raises(ValueError, match="set data.semantic to all or stuff"):
         head.loss(make_features(), batch)

@@ -38,7 +38,7 @@ def test_a_map_of_one_cell_is_constant():
 def test_pixels_of_one_kind_are_the_map_moved():
     x = np.random.default_rng(1).normal(size=(1, 3, 4, 2)).astype(np.float32)
     expected = slow_bilinear(x[0], 4)
-    steps = offsets(4)
+    steps = offsets(4).tolist()
     np.testing.assert_allclose(steps, [-0.375, -0.125, 0.125, 0.375])
     for i, rows in enumerate(steps):
         for j, columns in enumerate(steps):
