@@ -11,6 +11,7 @@ from benchmarks.paper.tables import Line, differences
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import LogLocator, NullFormatter  # noqa: E402
 
 BASE, AGVM, CONTROL = "#7f8c8d", "#c0392b", "#2980b9"
 
@@ -77,6 +78,9 @@ def draw_sweeps(batches: Mapping[int, Sequence[Line]], path: Path) -> None:
             lost = [rate for rate, r in done if failed(r)]
             axis.plot(lost, [0] * len(lost), "x", ms=9, color=drawn.get_color())
         axis.set(xscale="log", xlabel="learning rate", title=f"batch {batch}")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("AP, seed 0 (x: failed)")
     axes[0][0].legend(frameon=False, fontsize=8)
@@ -103,6 +107,33 @@ def draw_differences(batches: Mapping[int, Sequence[Line]], path: Path) -> None:
     axis.axvline(0, color="k", lw=0.8)
     axis.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)], fontsize=8)
     axis.set_xlabel("difference of AP, 95 % interval over paired seeds")
+    _save(figure, path)
+
+
+def draw_runs(curves: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
+    """Loss, and the FPN's gradient, phi and mu, of runs beside each other.
+
+    Args:
+      curves: title -> what `Trainer.run` gives as a run's curve.
+      path: of the picture.
+    """
+    rows = {
+        "loss": "loss",
+        "gradient's norm, FPN": "grad_norm/fpn",
+        "phi, FPN": "phi/fpn",
+        "mu, FPN": "mu/fpn",
+    }
+    figure, axes = plt.subplots(len(rows), 1, figsize=(7, 7.5), sharex=True)
+    for axis, (name, key) in zip(axes, rows.items(), strict=True):
+        for (title, curve), color in zip(curves.items(), (BASE, AGVM), strict=False):
+            values = curve.get(key, np.ones_like(curve["step"], float))
+            axis.plot(curve["step"], values, color=color, label=title)
+        axis.set_ylabel(name)
+        axis.grid(alpha=0.3)
+        if key in ("grad_norm/fpn", "phi/fpn"):
+            axis.set_yscale("log")
+    axes[0].legend(frameon=False)
+    axes[-1].set_xlabel("step")
     _save(figure, path)
 
 

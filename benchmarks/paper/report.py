@@ -18,8 +18,11 @@ from benchmarks.paper.tables import line, numbers, table
 CSV = Path("evidence/tiny.csv")
 TEXT = Path("evidence/tables.md")
 BATCHES = (512, 32)
+SHOWN = (*FIRST, *SECOND, "agvm_lamb")  # in the pictures
 OF_CORE = ("core", "stability", "1")
 SPIKE = 0.2  # of the loss, which falls from 2.3 to 0.8
+# The lowest rate at which a method failed that its base trains with.
+COLLAPSE = tuple(Cell(name, 512, 0.00283, 0) for name in ("adamw", "agvm_adamw"))
 
 
 def write_report(folder: Path, docs: Path) -> list[Path]:
@@ -61,7 +64,7 @@ def write_report(folder: Path, docs: Path) -> list[Path]:
     paths = [docs / CSV, docs / TEXT]
     paths[1].write_text("\n\n".join(part for part in text if part) + "\n")
     lines = {
-        batch: [line(sweep, runs) for sweep in sweeps((*FIRST, *SECOND), batch)]
+        batch: [line(sweep, runs) for sweep in sweeps(SHOWN, batch)]
         for batch in BATCHES
     }
     drawn = {
@@ -77,6 +80,10 @@ def write_report(folder: Path, docs: Path) -> list[Path]:
         ):
             draw(drawn, docs / "images" / name)
             paths.append(docs / "images" / name)
+    curves = {METHODS[c.method].title: read_curve(runs, c) for c in COLLAPSE}
+    if all(curves.values()):
+        paths.append(docs / "images" / "evidence_collapse.png")
+        figures.draw_runs(curves, paths[-1])
     if any(runs.result(cell) for cell in steps.wanted(runs)):
         paths.append(docs / "images" / "evidence_steps.png")
         steps.draw(runs, paths[-1])
@@ -87,11 +94,17 @@ def with_trouble(
     cell: Cell, result: Mapping[str, Any], runs: Runs
 ) -> Mapping[str, Any]:
     """Add what the curve in the run folder tells, if there is one."""
+    curve = read_curve(runs, cell)
+    return {**result, **trouble(curve)} if curve else result
+
+
+def read_curve(runs: Runs, cell: Cell) -> dict[str, np.ndarray]:
+    """Return the curve in a run folder, {} if there is none."""
     path = runs.path(cell) / "curve.npz"
     if not path.exists():
-        return result
+        return {}
     with np.load(path) as arrays:
-        return {**result, **trouble(dict(arrays))}
+        return dict(arrays)
 
 
 def trouble_table(results: Mapping[Cell, Mapping[str, Any]]) -> str:
