@@ -121,6 +121,7 @@ def test_samples_stay_in_their_ranges_and_happen_half_of_the_time():
         assert 0.46 < np.mean(shifts != 0) < 0.54
         assert 0.99 * reach < np.abs(shifts).max() <= reach
         assert abs(shifts.mean()) < 0.05 * reach
+    assert 0.46 < np.mean([c.contrast_last for c in sampled]) < 0.54
 
 
 def test_one_range_does_not_change_what_another_samples():

@@ -59,6 +59,17 @@ def test_every_candidate_is_drawn_equally_often():
     np.testing.assert_allclose(share[10:], 0.45, atol=0.04)
 
 
+def test_early_candidates_of_many_do_not_win_ties():
+    """Of 2 ** 17 with twelve random bits each, the earliest of 32 would win."""
+    none = jnp.zeros(2**17, bool)
+    sample = functools.partial(sample_balanced, size=1, positive_fraction=0.0)
+    rows, _, _ = jax.jit(jax.vmap(sample, in_axes=(0, None, None)))(
+        jax.random.split(jax.random.key(2), 64), none, ~none
+    )
+    # Of 64 uniform numbers the mean has a standard deviation of 0.036.
+    assert 0.35 < rows.mean() / none.size < 0.65
+
+
 def test_a_sample_larger_than_what_there_is_takes_everything():
     positive = jnp.arange(COUNT) % 3 == 0
     rows, chosen, is_positive = compiled(100, 0.5)(
