@@ -32,8 +32,12 @@ MAX_BOXES = 100  # rows an image, the rest is padding
 MASK_SIZE = 56  # of each object's mask, for Mask R-CNN
 
 
-def make_step(args):
-    """Return a function that takes one training step and waits for it."""
+def make_program(args):
+    """Return a training step, not compiled, and its three arguments.
+
+    The first of them may be donated: parameters, model state and optimizer state, which
+    the step returns with the loss.
+    """
     config = base.get_config().model
     config.update(
         detector=args.detector,
@@ -59,7 +63,12 @@ def make_step(args):
         updates, opt_state = optimizer.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), model_state, opt_state), loss
 
-    key = jax.random.key(1)
+    return train_step, carry, batch, jax.random.key(1)
+
+
+def make_step(args):
+    """Return a function that takes one training step and waits for it."""
+    train_step, carry, batch, key = make_program(args)
     compiled = jax.jit(train_step, donate_argnums=0).lower(carry, batch, key).compile()
 
     def step():
