@@ -37,7 +37,7 @@ from models.stack import has_layer_axis
 from models.weights.files import write_weights
 from models.weights.load import load_initial_weights
 from models.weights.placing import flatten
-from trained import card_of, detector_of, load, num_labels_of
+from trained import card_of, detector_of, load, num_labels_of, with_anchors
 
 __all__ = ["build", "load"]
 
@@ -70,6 +70,7 @@ def build(config: ConfigDict) -> Experiment:
     evaluated = resolved.evaluated
     check_settings(config.data, config.image_size, resolved.plan.images_per_pass)
     check_config(evaluated.data_config, evaluated.image_size)
+    config, anchors = with_anchors(config, dataset, evaluated)
     detector = detector_of(
         config,
         num_classes=len(dataset.class_names),
@@ -97,6 +98,7 @@ def build(config: ConfigDict) -> Experiment:
             "data": "\n".join(dataset.report),
             "model": f"{config.model.detector} {config.model.backbone},"
             f" {size / 1e6:.2f} M parameters, {height} x {width} px",
+            "anchors": anchors,
             "weights": weights.report if weights else "",
             "starts from": str(source or ""),
             **resolved.reasons,

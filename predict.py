@@ -41,7 +41,8 @@ def main(arguments: list[str]) -> int:
         video = Video(options.video) if options.video else None
         model = load(options.run, options.weights, config)
         folder = Path(options.out or home_of(options.run) / "predictions")
-        print(f"{model.source}, {len(model.class_names)} classes", file=sys.stderr)
+        classes = model.class_names or model.card.label_names  # of boxes, or pixels
+        print(f"{model.source}, {len(classes)} classes", file=sys.stderr)
         look = functools.partial(look_by, model, options.score, options.tile)
         if video is not None:
             return look_at_video(model, look, video, folder)

@@ -11,11 +11,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from agvm_jax.data import Dataset, open_dataset
+from agvm_jax.data.anchor_sizes import (
+    LARGE,
+    SMALL,
+    box_sides,
+    choose_sizes,
+    share_met,
+)
 from agvm_jax.inference.card import ModelCard
 from agvm_jax.inference.export_program import prediction
 from agvm_jax.inference.files import find_model
@@ -28,6 +36,7 @@ from agvm_jax.training.resolve import compute_dtype
 from configs import base
 from models.build import build_detector
 from models.functional import Detector
+from models.ops.anchors import cell_anchors, octave_sizes
 from models.ops.forms import forms_for, use_forms
 from models.weights.load import load_initial_weights
 
@@ -57,6 +66,7 @@ def load(
     else:
         source, dataset = str(run), open_dataset(config.data)
         evaluated = evaluation_size(config)
+        config, _ = with_anchors(config, dataset, evaluated)
         card = card_of(config, dataset, evaluated, ())
         detector = detector_for(card, *here)
         card = dataclasses.replace(card, outputs=tuple(sorted(detector.outputs)))
@@ -187,6 +197,40 @@ def detector_of(
         image_size=config.image_size,
         axis_name=axes,
         freeze_at=freeze_at,
+    )
+
+
+def with_anchors(
+    config: ConfigDict, dataset: Dataset, evaluated: InputSize
+) -> tuple[ConfigDict, str]:
+    """Returns a config whose anchors have sizes, and how they were chosen; "" if set.
+
+    Raises:
+      ValueError: they are to come from the training boxes, and there are none.
+    """
+    anchors = config.model.anchors
+    if anchors.sizes or config.model.detector == "semantic_fpn":
+        return config, ""
+    frame, settings = tuple(evaluated.image_size), evaluated.data_config
+    sides = box_sides(dataset.train, frame, settings)
+    if not len(sides):
+        raise ValueError(
+            "model.anchors.sizes=() takes sizes from the boxes of the training images,"
+            " and there are none: give five sizes in pixels."
+        )
+    first = 3 if config.model.detector == "retinanet" else 2
+    strides = [2**level for level in range(first, first + 5)]
+    config = config.copy_and_resolve_references()
+    config.model.anchors.sizes = choose_sizes(sides, strides)
+    levels = octave_sizes(config.model.anchors.sizes, anchors.scales)
+    cells = np.concatenate([cell_anchors(level, anchors.ratios) for level in levels])
+    met = share_met(sides, cells[:, 2:] - cells[:, :2])
+    low, high = np.quantile(np.sqrt(sides.prod(axis=1)), (SMALL, LARGE))
+    sizes = ", ".join(f"{size:g}" for size in config.model.anchors.sizes)
+    return config, (
+        f"sizes {sizes} px: of {len(sides)} boxes nine in ten have sides of {low:.0f}"
+        f" to {high:.0f} px;\n{met:.0%} of them have an IoU of 0.5 with the best anchor"
+        " at their place"
     )
 
 

@@ -124,7 +124,8 @@ def get_config() -> ConfigDict:
     # Each head has a section, of which it takes every key; what a paper fixes is a
     # default in models/heads/.
     anchors = model.anchors = ConfigDict()
-    # Pixels, one size a level: P3..P7 of RetinaNet, P2..P6 of R-CNN.
+    # Pixels, one size a level: P3..P7 of RetinaNet, P2..P6 of R-CNN. (): from the
+    # boxes of the training images; what was chosen is printed.
     anchors.sizes = (32.0, 64.0, 128.0, 256.0, 512.0)
     anchors.scales = 3  # octave steps a level: size * 2 ** (i / 3); R-CNN: 1
     anchors.ratios = (0.5, 1.0, 2.0)  # height / width

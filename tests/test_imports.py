@@ -7,6 +7,7 @@ import functools
 import graphlib
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -213,19 +214,22 @@ def test_the_data_wing_is_imported_when_it_is_asked_for():
     assert run.stdout.strip() == expected
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
+def test_the_wheel_of_the_sdist_holds_the_package_and_nothing_else(tmp_path):
+    build = "import sys, setuptools.build_meta as b; b.build_sdist(sys.argv[1])"
     subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "--no-build-isolation",
-            "--no-deps",
-            "-w",
-            tmp_path,
-        ]
-        + [str(ROOT)],
+        [sys.executable, "-c", build, str(tmp_path)],
+        check=True,
+        capture_output=True,
+        cwd=ROOT,
+    )
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    # From the sdist alone, as whoever installs it has it.
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    source = tmp_path / sdist.name.removesuffix(".tar.gz")
+    options = ["--no-build-isolation", "--no-deps", "--no-index", "-w", tmp_path]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, source],
         check=True,
         capture_output=True,
         cwd=tmp_path,
@@ -234,9 +238,12 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.split("/")[0] for name in archive.namelist()}
         assert "agvm_jax/data/tools/url_checksums.tsv" in archive.namelist()
+        modules = {n for n in archive.namelist() if n.endswith(".py")}
         metadata = next(n for n in archive.namelist() if n.endswith("METADATA"))
         text = archive.read(metadata).decode()
     assert {t for t in tops if not t.endswith(".dist-info")} == {"agvm_jax"}
+    files = (ROOT / "agvm_jax").rglob("*.py")
+    assert modules == {path.relative_to(ROOT).as_posix() for path in files}
     needed = [
         line.split()[1]
         for line in text.splitlines()
