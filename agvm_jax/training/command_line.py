@@ -9,6 +9,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from agvm_jax.training import cluster
 from agvm_jax.training.exit_code import ExitCode
 from agvm_jax.training.run_folder import check_places
 
@@ -17,10 +18,15 @@ config_flags.DEFINE_config_file("config", lock_config=True)
 flags.DEFINE_bool("traceback", False, "Show the traceback of an input error.")
 flags.DEFINE_bool(
     "distributed",
-    False,
-    "Call jax.distributed.initialize(): one process a host, found from the cluster's"
-    " environment (TPU pods, Slurm, Open MPI).",
+    None,
+    "Join the other processes of the run, found from the cluster's environment (TPU"
+    " pods, Slurm, Open MPI). By default so where srun or mpirun started several.",
 )
+flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, where nothing finds it."
+)
+flags.DEFINE_integer("num_processes", 0, "Of the run; goes with --coordinator.")
+flags.DEFINE_integer("process_id", -1, "This one's, from 0; goes with --coordinator.")
 
 
 def parse(arguments: list[str]) -> ConfigDict:
@@ -75,9 +81,17 @@ def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
 
 
 def join() -> None:
-    """Joins the other processes of a cluster, with --distributed."""
-    if FLAGS.distributed:
-        jax.distributed.initialize()
+    """Joins the other processes of a run, if there are any.
+
+    Raises:
+      ValueError: they cannot be found, or the flags about them do not fit.
+    """
+    by_hand = FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id
+    wanted = FLAGS.distributed
+    if wanted is None:
+        wanted = by_hand != ("", 0, -1) or cluster.started_together() > 1
+    if wanted:
+        cluster.join(*by_hand)
 
 
 def introduce(facts: Mapping[str, str]) -> None:
@@ -96,7 +110,7 @@ def introduce(facts: Mapping[str, str]) -> None:
 
 def leave(code: ExitCode) -> int:
     """Ends all processes together; the first to go alone would take others along."""
-    if FLAGS.distributed:
+    if jax.distributed.is_initialized():
         jax.distributed.shutdown()
     return code
 
