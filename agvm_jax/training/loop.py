@@ -45,7 +45,7 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
     log = metrics_lib.open_log(experiment.folder, jax.process_index() == 0)
     with device_memory.said_of(device_memory.STATE):
         begin = first_state(experiment, log)
-    if _has_ended(experiment, begin.step):
+    if _has_ended(experiment, begin):
         with device_memory.said_of(device_memory.EVALUATION):
             results = experiment.evaluation.run(begin.state)
         write_last(experiment, begin.state, log)
@@ -61,15 +61,19 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
     return Outcome(sitting.state, sitting.step, sitting.results, status)
 
 
-def _has_ended(experiment: Experiment, step: int) -> bool:
-    """Whether a run that stands at a step has nothing left to do."""
-    values = metrics_lib.evaluated(
-        experiment.folder, experiment.evaluation.task.metric, step
-    )
+def _has_ended(experiment: Experiment, begin: Restored) -> bool:
+    """Whether a run that begins with this state has nothing left to do."""
     patience = experiment.settings.stop_after_evaluations_without_gain
-    early = step in values and gains_no_more(values, patience)
-    done = step >= experiment.resolved.total_steps
-    return done or mesh_lib.first_process_says(early)
+    done = begin.step >= experiment.resolved.total_steps
+    if done or not patience:
+        return done
+    metric = experiment.evaluation.task.metric
+    values = metrics_lib.evaluated(experiment.folder, metric, begin.step)
+    early = begin.step in values and gains_no_more(values, patience)
+    # What makes the state may be a program over all processes, and two of these at a
+    # time may wait for each other.
+    jax.block_until_ready(begin.state)
+    return mesh_lib.first_process_says(early)
 
 
 def first_state(experiment: Experiment, log: logging.Logger) -> Restored:
@@ -236,7 +240,8 @@ class _Sitting:
         self._progress.show(**{metric: value})
         patience = self._experiment.settings.stop_after_evaluations_without_gain
         early = gains_no_more(self._metric, patience)
-        if early := mesh_lib.first_process_says(early):
+        early = bool(patience) and mesh_lib.first_process_says(early)
+        if early:
             self._log.info(
                 "stopped after step %d of %d: %s did not rise in %d evaluations",
                 self.step,
