@@ -27,9 +27,10 @@ from agvm_jax.inference.listed import check_classes, find_list, read_list
 from agvm_jax.inference.overrides import with_overrides
 from agvm_jax.inference.trained import Trained
 from agvm_jax.inference.writing import Writer
+from agvm_jax.training.config_file import read_config
 from agvm_jax.training.input_size import evaluation_size
 from experiment import load
-from trained import config_of, read_config
+from trained import config_of
 
 
 def main(arguments: list[str]) -> int:

@@ -19,11 +19,12 @@ from agvm_jax.inference.export_program import PLATFORMS, export_programs, predic
 from agvm_jax.inference.files import home_of
 from agvm_jax.inference.images import frames_of
 from agvm_jax.inference.trained import Trained
+from agvm_jax.training.config_file import read_config
 from experiment import load
 from models.functional import Detector
 from models.weights.files import write_weights
 from models.weights.placing import flatten
-from trained import detector_for, raw_outputs, read_config, whole_outputs
+from trained import detector_for, raw_outputs, whole_outputs
 
 
 def main(arguments: list[str]) -> int:

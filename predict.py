@@ -23,8 +23,8 @@ from agvm_jax.inference.tiles import check_tiles, each_by_tiles
 from agvm_jax.inference.trained import Trained
 from agvm_jax.inference.video import Video, VideoWriter
 from agvm_jax.inference.writing import Writer, output_names
+from agvm_jax.training.config_file import read_config
 from experiment import load
-from trained import read_config
 
 
 def main(arguments: list[str]) -> int:

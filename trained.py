@@ -4,7 +4,6 @@ And what a run writes down for it, model.json. ``experiment`` hands `load` on.
 """
 
 import dataclasses
-import runpy
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,20 +87,6 @@ def load(
         batch_size=config.eval.batch_size * mesh.size,
         source=source,
     )
-
-
-def read_config(path: str | Path) -> ConfigDict:
-    """Returns the config of a file such as configs/quickstart.py.
-
-    Raises:
-      ValueError: it cannot be read.
-    """
-    try:
-        return runpy.run_path(str(path))["get_config"]()
-    except OSError as error:
-        raise ValueError(f"the config {path} cannot be read: {error}") from error
-    except KeyError as error:
-        raise ValueError(f"{path} has no get_config(), as a config has.") from error
 
 
 def config_of(card: ModelCard) -> ConfigDict:

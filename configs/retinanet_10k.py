@@ -11,16 +11,20 @@ steps, tau 5, AGVM.
 Any number of devices will do: the micro-batches make up the global batch. The rate is
 the paper's for this batch; for another batch size it follows by the square root.
 
+Variants (configs/recipes.py) by --config configs/retinanet_10k.py:NAME, and box AP of
+detectron2 for batch 16, SGD and a ResNet-50 (--config.model.backbone=resnet50):
+1x_ms 37.4, 3x_ms 38.7; for lsj it has none.
+
 Images keep their ratio: the shorter side is 800 pixels, the longer one at most 1333
 (the authors' code; flips, nothing else). Of 118,287 images the 117,266 with an object
 are shown. Landscape and portrait images have a frame
 each, 512 of a kind in a row; so devices x micro_batch_size must divide 512.
 """
 
-from configs import base
+from configs import base, recipes
 
 
-def get_config():
+def get_config(variant=""):
     config = base.get_config()
     config.name = "retinanet_r18_agvm-adamw_bs10240"
     config.batch_size = 10240
@@ -53,4 +57,4 @@ def get_config():
     config.train.log_every_steps = 1
     config.train.eval_every_epochs = 4.0
     config.train.checkpoint_every_epochs = 1.0
-    return config
+    return recipes.apply(config, variant)

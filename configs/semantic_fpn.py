@@ -27,6 +27,9 @@ distortion; 128 channels in the head. Evaluation is of whole images with a short
 of 512 pixels, which is its protocol, in a frame that is turned for portraits; the
 longer side may have 2048 pixels there, and 1024 here, the frame's.
 
+The variants of configs/recipes.py are COCO's; ADE20K's training at several scales is
+what stands here.
+
 Not followed: BatchNorm's statistics are those of the images that all devices hold at
 once, micro_batch_size of each; there is none in the head (theirs has synced BatchNorm
 there, Kirillov et al. group norm, which is here) and no dropout.

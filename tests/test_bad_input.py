@@ -55,6 +55,15 @@ def test_an_unknown_key_is_named_with_those_that_may_be_meant(complaint):
     assert "did you mean model.rpn.samples?" in err
 
 
+def test_a_wrong_variant_is_named_and_a_wrong_key_beside_a_variant(complaint):
+    err = complaint(config="configs/faster_rcnn.py:2x")
+    assert "no variant '2x': use 1x_ms, 3x_ms or lsj, as in --config" in err
+    err = complaint(config="configs/quickstart.py:lsj")
+    assert err == "error: configs/quickstart.py has no variants: leave ':lsj' out.\n"
+    err = complaint("--config.batchsize=3", config="configs/mask_rcnn.py:lsj")
+    assert err.startswith("error: --config.batchsize: there is no such key")
+
+
 def test_a_missing_config_file_is_named(complaint):
     assert "nowhere.py" in complaint(config="configs/nowhere.py")
 

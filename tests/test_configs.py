@@ -1,23 +1,26 @@
 """Every config builds a detector, an optimizer and a plan of its batches."""
 
 import importlib
+import math
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
-from agvm_jax.data.augment.augmentation import Resizing
+from agvm_jax.data.augment.augmentation import Augmentation, Resizing, sample
 from agvm_jax.data.example import check_config
 from agvm_jax.data.order import oriented
 from agvm_jax.data.pipeline import check_settings
 from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.tasks import choose_task
+from agvm_jax.training.config_file import read_config
 from agvm_jax.training.input_size import evaluation_size
 from agvm_jax.training.resolve import resolve
 from models.build import build_detector
 
 FILES = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
-NAMES = [path.stem for path in FILES if path.stem != "__init__"]
+NAMES = [path.stem for path in FILES if path.stem not in ("__init__", "recipes")]
 MODULES = {
     "retinanet": {"backbone", "fpn", "head"},
     "faster_rcnn": {"backbone", "fpn", "rpn", "box_head"},
@@ -186,3 +189,73 @@ def test_the_recipe_for_batch_10240_can_be_tried_on_a_small_frame():
     check_settings(config.data, (64, 64), config.micro_batch_size)
     resizing = Resizing(config.data.short_sides, config.data.long_side)
     assert resizing.target((100, 200), (64, 64), resizing.still()) == (32, 64)
+
+
+WITH_VARIANTS = ("faster_rcnn", "mask_rcnn", "panoptic_fpn", "retinanet_10k")
+
+
+def variant(name, suffix):
+    """The config that --config configs/NAME.py:SUFFIX stands for."""
+    return read_config(f"{FILES[0].parent / name}.py:{suffix}")
+
+
+@pytest.mark.parametrize("name", WITH_VARIANTS)
+@pytest.mark.parametrize(
+    ("suffix", "images", "drops"),
+    [
+        ("1x_ms", 90_000 * 16, (60 / 90, 80 / 90)),
+        ("3x_ms", 270_000 * 16, (210 / 270, 250 / 270)),
+        ("lsj", 100 * 117266, (163889 / 184375, 177546 / 184375)),
+    ],
+)
+def test_a_variant_is_as_long_as_detectron2s(name, suffix, images, drops):
+    config, plain = variant(name, suffix), variant(name, "")
+    assert config.name == f"{plain.name}_{suffix}"  # a run folder of its own
+    assert config.optim.lr == plain.optim.lr and config.batch_size == plain.batch_size
+    resolved = on_coco(config)
+    epochs = resolved.total_steps / math.ceil(117266 / config.batch_size)
+    assert epochs == pytest.approx(images / 117266, abs=1 / 12)  # a step, rounded
+    rate, steps = resolved.recipe.schedule, resolved.total_steps
+    for drop in drops:
+        before, after = int(steps * (drop - 0.01)), int(steps * (drop + 0.01)) + 1
+        assert float(rate(before) / rate(after)) == pytest.approx(10, rel=1e-3)
+    if suffix == "lsj":
+        assert config.data.orientation_group == 0
+    for size in ((480, 640), (640, 480)):  # evaluation is COCO's usual one
+        evaluated = evaluation_size(config)
+        frame = oriented(evaluated.image_size, size)
+        data = evaluated.data_config
+        resizing = Resizing(data.short_sides, data.long_side)
+        assert frame in ((800, 1344), (1344, 800))
+        assert min(resizing.target(size, frame, resizing.still())) == 800
+        assert data.orientation_group
+
+
+@pytest.mark.parametrize("name", WITH_VARIANTS)
+def test_a_variant_has_the_scales_that_it_says(name):
+    rng, size = np.random.default_rng(0), (480, 640)
+    config = variant(name, "3x_ms")
+    assert tuple(config.image_size) == (800, 1344)
+    drawn = [
+        sample(rng, size, config.image_size, Augmentation.of(config.data)).placement
+        for _ in range(100)
+    ]
+    assert {p.resized[0] for p in drawn} == {640, 672, 704, 736, 768, 800}
+    assert all(p.window == p.resized for p in drawn)  # nothing is cut off
+
+    config = variant(name, "lsj")
+    assert tuple(config.image_size) == (1024, 1024)
+    drawn = [
+        sample(rng, size, config.image_size, Augmentation.of(config.data)).placement
+        for _ in range(500)
+    ]
+    widths = np.array([p.resized[1] for p in drawn]) / 1024
+    assert 0.1 <= widths.min() < 0.12 and 1.97 < widths.max() <= 2.0
+    assert max(max(p.window) for p in drawn) == 1024
+
+
+def test_an_unknown_variant_is_refused():
+    with pytest.raises(ValueError, match="no variant '2x': use 1x_ms, 3x_ms or lsj"):
+        variant("panoptic_fpn", "2x")
+    with pytest.raises(ValueError, match="has no variants: leave ':3x_ms' out"):
+        variant("quickstart", "3x_ms")

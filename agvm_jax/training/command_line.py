@@ -1,7 +1,6 @@
 """The command line of train.py: its flags, the config they make, what it says."""
 
 import difflib
-import runpy
 import sys
 from collections.abc import Mapping
 
@@ -10,6 +9,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from agvm_jax.training import cluster
+from agvm_jax.training.config_file import read_config
 from agvm_jax.training.exit_code import ExitCode
 from agvm_jax.training.run_folder import check_places
 
@@ -45,7 +45,8 @@ def parse(arguments: list[str]) -> ConfigDict:
         # ml_collections tells of an unknown key by its last part alone.
         raise ValueError(_unknown_key(arguments) or str(error).strip("'\"")) from error
     except (TypeError, flags.Error) as error:
-        raise ValueError(str(error).strip("'\"")) from error
+        sentence = _wrong_variant(arguments) or str(error).strip("'\"")
+        raise ValueError(sentence) from error
     except OSError as error:
         raise ValueError(f"the config file cannot be read: {error}") from error
     config = FLAGS.config.copy_and_resolve_references()
@@ -58,10 +59,7 @@ def parse(arguments: list[str]) -> ConfigDict:
 def _unknown_key(arguments: list[str]) -> str:
     """Returns a sentence about the first key that the config file does not have."""
     options = [a.lstrip("-").partition("=") for a in arguments if a.startswith("--")]
-    files = [value for name, _, value in options if name == "config" and value]
-    if "--config" in arguments[:-1]:
-        files.append(arguments[arguments.index("--config") + 1])
-    known = _keys(runpy.run_path(files[-1])["get_config"]())
+    known = _keys(read_config(_config_file(arguments)))
     for name, _, _ in options:
         key = name.removeprefix("config.")
         if key != name and key not in known:
@@ -69,6 +67,26 @@ def _unknown_key(arguments: list[str]) -> str:
             hint = f": did you mean {' or '.join(near)}?" if near else ""
             return f"--config.{key}: there is no such key{hint}"
     return ""
+
+
+def _wrong_variant(arguments: list[str]) -> str:
+    """Returns a sentence about FILE:VARIANT where the file does not have that."""
+    path = _config_file(arguments)
+    if ":" in path:
+        try:
+            read_config(path)
+        except ValueError as error:
+            return str(error)
+    return ""
+
+
+def _config_file(arguments: list[str]) -> str:
+    """What --config says, "" where it is not there."""
+    if "--config" in arguments[:-1]:
+        return arguments[arguments.index("--config") + 1]
+    options = [a.lstrip("-").partition("=") for a in arguments if a.startswith("--")]
+    files = [value for name, _, value in options if name == "config" and value]
+    return files[-1] if files else ""
 
 
 def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
