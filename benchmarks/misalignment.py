@@ -150,11 +150,19 @@ def modulation(modules: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def draw(curves: Curves, path: Path, ylabel: str) -> None:
     """Draw a row for each task and a column for each batch size."""
+    tasks = [task for task in TASKS if any(key[0] == task for key in curves)]
+    if not tasks:
+        return
     figure, axes = plt.subplots(
-        len(TASKS), len(BATCHES), figsize=(12, 10), sharex=True, sharey=True
+        len(tasks),
+        len(BATCHES),
+        figsize=(12, 0.5 + 2.4 * len(tasks)),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
     images = (np.arange(WINDOWS) + 0.5) * IMAGES / WINDOWS
-    for row, task in zip(axes, TASKS, strict=True):
+    for row, task in zip(axes, tasks, strict=True):
         for axis, batch in zip(row, BATCHES, strict=True):
             for module, values in curves.get((task, batch), {}).items():
                 axis.plot(images, values, color=COLOURS.get(module), label=module)
