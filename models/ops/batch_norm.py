@@ -13,7 +13,7 @@ def batch_norm(
     scale: Float32[Array, " C"],
     bias: Float32[Array, " C"],
     eps: float,
-    axis_name: str | None,
+    axis_name: str | tuple[str, ...] | None,
 ) -> tuple[Float[Array, "B H W C"], Float32[Array, " C"], Float32[Array, " C"]]:
     """Normalise by the batch's own statistics, which take no gradient themselves.
 
@@ -26,7 +26,7 @@ def batch_norm(
       scale: (C,) float32.
       bias: (C,) float32.
       eps: added to the variance.
-      axis_name: of the replicas; None: this one alone.
+      axis_name: of the replicas, or several names; None: this one alone.
 
     Returns:
       y (B, H, W, C) in the dtype of x, mean (C,) and variance (C,) float32.
