@@ -24,6 +24,7 @@ from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.tasks import Settings, choose_task
 from agvm_jax.inference.files import home_of
 from agvm_jax.inference.listed import check_classes, find_list, read_list
+from agvm_jax.inference.model_flags import model_flags
 from agvm_jax.inference.overrides import with_overrides
 from agvm_jax.inference.trained import Trained
 from agvm_jax.inference.writing import Writer
@@ -54,12 +55,7 @@ def main(arguments: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--run", required=True, help="a run folder, or file of weights")
-    flags.add_argument("--weights", default="best", help="best, last, average, or file")
-    flags.add_argument("--config", help="for a file of weights without a model.json")
+    flags = model_flags(__doc__)
     flags.add_argument("--split", default="val", choices=("val", "train", "test"))
     flags.add_argument("--list", help="test: a JSON file with `images`, as COCO's")
     flags.add_argument("--images", help="test: the folder that these lie in")

@@ -18,6 +18,7 @@ from agvm_jax.inference.export_onnx import NotConvertible, export_onnx
 from agvm_jax.inference.export_program import PLATFORMS, export_programs, prediction
 from agvm_jax.inference.files import home_of
 from agvm_jax.inference.images import frames_of
+from agvm_jax.inference.model_flags import model_flags
 from agvm_jax.inference.trained import Trained
 from agvm_jax.training.config_file import read_config
 from experiment import load
@@ -57,12 +58,7 @@ def main(arguments: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--run", required=True, help="a run folder, or file of weights")
-    flags.add_argument("--weights", default="best", help="best, last, average, or file")
-    flags.add_argument("--config", help="for a file of weights without a model.json")
+    flags = model_flags(__doc__)
     kinds = ("stablehlo", "safetensors", "onnx")
     flags.add_argument("--to", required=True, choices=kinds)
     flags.add_argument("--platforms", default="cpu,cuda,tpu", help="of stablehlo")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from agvm_jax.inference.files import home_of
 from agvm_jax.inference.images import find_images
+from agvm_jax.inference.model_flags import model_flags
 from agvm_jax.inference.overrides import with_overrides
 from agvm_jax.inference.tiles import check_tiles, each_by_tiles
 from agvm_jax.inference.trained import Trained
@@ -54,16 +55,7 @@ def main(arguments: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the command line."""
-    flags = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    flags.add_argument("--run", required=True, help="a run folder, or a weights file")
-    flags.add_argument(
-        "--weights", default="best", help="best, last, average or a file"
-    )
-    flags.add_argument(
-        "--config", help="of a weights file without model.json beside it"
-    )
+    flags = model_flags(__doc__)
     flags.add_argument("--images", help="an image, or a folder of images and folders")
     flags.add_argument("--video", help="a video file")
     flags.add_argument("--out", help="a folder; default: RUN/predictions")

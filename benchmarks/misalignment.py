@@ -83,7 +83,7 @@ def train(task: str, batch: int, runs: Path) -> bool:
     command = [sys.executable, "train.py", f"--config=configs/{TASKS[task]}.py"]
     command += [f"--config.{key}={value}" for key, value in settings.items()]
     # The program of a micro-batch is the same at every batch size.
-    kept = {"JAX_COMPILATION_CACHE_DIR": str((runs / "programs").absolute())}
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(runs / "programs")}
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "output.txt", "a") as output:
         code = subprocess.run(
@@ -190,7 +190,7 @@ def table(curves: Curves) -> str:
     for (task, batch), found in curves.items():
         mu = modulation(found)
         cells = [
-            f"{np.nanmean(found[m]):.2f}, {np.exp(np.nanmean(np.log(mu[m]))):.2f}"
+            f"{np.nanmean(found[m]):.2g}, {np.exp(np.nanmean(np.log(mu[m]))):.2f}"
             if m in found
             else ""
             for m in modules
@@ -199,7 +199,8 @@ def table(curves: Curves) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main() -> int:
+    """Train what is missing and draw; return 1 if a run failed, else 0."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=TASKS, default=list(TASKS))
     parser.add_argument("--runs", type=Path, default=Path("runs/misalignment"))
@@ -207,14 +208,16 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true", help="train nothing")
     args = parser.parse_args()
     path = args.docs / "evidence" / "misalignment.csv"
-    curves = read_csv(path)
+    curves, failed = read_csv(path), 0
+    runs = args.runs.absolute()  # train.py runs in the repository's folder
     for task in args.only:
         for batch in BATCHES:
             if (task, batch) in curves or args.draw:
                 continue
-            if train(task, batch, args.runs):
-                folder = args.runs / task / f"batch{batch}"
-                curves[task, batch] = read_run(folder, batch)
+            if train(task, batch, runs):
+                curves[task, batch] = read_run(runs / task / f"batch{batch}", batch)
+            else:
+                failed = 1
     order = [(task, batch) for task in TASKS for batch in BATCHES]
     curves = {key: curves[key] for key in order if key in curves}
     write_csv(curves, path)
@@ -222,7 +225,8 @@ def main() -> None:
     mu = {key: modulation(modules) for key, modules in curves.items()}
     draw(mu, args.docs / "images" / "misalignment_mu.png", "mu")
     print(table(curves))
+    return failed
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -178,7 +178,7 @@ def build_detector(
     num_classes: int,
     num_labels: int = 0,
     image_size: tuple[int, int],
-    axis_name: str | None = None,
+    axis_name: str | tuple[str, ...] | None = None,
     freeze_at: int = 0,
 ) -> Detector:
     """Build the detector that `config` describes, as pure functions.

@@ -83,7 +83,7 @@ class BatchNorm(nnx.Module):
         channels: int,
         *,
         mode: str = "synced",
-        axis_name: str | None = None,
+        axis_name: str | tuple[str, ...] | None = None,
         momentum: float = 0.9,
         eps: float = 1e-5,
     ):

@@ -1,11 +1,9 @@
 """Tests run on eight CPU devices; this is set before JAX wakes. And what complains."""
 
 import os
-import sys
-from unittest import mock
 
 import pytest
-from absl import flags
+from command_lines import command_line
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -40,12 +38,8 @@ def run(*arguments, config="configs/tiny.py"):
     """Runs train.main as the command line does; returns its exit code."""
     import train  # not before pytest_configure: it wakes JAX
 
-    flags.FLAGS.unparse_flags()
-    for name in [n for n in flags.FLAGS if n.startswith("config.")]:
-        delattr(flags.FLAGS, name)
-    # ml_collections looks for overrides in sys.argv itself.
-    with mock.patch.object(sys, "argv", ["train.py", f"--config={config}", *arguments]):
-        return train.main(sys.argv)
+    with command_line(*arguments, config=config) as argv:
+        return train.main(argv)
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,9 @@
 """The command line starts a run from a file of weights, and goes on without it."""
 
-import sys
-from unittest import mock
-
 import jax
 import numpy as np
 import pytest
-from absl import flags
+from command_lines import command_line
 from torchvision_names import resnet18
 
 import train
@@ -17,21 +14,13 @@ def build(tmp_path):
     """Return a function: build what train.py runs for the tiny config, and begin it."""
 
     def build(*overrides):
-        flags.FLAGS.unparse_flags()
-        for name in [n for n in flags.FLAGS if n.startswith("config.")]:
-            delattr(flags.FLAGS, name)
-        arguments = [
-            "train.py",
-            "--config=configs/tiny.py",
+        words = (
             f"--config.data.cache_dir={tmp_path / 'data'}",
             f"--config.workdir={tmp_path / 'run'}",
             "--config.model.norm=frozen",
-            *overrides,
-        ]
-        # ml_collections looks for overrides in sys.argv itself.
-        with mock.patch.object(sys, "argv", arguments):
-            config = train.parse(arguments)
-        return train.build(config)
+        )
+        with command_line(*words, *overrides) as argv:
+            return train.build(train.parse(argv))
 
     return build
 

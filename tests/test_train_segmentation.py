@@ -1,20 +1,15 @@
 """Semantic FPN and Panoptic FPN go through everything that a run does."""
 
 import json
-import sys
-from unittest import mock
 
 import pytest
-from absl import flags
+from command_lines import command_line
 
 import train
 
 
 def run(folder, detector, semantic, *overrides):
     """Runs train.main on the smallest config; returns the last evaluation's numbers."""
-    flags.FLAGS.unparse_flags()
-    for name in [n for n in flags.FLAGS if n.startswith("config.")]:
-        delattr(flags.FLAGS, name)
     settings = {
         "workdir": folder / "run",
         "steps": 4,
@@ -26,11 +21,9 @@ def run(folder, detector, semantic, *overrides):
         "model.detector": detector,
         "model.semantic_head.channels": 32,
     }
-    # ml_collections looks for overrides in sys.argv itself.
     words = [f"--config.{key}={value}" for key, value in settings.items()]
-    argv = ["train.py", "--config=configs/tiny.py", *words, *overrides]
-    with mock.patch.object(sys, "argv", argv):
-        assert train.main(sys.argv) == 0
+    with command_line(*words, *overrides) as argv:
+        assert train.main(argv) == 0
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 

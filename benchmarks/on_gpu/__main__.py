@@ -68,7 +68,7 @@ def run(stage: str, args, environment: dict[str, str], seconds: float) -> int:
     command = [sys.executable, "-m", f"benchmarks.on_gpu.{stage}"]
     command += ["--out", str(args.out), "--seconds", f"{seconds:.0f}"]
     command += ["--dry-run"] * args.dry_run
-    if stage in ("speed", "profile"):
+    if stage == "speed":
         command += ["--peer-python", args.peer_python]
     if stage == "training" and args.earlier:
         command += ["--earlier", str(args.earlier)]

@@ -45,7 +45,7 @@ def kernels(trace: Path) -> tuple[collections.Counter, float]:
 
 
 def main() -> None:
-    args = arguments(__doc__, peer=True)
+    args = arguments(__doc__)
     lines = Lines("profile", args)
     options = settings("retinanet" if args.dry_run else "mask_rcnn", args.dry_run)
     folder = args.out / "profile"

@@ -2,15 +2,16 @@
 
 The runs are those of `benchmarks.paper`, larger: 64 px, three classes, a ResNet-18 of
 half the width, 524,288 fresh images. Rates are swept for AdamW and for AGVM around it
-(halves and norms), then three seeds of each one's best. A run takes well under a
-minute, and one that is done is never run again: `--earlier FOLDER` goes on from what an
-earlier call left, a few hundred kilobytes.
+(halves and norms), then three seeds of each one's best. A run should take well under a
+minute on such a chip (an estimate: none has run), and one that is done is never run
+again: `--earlier FOLDER` goes on from what an earlier call left.
 """
 
 import dataclasses
 import shutil
 from types import MappingProxyType
 
+from agvm_jax.data.formats.shapes_drawing import CLASS_NAMES
 from benchmarks.on_gpu.lines import Lines, arguments
 from benchmarks.paper.cells import Runs, failed
 from benchmarks.paper.grids import Sweep
@@ -27,7 +28,7 @@ GPU = dataclasses.replace(
     name="gpu",
     image_size=64,
     max_objects=3,
-    class_names=("circle", "square", "triangle"),
+    class_names=CLASS_NAMES,
     train_images=524_288,
     images_seen=524_288,
     micro_batches=MappingProxyType({512: 64, 1024: 128}),

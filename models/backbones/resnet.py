@@ -107,7 +107,7 @@ class ResNet(nnx.Module):
         *,
         width: float = 1.0,
         norm: str = "synced",
-        axis_name: str | None = None,
+        axis_name: str | tuple[str, ...] | None = None,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):

@@ -70,7 +70,7 @@ class UniNet(nnx.Module):
         *,
         width: float = 1.0,
         norm: str = "synced",
-        axis_name: str | None = None,
+        axis_name: str | tuple[str, ...] | None = None,
         drop_path: float = 0.0,
         stacked: bool = True,
         remat: bool = True,

@@ -32,7 +32,7 @@ class Layers:
     """
 
     norm: str
-    axis_name: str | None
+    axis_name: str | tuple[str, ...] | None
     dtype: jnp.dtype
     rngs: nnx.Rngs
 

@@ -92,10 +92,10 @@ def _centres(boxes):
 
 
 def encode(
-    boxes: Num[Array, "... 4"],
-    anchors: Num[Array, "... 4"],
+    boxes: Num[Array, "*B 4"],
+    anchors: Num[Array, "*B 4"],
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
-) -> Float32[Array, "... 4"]:
+) -> Float32[Array, "*B 4"]:
     """Return the deltas that turn `anchors` into `boxes` (R-CNN, appendix C).
 
     ``dx = wx (x - xa) / wa``, ``dw = ww log(w / wa)`` and so for y and h. Both need
@@ -129,10 +129,10 @@ def encode(
 
 
 def decode(
-    deltas: Float[Array, "... 4"],
-    anchors: Num[Array, "... 4"],
+    deltas: Float[Array, "*B 4"],
+    anchors: Num[Array, "*B 4"],
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
-) -> Float32[Array, "... 4"]:
+) -> Float32[Array, "*B 4"]:
     """Return the boxes that `deltas` make of `anchors`: the inverse of `encode`.
 
     Args:

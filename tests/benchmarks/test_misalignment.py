@@ -42,7 +42,7 @@ def test_the_csv_is_read_as_it_was_written(curves, tmp_path):
     for module, values in curves["boxes", 512].items():
         np.testing.assert_allclose(found["boxes", 512][module], values, rtol=1e-3)
     assert read_csv(tmp_path / "none.csv") == {}
-    assert "| boxes | 512 | 1.00, 1.00 |" in misalignment.table(found)
+    assert "| boxes | 512 | 1, 1.00 | 0.085," in misalignment.table(found)
 
 
 def test_pictures_have_a_row_for_each_task_that_ran(curves, tmp_path):

@@ -1,10 +1,7 @@
 """A run that was never trained, with weights in its folder, shared by the tests."""
 
-import sys
-from unittest import mock
-
 import pytest
-from absl import flags
+from command_lines import command_line
 
 import train
 from agvm_jax.run_files import BEST, LAST
@@ -18,19 +15,13 @@ def scratch(tmp_path_factory):
 @pytest.fixture(scope="session")
 def experiment(scratch):
     """What train.py builds for the tiny config, where everything is an object."""
-    flags.FLAGS.unparse_flags()
-    for name in [n for n in flags.FLAGS if n.startswith("config.")]:
-        delattr(flags.FLAGS, name)
-    arguments = [
-        "train.py",
-        "--config=configs/tiny.py",
+    words = (
         f"--config.workdir={scratch / 'run'}",
         f"--config.data.cache_dir={scratch / 'cache'}",
         "--config.model.retina_head.score_threshold=0.0",
-    ]
-    # ml_collections looks for overrides in sys.argv itself.
-    with mock.patch.object(sys, "argv", arguments):
-        return train.build(train.parse(arguments))
+    )
+    with command_line(*words) as argv:
+        return train.build(train.parse(argv))
 
 
 @pytest.fixture(scope="session")

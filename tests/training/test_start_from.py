@@ -2,13 +2,11 @@
 
 import logging
 import re
-import sys
-from unittest import mock
 
 import jax
 import numpy as np
 import pytest
-from absl import flags
+from command_lines import command_line
 from toy_run import comparable, losses, make_experiment, replaced
 
 import train
@@ -155,19 +153,9 @@ def build(tmp_path):
     """Returns a function: what train.py runs for the tiny config and these keys."""
 
     def build(*overrides):
-        flags.FLAGS.unparse_flags()
-        for name in [n for n in flags.FLAGS if n.startswith("config.")]:
-            delattr(flags.FLAGS, name)
-        arguments = [
-            "train.py",
-            "--config=configs/tiny.py",
-            f"--config.data.cache_dir={tmp_path / 'data'}",
-            *overrides,
-        ]
-        # ml_collections looks for overrides in sys.argv itself.
-        with mock.patch.object(sys, "argv", arguments):
-            config = train.parse(arguments)
-        return train.build(config)
+        cache = f"--config.data.cache_dir={tmp_path / 'data'}"
+        with command_line(cache, *overrides) as argv:
+            return train.build(train.parse(argv))
 
     return build
 
