@@ -56,7 +56,11 @@ def test_parts_are_counted_from_the_image(kind):
     assert everything - two < stem < everything
 
 
-@pytest.mark.parametrize("kind", BACKBONES)
+@pytest.mark.parametrize(
+    "kind",
+    # Two models in one program: those of many parts compile for long.
+    ["resnet", *(pytest.param(k, marks=pytest.mark.slow) for k in ("swin", "uninet"))],
+)
 def test_freezing_changes_no_output_in_evaluation(kind):
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(2, 40, 56, 3)), jnp.float32)

@@ -30,8 +30,16 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _frozen():
+    """What earlier tests left is not looked through again, seconds at each collection."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
-def _collect():
+def _collect(_frozen):
     yield
     gc.collect()
 

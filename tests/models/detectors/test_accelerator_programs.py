@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from small_rcnn import IMAGES as SETTINGS
 from small_rcnn import make_batch_with_masks, make_parts
 
@@ -48,6 +49,7 @@ def test_a_training_step_has_few_loops():
     assert program.count("stablehlo.while") <= 12
 
 
+@pytest.mark.slow
 def test_the_forms_for_tpus_give_mask_rcnn_the_losses_of_cpus():
     """Of a GPU's forms theirs differ in RoIAlign and repetition alone."""
     rng = np.random.default_rng(0)
