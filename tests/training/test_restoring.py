@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module", autouse=True)
 def _frozen():
-    """What earlier tests left is not looked through again, seconds at each collection."""
+    """What earlier tests left is not looked through at each collection: seconds."""
     gc.freeze()
     yield
     gc.unfreeze()
