@@ -85,14 +85,17 @@ def eval_batches(
     data_config: Any,
     process_index: int = 0,
     process_count: int = 1,
+    some: int | None = None,
 ) -> "EvalBatches":
     """One pass over a split, without augmentation.
 
     In the split's order; where data.orientation_group is set, landscape images first.
 
-    Arguments as in `train_batches`. Every process gets the same number of batches, all
-    of full size: rows that stand for no image carry image_id -1. An unreadable image
-    leaves such a row too, so that an evaluator counts its objects as missed.
+    Arguments as in `train_batches`; and `some`, that many images of all processes
+    together instead of every one, spread evenly over the split. Every process gets the
+    same number of batches, all of full size: rows that stand for no image carry
+    image_id -1. An unreadable image leaves such a row too, so that an evaluator counts
+    its objects as missed.
 
     Returns:
       An iterable with `len`; each `iter` starts a new pass.
@@ -104,6 +107,7 @@ def eval_batches(
         rows=rows,
         config=data_config,
         shard=(process_index, process_count),
+        some=some,
     )
 
 
@@ -170,14 +174,14 @@ class TrainBatches(Counting):
 class EvalBatches(Counting):
     """What `eval_batches` returns; `counters` are those of the last pass."""
 
-    def __init__(self, source, *, frame, rows, config, shard):
+    def __init__(self, source, *, frame, rows, config, shard, some):
         super().__init__(config.max_unreadable)
         check_config(config, frame)
         resizing = Augmentation.of(config).resizing
         process_index, process_count = shard
         kinds = _kinds(source, frame, config)
         counts = [len(some) for some, _ in kinds]
-        order = evaluation_order(counts, rows * process_count)
+        order = evaluation_order(counts, rows * process_count, some)
         self._length = len(order) // (rows * process_count)
         self._rows = rows
 
