@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     data.train_labels = "train_labels"
     data.val_labels = "val_labels"
     data.label_names = ()  # of these PNGs' classes; (): the lines of classes.txt
-    data.label_void = (255,)  # label_folder: pixel values without a class
+    data.label_void = (255,)  # values of these PNGs without a class
     # A coco_folder, label_folder or yolo set without a validation split: this share of
     # its images is held out, chosen by their names and the seed. It counts as without
     # one where the val_ keys have their defaults, or are "", and nothing is there.
