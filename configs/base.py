@@ -133,6 +133,7 @@ def get_config() -> ConfigDict:
     head.num_convs = 4  # convolutions in each of its two towers
     head.score_threshold = 0.05  # of detections
     head.nms_threshold = 0.5  # IoU above which the weaker of two of a class is dropped
+    head.soft_nms = ""  # linear | gaussian: its score is lowered instead
     head.pre_nms_top_k = 1000  # candidates a level
     head.max_detections = 100  # an image
     rpn = model.rpn = ConfigDict()  # R-CNN: pairs are (training, evaluation)
@@ -145,6 +146,7 @@ def get_config() -> ConfigDict:
     head.samples = 512  # proposals an image that it and the mask head learn from
     head.score_threshold = 0.05
     head.nms_threshold = 0.5
+    head.soft_nms = ""
     head.pre_nms_top_k = 1000  # candidates an image
     head.max_detections = 100
     head.loss_weight = 1.0  # of its two losses; 1 in R-CNNs
@@ -155,6 +157,7 @@ def get_config() -> ConfigDict:
     head.loss_weights = (1.0, 0.5, 0.25)  # of each stage
     head.score_threshold = 0.05
     head.nms_threshold = 0.5
+    head.soft_nms = ""
     head.pre_nms_top_k = 1000  # candidates an image
     head.max_detections = 100
     head = model.mask_head = ConfigDict()  # Mask R-CNN, Panoptic FPN
@@ -166,12 +169,14 @@ def get_config() -> ConfigDict:
     # original image's pixels. 1 is enough where images are not resized.
     head.label_scale = 3
     head.loss_weight = 1.0
-    # Semantic FPN: how images are looked at in evaluation (test_cfg of mmsegmentation)
+    # How images are looked at in evaluation (mmsegmentation's names): NMS sees what all
+    # views found, masks and logits are averaged.
     test_cfg = model.test_cfg = ConfigDict()
-    test_cfg.mode = "whole"  # whole | slide: in overlapping windows
+    test_cfg.flip = False  # mirrored, too
+    test_cfg.img_ratios = ()  # with sides multiplied by each; (): as they are
+    test_cfg.mode = "whole"  # whole | slide: in overlapping windows, semantic_fpn alone
     test_cfg.crop_size = (512, 512)  # of a window: height, width; multiples of 4
     test_cfg.stride = (340, 340)  # from one window to the next; multiples of 4
-    test_cfg.flip = False  # look at the mirrored image too, and add the logits
 
     optim = config.optim = ConfigDict()
     optim.name = "adamw"  # sgd | adamw | lars | lamb | pmd_lamb | sam | megdet
