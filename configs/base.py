@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     data.train_labels = "train_labels"
     data.val_labels = "val_labels"
     data.label_names = ()  # of these PNGs' classes; (): the lines of classes.txt
-    data.label_void = (255,)  # label_folder: pixel values without a class
+    data.label_void = (255,)  # values of these PNGs without a class
     # A coco_folder, label_folder or yolo set without a validation split: this share of
     # its images is held out, chosen by their names and the seed. It counts as without
     # one where the val_ keys have their defaults, or are "", and nothing is there.
@@ -74,6 +74,10 @@ def get_config() -> ConfigDict:
     # Largest share of the labelled pixels of a training image that one class may have:
     # up to ten other windows are tried. 1: any.
     data.cat_max_ratio = 1.0
+    # Probability that objects of another image are pasted over a training image by
+    # their masks (Ghiasi et al. 2021); each is taken with probability 1/2, and both
+    # images are augmented on their own. Theirs goes with scale_range (0.1, 2.0).
+    data.copy_paste = 0.0
     # Whether training leaves out images without an object (or with crowds alone): of
     # COCO's 118,287 images 117,266 stay.
     data.filter_empty = False
