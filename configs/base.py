@@ -148,22 +148,18 @@ def get_config() -> ConfigDict:
     head = model.box_head = ConfigDict()  # R-CNN
     head.width = 1024  # units of each of its two layers
     head.samples = 512  # proposals an image that it and the mask head learn from
-    head.score_threshold = 0.05
-    head.nms_threshold = 0.5
-    head.soft_nms = ""
-    head.pre_nms_top_k = 1000  # candidates an image
-    head.max_detections = 100
     head.loss_weight = 1.0  # of its two losses; 1 in R-CNNs
     head = model.cascade_head = ConfigDict()  # Cascade R-CNN, in place of box_head
     head.width = 1024  # units of each of the two layers of each stage
     head.samples = 512  # proposals an image that all its stages learn from
     head.ious = (0.5, 0.6, 0.7)  # of each stage: what an object is
     head.loss_weights = (1.0, 0.5, 0.25)  # of each stage
-    head.score_threshold = 0.05
-    head.nms_threshold = 0.5
-    head.soft_nms = ""
-    head.pre_nms_top_k = 1000  # candidates an image
-    head.max_detections = 100
+    for head in (model.box_head, model.cascade_head):  # as in retina_head
+        head.score_threshold = 0.05
+        head.nms_threshold = 0.5
+        head.soft_nms = ""
+        head.pre_nms_top_k = 1000  # candidates an image
+        head.max_detections = 100
     head = model.mask_head = ConfigDict()  # Mask R-CNN, Panoptic FPN
     head.num_convs = 4  # 3x3 convolutions in front of the masks
     head.loss_weight = 1.0
