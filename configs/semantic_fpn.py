@@ -2,7 +2,7 @@
 
     python train.py --config configs/semantic_fpn.py --config.data.root=ADE20K_FOLDER
 
-``python -m agvm_jax.data.download ade20k ADE20K_FOLDER`` makes the folder. Add
+``python -m agvm_jax.data.tools.download ade20k ADE20K_FOLDER`` makes the folder. Add
 --config.train.init_from=resnet50: all figures below start from ImageNet weights.
 
 The paper's mIoU, from its page, and the steps of its runs, which are as many images as
