@@ -25,7 +25,8 @@ decay 5e-4, power 0.9 down to a hundredth of the rate (theirs to 1e-4); a scale 
 to 2 times a shorter side of 512 on crops of 512, of which no class may fill more than
 0.75, flips and photometric distortion; 128 channels in the head. Evaluation is of whole
 images with a shorter side of 512 pixels, which is its protocol, in a frame that is
-turned for portraits; the longer side may have 2048 pixels there, and 1024 here, the frame's.
+turned for portraits; the longer side may have 2048 pixels there, and 1024 here, the
+frame's.
 
 The variants of configs/recipes.py are COCO's; ADE20K's training at several scales is
 what stands here.
