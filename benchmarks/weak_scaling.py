@@ -44,42 +44,27 @@ END = "<!-- benchmarks.weak_scaling ends -->"
 SLICES = ("v5e:2x4", "v5e:8x8", "v5e:16x16", "v5p:8x8x8", "v5p:8x8x16")
 MODES = ("none", "optimizer", "full")
 FSDP = 4
-ESTIMATORS = ("norms", "halves")
 
 
-def sent(mode: str, estimator: str | None, params, devices) -> float:
-    """Returns the bytes that a device sends in a step; estimator None: no phi."""
+def sent(mode: str, params, devices) -> float:
+    """Returns the bytes that a device sends in a step that measures phi by norms."""
     n = len(devices)
     if n == 1:
         return 0.0
-    lowered, *_ = lower_step(
-        mode, min(FSDP, n), estimator or "norms", estimator is not None, params, devices
-    )
+    lowered, *_ = lower_step(mode, min(FSDP, n), "norms", True, params, devices)
     return sum(one.moved for one in collectives(lowered.compile().as_text(), n))
 
 
 def rows(names, params):
     """Yields the lines of the table: one for each number of devices."""
-    yield (
-        "| devices | "
-        + " | ".join(
-            f"{mode}, {estimator or 'no phi'}"
-            for mode in MODES
-            for estimator in (None, *ESTIMATORS)
-        )
-        + " |"
-    )
-    yield "|---" * (1 + len(MODES) * (1 + len(ESTIMATORS))) + "|"
+    yield f"| devices | {' | '.join(MODES)} |"
+    yield "|---" * (1 + len(MODES)) + "|"
     for name in names:
         if name.startswith("cpu"):
             devices = jax.devices()[: int(name.partition(":")[2])]
         else:
             devices = find_machine(f"tpu:{name}").devices
-        numbers = [
-            f"{sent(mode, estimator, params, devices) / 1e6:.1f}"
-            for mode in MODES
-            for estimator in (None, *ESTIMATORS)
-        ]
+        numbers = [f"{sent(mode, params, devices) / 1e6:.1f}" for mode in MODES]
         kind = name.partition(":")[0].replace("cpu", "CPU")
         yield f"| {len(devices)} {kind} | {' | '.join(numbers)} |"
 
