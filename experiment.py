@@ -154,10 +154,11 @@ def _data(config: ConfigDict, resolved: Resolved, dataset: Dataset, mesh) -> Dat
             **processes,
         )
 
-    def validation():
+    def validation(some: int | None = None):
         return eval_batches(
             dataset.val,
             batch_size=config.eval.batch_size * mesh.size,
+            some=some,
             **resolved.evaluated._asdict(),
             **processes,
         )

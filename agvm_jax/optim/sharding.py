@@ -17,13 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from agvm_jax.optim.modules import (
-    is_inexact,
-    leaf_labels,
-    leaf_paths,
-    module_names,
-)
-from agvm_jax.optim.reduction import divided, psum_scalars
+from agvm_jax.optim.floats import divided, is_inexact, psum_floats
+from agvm_jax.optim.modules import leaf_labels, leaf_paths, module_names
+from agvm_jax.optim.reduction import psum_scalars
 from agvm_jax.optim.replicas import (
     AxisName,
     axis_size,
@@ -34,7 +30,6 @@ from agvm_jax.optim.replicas import (
 from agvm_jax.optim.variance import (
     GroupStats,
     ModuleScalars,
-    map_floats,
     module_sq_norms,
     stats_from_norms,
 )
@@ -143,8 +138,8 @@ class ShardPlan:
 
         Returns:
           ``(params, *args) -> (value, (grads, sum_sq))``: the gradients, shards like
-          the parameters, summed over the shard axis; and module -> () float32, the
-          squared norm of this device's own gradient. Both can be summed over
+          the parameters, psum_floats over the shard axis; and module -> () float32, the
+          squared norm of this device's own gradient. Both can be psum_floats over
           micro-batches.
 
         Raises:
@@ -180,9 +175,9 @@ class ShardPlan:
         """Return the mean gradients, still shards, and the statistics of all groups.
 
         Args:
-          grads: what ``value_and_grad`` gave, summed over the micro-batches.
+          grads: what ``value_and_grad`` gave, psum_floats over the micro-batches.
           sum_sq: the same of the squared norms.
-          micro_batches: how many were summed.
+          micro_batches: how many were psum_floats.
           measure: False leaves the measurement out; the statistics are then None.
 
         Every micro-batch of every device is a group.
@@ -198,7 +193,7 @@ class ShardPlan:
                 "devices or micro-batches"
             )
         if self.axis_name is not None:
-            grads = map_floats(lambda g: jax.lax.psum(g, self.axis_name), grads)
+            grads = psum_floats(grads, self.axis_name)
         mean = divided(grads, num_groups)
         if not measure:
             return mean, None
