@@ -176,8 +176,13 @@ def main() -> None:
     parser.add_argument("--one-by-one", action="store_true", help="no scan over blocks")
     parser.add_argument("--step", help="take a step of this size, compile no table")
     parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument(
+        "--repeats", nargs=6, type=int, help="blocks of each stage, for less memory"
+    )
     args = parser.parse_args()
     if args.step:
+        if args.repeats:
+            SIZES[args.step] = SIZES[args.step]._replace(repeats=tuple(args.repeats))
         one_step(args.step, args.image_size)
         return
     rows = []
