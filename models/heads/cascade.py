@@ -18,14 +18,14 @@ from agvm_jax.structures import Batch
 
 from ..features import Features
 from ..ops.arrays import Array
-from ..ops.boxes import clip, decode, encode
-from ..ops.matching import inside_crowd, match
+from ..ops.boxes import clip, decode
+from ..ops.matching import IGNORE, match_objects
 from ..ops.topk import top_k_pairs
 from .box import BoxLayers, box_loss
 from .detections import Candidates, ThinOut
 from .proposals import Proposals
 from .ranges import check_ranges
-from .roi_sample import RoiSample, sample_rois
+from .roi_sample import RoiSample, has_area, sample_of, sample_rois
 
 Weights = tuple[float, float, float, float]
 
@@ -247,29 +247,26 @@ def relabel(
 
     def of_image(refined, chosen, boxes, classes, valid, crowd):
         boxes = boxes.astype(jnp.float32)
-        usable = valid & ~crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        matches = match(
+        matches = match_objects(
             refined,
             boxes,
-            usable,
+            valid & has_area(boxes),
+            crowd,
             foreground_iou=foreground_iou,
             background_iou=foreground_iou,
             low_quality=False,
         )
         chosen &= (refined[:, 2:] - refined[:, :2] >= min_side).all(axis=1)
-        is_object = chosen & (matches >= 0)
-        chosen &= is_object | ~inside_crowd(refined, boxes, valid & crowd)
-        pixel = jnp.array([0.0, 0.0, 1.0, 1.0])
-        refined = jnp.where(chosen[:, None], refined, pixel)
-        rows = jnp.where(is_object, matches, 0)
-        target = jnp.where(is_object[:, None], boxes[rows], refined)
-        return RoiSample(
-            boxes=refined,
-            labels=jnp.where(is_object, classes[rows], num_classes),
-            targets=encode(target, refined, box_weights),
-            rows=rows,
-            chosen=chosen,
-            is_object=is_object,
+        chosen &= matches != IGNORE  # background in a crowd region
+        return sample_of(
+            refined,
+            matches,
+            chosen,
+            chosen & (matches >= 0),
+            boxes,
+            classes,
+            num_classes=num_classes,
+            box_weights=box_weights,
             max_objects=refined.shape[0],
         )
 
