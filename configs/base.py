@@ -234,10 +234,10 @@ def get_config() -> ConfigDict:
 
     train = config.train = ConfigDict()
     # Weights to start from: weights.safetensors of another run; a .pth, .npz or
-    # .safetensors file under the names of torchvision, or timm's for a backbone; the
-    # name of published ones (resnet50, swin_t, retinanet_resnet50_fpn, ...; see
-    # models/weights/files.py); "hf:OWNER/REPOSITORY/FILE" of the Hugging Face hub; or
-    # "": random ones.
+    # .safetensors file under the names of torchvision, of a backbone also timm's or the
+    # released UniNets'; the name of published ones (resnet50, swin_t,
+    # retinanet_resnet50_fpn, ...; see models/weights/files.py);
+    # "hf:OWNER/REPOSITORY/FILE" of the Hugging Face hub; or "": random ones.
     train.init_from = ""
     # all | backbone | all_but_heads: all but the layers that have a size for each class
     train.init_what = "backbone"
