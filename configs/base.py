@@ -74,6 +74,10 @@ def get_config() -> ConfigDict:
     # Largest share of the labelled pixels of a training image that one class may have:
     # up to ten other windows are tried. 1: any.
     data.cat_max_ratio = 1.0
+    # Probability that objects of another image are pasted over a training image by
+    # their masks (Ghiasi et al. 2021); each is taken with probability 1/2, and both
+    # images are augmented on their own. Theirs goes with scale_range (0.1, 2.0).
+    data.copy_paste = 0.0
     # Whether training leaves out images without an object (or with crowds alone): of
     # COCO's 118,287 images 117,266 stay.
     data.filter_empty = False
@@ -133,6 +137,7 @@ def get_config() -> ConfigDict:
     head.num_convs = 4  # convolutions in each of its two towers
     head.score_threshold = 0.05  # of detections
     head.nms_threshold = 0.5  # IoU above which the weaker of two of a class is dropped
+    head.soft_nms = ""  # linear | gaussian: its score is lowered instead
     head.pre_nms_top_k = 1000  # candidates a level
     head.max_detections = 100  # an image
     rpn = model.rpn = ConfigDict()  # R-CNN: pairs are (training, evaluation)
@@ -143,20 +148,18 @@ def get_config() -> ConfigDict:
     head = model.box_head = ConfigDict()  # R-CNN
     head.width = 1024  # units of each of its two layers
     head.samples = 512  # proposals an image that it and the mask head learn from
-    head.score_threshold = 0.05
-    head.nms_threshold = 0.5
-    head.pre_nms_top_k = 1000  # candidates an image
-    head.max_detections = 100
     head.loss_weight = 1.0  # of its two losses; 1 in R-CNNs
     head = model.cascade_head = ConfigDict()  # Cascade R-CNN, in place of box_head
     head.width = 1024  # units of each of the two layers of each stage
     head.samples = 512  # proposals an image that all its stages learn from
     head.ious = (0.5, 0.6, 0.7)  # of each stage: what an object is
     head.loss_weights = (1.0, 0.5, 0.25)  # of each stage
-    head.score_threshold = 0.05
-    head.nms_threshold = 0.5
-    head.pre_nms_top_k = 1000  # candidates an image
-    head.max_detections = 100
+    for head in (model.box_head, model.cascade_head):  # as in retina_head
+        head.score_threshold = 0.05
+        head.nms_threshold = 0.5
+        head.soft_nms = ""
+        head.pre_nms_top_k = 1000  # candidates an image
+        head.max_detections = 100
     head = model.mask_head = ConfigDict()  # Mask R-CNN, Panoptic FPN
     head.num_convs = 4  # 3x3 convolutions in front of the masks
     head.loss_weight = 1.0
@@ -166,12 +169,14 @@ def get_config() -> ConfigDict:
     # original image's pixels. 1 is enough where images are not resized.
     head.label_scale = 3
     head.loss_weight = 1.0
-    # Semantic FPN: how images are looked at in evaluation (test_cfg of mmsegmentation)
+    # How images are looked at in evaluation (mmsegmentation's names): NMS sees what all
+    # views found, masks and logits are averaged.
     test_cfg = model.test_cfg = ConfigDict()
-    test_cfg.mode = "whole"  # whole | slide: in overlapping windows
+    test_cfg.flip = False  # mirrored, too
+    test_cfg.img_ratios = ()  # with sides multiplied by each; (): as they are
+    test_cfg.mode = "whole"  # whole | slide: in overlapping windows, semantic_fpn alone
     test_cfg.crop_size = (512, 512)  # of a window: height, width; multiples of 4
     test_cfg.stride = (340, 340)  # from one window to the next; multiples of 4
-    test_cfg.flip = False  # look at the mirrored image too, and add the logits
 
     optim = config.optim = ConfigDict()
     optim.name = "adamw"  # sgd | adamw | lars | lamb | pmd_lamb | sam | megdet

@@ -8,6 +8,7 @@ on another number of processes too. With two frames (`order`) another order take
 the shuffle's place; the rest is the same.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +33,7 @@ from agvm_jax.data.order import (
     evaluation_order,
     split_by_orientation,
 )
+from agvm_jax.data.pasting import make_pasted_row
 from agvm_jax.data.storage.records import Source
 from agvm_jax.structures import Batch
 
@@ -147,7 +149,10 @@ class TrainBatches(Counting):
         def load(place: int | tuple[int, int], rng: np.random.Generator) -> LoadedRow:
             kind, index = (0, place) if len(kinds) == 1 else place
             some, own = kinds[kind]
-            return load_training_row(some, index, rng, own, config, augmentation)
+            make = None
+            if augmentation.copy_paste:
+                make = functools.partial(make_pasted_row, some, augmentation)
+            return load_training_row(some, index, rng, own, config, augmentation, make)
 
         # random_map comes before the slice: its randomness is keyed by the global
         # position, not by the position within one process's share.
