@@ -69,8 +69,8 @@ def get_config() -> ConfigDict:
     # sides that short_sides, long_side and scale_range say, and a window of image_size
     # is cut out of them (mmsegmentation's RandomCrop).
     data.crop = "none"
-    data.crop_range = (0.3, 1.0)  # share of each side that a crop keeps
-    data.crop_probability = 1.0
+    data.crop_range = (0.3, 1.0)  # size, iou: share of each side that a crop keeps
+    data.crop_probability = 1.0  # of these two
     # Largest share of the labelled pixels of a training image that one class may have:
     # up to ten other windows are tried. 1: any.
     data.cat_max_ratio = 1.0
