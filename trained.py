@@ -27,6 +27,7 @@ from agvm_jax.inference.card import ModelCard
 from agvm_jax.inference.export_program import prediction
 from agvm_jax.inference.files import find_model
 from agvm_jax.inference.images import bare_batch
+from agvm_jax.inference.overrides import with_overrides
 from agvm_jax.inference.trained import Trained, make_run_batch
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.input_size import InputSize, evaluation_size
@@ -44,7 +45,10 @@ WELL_MET = 0.9  # share of boxes that anchors should meet
 
 
 def load(
-    run: str | Path, weights: str = "best", config: ConfigDict | None = None
+    run: str | Path,
+    weights: str = "best",
+    config: ConfigDict | None = None,
+    overrides: Sequence[str] = (),
 ) -> Trained:
     """Loads a trained model: ``load("runs/quickstart/0").predict("cat.jpg")``.
 
@@ -55,17 +59,24 @@ def load(
         the newest step; "average", of `train.ema_decay`; or the name of a file in it.
       config: for a file of weights without model.json. Class names are those of the
         data set that it names, which is opened.
+      overrides: keys of the run's config, or of `config`, that are others now, such as
+        "--model.test_cfg.flip=True".
 
     Raises:
-      ValueError: there is no such run, it has no weights yet, or they do not fit.
+      ValueError: there is no such run or key, it has no weights yet, or they do not
+        fit.
     """
     mesh = mesh_lib.data_mesh(jax.local_devices())
     here = [mesh.devices.flat[0].platform], mesh_lib.replica_axes(mesh)
     if config is None:
         found = find_model(run, weights)
         source, card = str(found.weights), found.card
+        if overrides:
+            changed = with_overrides(config_of(card), overrides)
+            card = dataclasses.replace(card, config=changed.to_dict())
         detector = detector_for(card, *here)
     else:
+        config = with_overrides(config, overrides)
         source, dataset = str(run), open_dataset(config.data)
         evaluated = evaluation_size(config)
         config, _ = with_anchors(config, dataset, evaluated)

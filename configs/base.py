@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     data.train_labels = "train_labels"
     data.val_labels = "val_labels"  # the same for validation
     data.label_names = ()  # of these PNGs' classes; (): the lines of classes.txt
-    data.label_void = (255,)  # label_folder: pixel values without a class
+    data.label_void = (255,)  # values of these PNGs without a class
     # A coco_folder, label_folder or yolo set without a validation split: this share of
     # its images is held out, chosen by their names and the seed. It counts as without
     # one where the val_ keys have their defaults, or are "", and nothing is there.
@@ -75,6 +75,10 @@ def get_config() -> ConfigDict:
     # Largest share of the labelled pixels of a training image that one class may have:
     # up to ten other windows are tried. 1: any.
     data.cat_max_ratio = 1.0
+    # Probability that objects of another image are pasted over a training image by
+    # their masks (Ghiasi et al. 2021); each is taken with probability 1/2, and both
+    # images are augmented on their own. Theirs goes with scale_range (0.1, 2.0).
+    data.copy_paste = 0.0
     # Whether training leaves out images without an object (or with crowds alone): of
     # COCO's 118,287 images 117,266 stay.
     data.filter_empty = False
@@ -134,6 +138,7 @@ def get_config() -> ConfigDict:
     head.num_convs = 4  # convolutions in each of its two towers
     head.score_threshold = 0.05  # of detections
     head.nms_threshold = 0.5  # IoU above which the weaker of two of a class is dropped
+    head.soft_nms = ""  # linear | gaussian: its score is lowered instead
     head.pre_nms_top_k = 1000  # candidates a level
     head.max_detections = 100  # an image
     rpn = model.rpn = ConfigDict()  # R-CNN: pairs are (training, evaluation)
@@ -144,20 +149,18 @@ def get_config() -> ConfigDict:
     head = model.box_head = ConfigDict()  # R-CNN
     head.width = 1024  # units of each of its two layers
     head.samples = 512  # proposals an image that it and the mask head learn from
-    head.score_threshold = 0.05  # of detections
-    head.nms_threshold = 0.5  # IoU, as of retina_head
-    head.pre_nms_top_k = 1000  # candidates an image
-    head.max_detections = 100  # an image
     head.loss_weight = 1.0  # of its two losses; 1 in R-CNNs
     head = model.cascade_head = ConfigDict()  # Cascade R-CNN, in place of box_head
     head.width = 1024  # units of each of the two layers of each stage
     head.samples = 512  # proposals an image that all its stages learn from
     head.ious = (0.5, 0.6, 0.7)  # of each stage: what an object is
     head.loss_weights = (1.0, 0.5, 0.25)  # of each stage
-    head.score_threshold = 0.05  # of detections
-    head.nms_threshold = 0.5  # IoU, as of retina_head
-    head.pre_nms_top_k = 1000  # candidates an image
-    head.max_detections = 100  # an image
+    for head in (model.box_head, model.cascade_head):
+        head.score_threshold = 0.05  # of detections
+        head.nms_threshold = 0.5  # IoU, as of retina_head
+        head.soft_nms = ""  # as of retina_head
+        head.pre_nms_top_k = 1000  # candidates an image
+        head.max_detections = 100  # an image
     head = model.mask_head = ConfigDict()  # Mask R-CNN, Panoptic FPN
     head.num_convs = 4  # 3x3 convolutions in front of the masks
     head.loss_weight = 1.0  # of its loss
@@ -167,20 +170,20 @@ def get_config() -> ConfigDict:
     # original image's pixels. 1 is enough where images are not resized.
     head.label_scale = 3
     head.loss_weight = 1.0  # of its loss
-    # Semantic FPN: how images are looked at in evaluation (test_cfg of mmsegmentation)
+    # How images are looked at in evaluation (mmsegmentation's names): NMS sees what all
+    # views found, masks and logits are averaged.
     test_cfg = model.test_cfg = ConfigDict()
-    test_cfg.mode = "whole"  # whole | slide: in overlapping windows
+    test_cfg.flip = False  # mirrored, too
+    test_cfg.img_ratios = ()  # with sides multiplied by each; (): as they are
+    test_cfg.mode = "whole"  # whole | slide: in overlapping windows, semantic_fpn alone
     test_cfg.crop_size = (512, 512)  # of a window: height, width; multiples of 4
     test_cfg.stride = (340, 340)  # from one window to the next; multiples of 4
-    test_cfg.flip = False  # look at the mirrored image too, and add the logits
 
     optim = config.optim = ConfigDict()  # the base optimizer, its rate
     optim.name = "adamw"  # sgd | adamw | lars | lamb | pmd_lamb | sam | megdet
     optim.lr = 1e-4  # the rate at `lr_batch`; 0: the optimizer's usual rate and rule
     optim.lr_batch = 16  # the batch that lr is meant for
-    optim.lr_rule = (
-        "sqrt_above"  # from there to batch_size: sqrt_above | linear | sqrt | none
-    )
+    optim.lr_rule = "sqrt_above"  # up to batch_size: sqrt_above | linear | sqrt | none
     optim.linear_limit = 128  # sqrt_above: linear up to this batch
     optim.weight_decay = 1e-4  # of sgd into the gradient, else decoupled
     # Parameters with one of these words in their path do not decay (sgd, adamw, sam).

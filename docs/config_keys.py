@@ -47,24 +47,42 @@ def read_keys(source: str) -> list[Key]:
     )
     sections = {}  # variable -> its section's name
     keys = []
-    for node in function.body:
-        if not isinstance(node, ast.Assign):
-            continue
+    for node in _assignments(function.body, sections):
         attributes = [t for t in node.targets if isinstance(t, ast.Attribute)]
         names = [t.id for t in node.targets if isinstance(t, ast.Name)]
         if not attributes:
             sections |= dict.fromkeys(names, "")  # config itself
             continue
-        parts = ast.unparse(attributes[0]).split(".")
-        if parts[0] not in sections:
-            raise ValueError(f"configs/base.py, line {node.lineno}: whose key is that?")
-        name = ".".join(filter(None, (sections[parts[0]], *parts[1:])))
+        name = _name_of(attributes[0], sections)
         sections |= dict.fromkeys(names, name)
         default = ast.get_source_segment(source, node.value)
         text = _text_of(comments, node)
         is_section = default == "ConfigDict()"
         keys.append(Key(name, "" if is_section else default, text))
-    return keys
+    order = ["", *(key.name for key in keys if key.is_section)]
+    return sorted(keys, key=lambda key: order.index(_section_of(key)))
+
+
+def _assignments(body: list[ast.stmt], sections: dict[str, str]):
+    """Yields the assignments; those of a loop over sections once for each."""
+    for node in body:
+        if isinstance(node, ast.Assign):
+            yield node
+        elif isinstance(node, ast.For):
+            for section in node.iter.elts:
+                sections[node.target.id] = _name_of(section, sections)
+                yield from _assignments(node.body, sections)
+
+
+def _name_of(node: ast.Attribute, sections: dict[str, str]) -> str:
+    first, *rest = ast.unparse(node).split(".")
+    if first not in sections:
+        raise ValueError(f"configs/base.py, line {node.lineno}: whose key is that?")
+    return ".".join(filter(None, (sections[first], *rest)))
+
+
+def _section_of(key: Key) -> str:
+    return key.name if key.is_section else key.name.rpartition(".")[0]
 
 
 def page(keys: list[Key]) -> str:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from benchmarks.program_cost import convolution_flops, costs
-from benchmarks.program_text import arrays_of, parse
+from agvm_jax.compiling.program_cost import convolution_flops, costs
+from agvm_jax.compiling.program_text import arrays_of, parse
 
 # One device's program: a map of 4x8x8x128 is read by a convolution, five times a window
 # of one row is read and added up, and a loop of unknown length negates 128 numbers.
