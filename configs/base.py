@@ -258,6 +258,7 @@ def get_config() -> ConfigDict:
     train.log_every_steps = 10
     train.eval_every_epochs = 1.0
     train.checkpoint_every_epochs = 1.0
+    train.checkpoint_every_minutes = 0.0  # since the last one; 0: by epochs alone
     train.keep_checkpoints = 3  # the last ones; the best is kept beside them
     # Moving average of the weights, evaluated and saved beside them: its decay, such as
     # 0.999, after a warm-up (training/averaging.py). 0: none.
@@ -265,6 +266,11 @@ def get_config() -> ConfigDict:
     # The run ends when as many evaluations in a row brought no gain. 0: it does not.
     train.stop_after_evaluations_without_gain = 0
     train.max_skipped_steps = 10  # non-finite steps in a row before the run stops
+    train.profile_steps = (0, 0)  # (50, 5): steps 51 to 55, into profile/; (0, 0): none
+    # Seconds that a step, evaluation or checkpoint may take before the process says
+    # where it hangs; 0: any. And whether it then ends, with exit code 1.
+    train.hang_seconds = 1800.0
+    train.hang_stops = False
     # Where numbers go besides metrics.jsonl: tensorboard, wandb, mlflow, trackio, with
     # commas between several; "": nowhere.
     train.trackers = "tensorboard"
