@@ -25,7 +25,6 @@ from agvm_jax.evaluation.tasks import Settings, choose_task
 from agvm_jax.inference.files import home_of
 from agvm_jax.inference.listed import check_classes, find_list, read_list
 from agvm_jax.inference.model_flags import model_flags
-from agvm_jax.inference.overrides import with_overrides
 from agvm_jax.inference.trained import Trained
 from agvm_jax.inference.writing import Writer
 from agvm_jax.training.config_file import read_config
@@ -39,8 +38,8 @@ def main(arguments: list[str]) -> int:
     try:
         options, overrides = parser().parse_known_args(arguments)
         config = read_config(options.config) if options.config else None
-        model = load(options.run, options.weights, config)
-        config = with_overrides(config_of(model.card), overrides)
+        model = load(options.run, options.weights, config, overrides)
+        config = config_of(model.card)
         default = home_of(options.run) / f"evaluation_{options.split}"
         folder = Path(options.out or default)
         print(f"weights      {model.source}")

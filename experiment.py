@@ -17,27 +17,24 @@ from agvm_jax.evaluation.evaluator import evaluate
 from agvm_jax.evaluation.metrics.panoptic_merge import MergeRule
 from agvm_jax.evaluation.tasks import Settings, Task, choose_task
 from agvm_jax.inference.card import write_card
-from agvm_jax.optim.modules import label_tree, module_names
-from agvm_jax.optim.noise import noise_init
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.command_line import introduce
 from agvm_jax.training.experiment import Data, Evaluation, Experiment, Model, Start
-from agvm_jax.training.modulation_settings import modules_of
 from agvm_jax.training.partition import Partition
 from agvm_jax.training.predicting import make_predict
 from agvm_jax.training.resolve import Resolved, resolve
 from agvm_jax.training.restoring import saved_steps
 from agvm_jax.training.run_folder import folder_of, open_run_folder
-from agvm_jax.training.sharded_step import make_step
 from agvm_jax.training.start_from import find_source
-from agvm_jax.training.state import TrainState, create_state
+from agvm_jax.training.state import TrainState
 from agvm_jax.training.step import TrainStep
 from agvm_jax.training.trackers import tracker_names
 from models.stack import has_layer_axis
 from models.weights.files import write_weights
 from models.weights.load import load_initial_weights
 from models.weights.placing import flatten
-from trained import card_of, detector_of, load, num_labels_of, with_anchors
+from planned import plan_training
+from trained import card_of, load, num_labels_of, with_anchors
 
 __all__ = ["build", "load"]
 
@@ -60,8 +57,6 @@ def build(config: ConfigDict) -> Experiment:
         host_devices=jax.local_device_count(),
         layered=has_layer_axis,
     )
-    mesh = mesh_lib.data_mesh(fsdp_size=resolved.sharding.fsdp_size)
-    partition = Partition(mesh, resolved.sharding.mode)
     judged = Settings(
         semantic=config.data.semantic,
         max_detections=config.eval.max_detections,
@@ -70,70 +65,49 @@ def build(config: ConfigDict) -> Experiment:
     evaluated = resolved.evaluated
     check_settings(config.data, config.image_size, resolved.plan.images_per_pass)
     check_config(evaluated.data_config, evaluated.image_size)
-    config, anchors = with_anchors(config, dataset, evaluated)
-    detector = detector_of(
+    tells = jax.process_index() == 0
+    config, anchors = with_anchors(config, dataset, evaluated, tell=tells)
+    planned = plan_training(
         config,
+        resolved,
+        jax.devices(),
+        platform=platform,
         num_classes=len(dataset.class_names),
         num_labels=num_labels_of(config, dataset),
-        dtype=resolved.dtype,
-        platform=platform,
-        axes=mesh_lib.replica_axes(mesh),
-        freeze_at=resolved.freeze_at,
+        num_images=len(dataset.train),
     )
+    detector, partition, shapes = planned.detector, planned.partition, planned.shapes
     task = choose_task(detector.outputs)
     task.check_data(config.data, config.model.detector)
     tracker_names(config.train.trackers)  # what is wrong with them is said now
-    shapes = jax.eval_shape(detector.init, jax.random.key(config.seed))
-    params, _ = shapes
-    jax.eval_shape(resolved.recipe.tx.init, params)  # so that its errors are said now
     folder = folder_of(config)
     source, weights = _begins_with(config, resolved, folder, shapes)
     open_run_folder(folder, config.to_dict())
     if jax.process_index() == 0:
         write_card(folder, card_of(config, dataset, evaluated, detector.outputs))
-    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes[0]))
     height, width = config.image_size
     introduce(
         {
             "data": "\n".join(dataset.report),
             "model": f"{config.model.detector} {config.model.backbone},"
             f" {size / 1e6:.2f} M parameters, {height} x {width} px",
-            "anchors": anchors,
+            **anchors,
             "weights": weights.report if weights else "",
             "starts from": str(source or ""),
             **resolved.reasons,
             "run folder": str(folder),
         }
     )
-    labels = label_tree(params, modules_of(config.agvm))
 
     def initial_state() -> TrainState:
         params, model_state = detector.init(jax.random.key(config.seed))
         if weights:
             params, model_state = weights.put_into(params, model_state)
-        opt_state = resolved.recipe.tx.init(params)
-        noise = noise_init(module_names(labels))
-        state = create_state(
-            params,
-            model_state,
-            opt_state,
-            noise,
-            config.seed,
-            average=config.train.ema_decay > 0,
-        )
-        return partition.put(state)
+        return partition.put(planned.initial_state(params, model_state))
 
-    data = _data(config, resolved, dataset, mesh)
-    step = make_step(
-        detector.loss,
-        resolved.recipe,
-        resolved.plan,
-        partition,
-        labels,
-        len(dataset.train),
-        resolved.dtype,
-    )
-    model = _model(detector, step, partition, folder)
+    data = _data(config, resolved, dataset, partition.mesh)
+    model = _model(detector, planned.step, partition, folder)
     return Experiment(
         folder=folder,
         settings=config.train,
@@ -181,10 +155,11 @@ def _data(config: ConfigDict, resolved: Resolved, dataset: Dataset, mesh) -> Dat
             **processes,
         )
 
-    def validation():
+    def validation(some: int | None = None):
         return eval_batches(
             dataset.val,
             batch_size=config.eval.batch_size * mesh.size,
+            some=some,
             **resolved.evaluated._asdict(),
             **processes,
         )

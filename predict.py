@@ -19,7 +19,7 @@ from tqdm import tqdm
 from agvm_jax.inference.files import home_of
 from agvm_jax.inference.images import find_images
 from agvm_jax.inference.model_flags import model_flags
-from agvm_jax.inference.overrides import with_overrides
+from agvm_jax.inference.overrides import check_overrides
 from agvm_jax.inference.tiles import check_tiles, each_by_tiles
 from agvm_jax.inference.trained import Trained
 from agvm_jax.inference.video import Video, VideoWriter
@@ -33,14 +33,15 @@ def main(arguments: list[str]) -> int:
     try:
         options, overrides = parser().parse_known_args(arguments)
         config = read_config(options.config) if options.config else None
-        config = with_overrides(config, overrides)
+        if config is None:
+            check_overrides(overrides, "model")
         if bool(options.images) == bool(options.video):
             raise ValueError("name what to look at: either --images or --video.")
         if not 0 <= options.score <= 1:
             raise ValueError(f"--score={options.score} must lie in 0 .. 1.")
         source = find_images(options.images) if options.images else None
         video = Video(options.video) if options.video else None
-        model = load(options.run, options.weights, config)
+        model = load(options.run, options.weights, config, overrides)
         folder = Path(options.out or home_of(options.run) / "predictions")
         classes = model.class_names or model.card.label_names  # of boxes, or pixels
         print(f"{model.source}, {len(classes)} classes", file=sys.stderr)

@@ -1,7 +1,8 @@
 """Trains a detector: python train.py --config configs/quickstart.py
 
 Any key of configs/base.py can be set on the command line, for example
---config.batch_size=64. The same command again goes on where it stopped.
+--config.batch_size=64. The same command again goes on where it stopped. With
+--compile_for=tpu:v5e:16x16 nothing is trained: it says what a step would take there.
 
 Exit codes: 0 finished; 75 stopped by a signal and saved, start it again; 3 stopped
 because the loss was not finite; 2 something in the input was wrong, and one sentence
@@ -20,7 +21,13 @@ from agvm_jax.data import DataError
 from agvm_jax.evaluation.reports.images import write_images
 from agvm_jax.evaluation.reports.run import write_run_report
 from agvm_jax.optim.noise import useful_batch_sentence
-from agvm_jax.training.command_line import complain, join, leave, parse
+from agvm_jax.training.command_line import (
+    complain,
+    join,
+    leave,
+    machine_to_compile_for,
+    parse,
+)
 from agvm_jax.training.device_memory import OutOfDeviceMemory
 from agvm_jax.training.exit_code import ExitCode
 from agvm_jax.training.experiment import Experiment, Outcome
@@ -31,6 +38,7 @@ from agvm_jax.training.predicting import predicted_examples
 from agvm_jax.training.restoring import CheckpointMismatch, NoGoodCheckpoint
 from agvm_jax.training.storage import StorageError
 from agvm_jax.training.watch import TrainingStopped
+from ahead import report_ahead
 from experiment import build
 
 INPUT_ERRORS = DataError, CheckpointMismatch, NoGoodCheckpoint, OutOfDeviceMemory
@@ -40,6 +48,9 @@ def main(arguments: list[str]) -> int:
     """Reads the command line, trains, reports. Returns the exit code."""
     try:
         config = parse(arguments)
+        if machine := machine_to_compile_for():
+            report_ahead(config, machine)
+            return ExitCode.FINISHED
         join()
         experiment = build(config)
     except ValueError as error:

@@ -1,8 +1,8 @@
 """Whether a training step fits a TPU or GPU that is not there, and what it does on it.
 
     python -m benchmarks.chip_memory                               # Faster R-CNN, v5e
-    python -m benchmarks.chip_memory --detector mask_rcnn --pod v5e:2x2 --batch 2 4
-    python -m benchmarks.chip_memory --pod a100:4                  # with jax[cuda12]
+    python -m benchmarks.chip_memory --detector mask_rcnn --pod tpu:v5e:2x2 --batch 2 4
+    python -m benchmarks.chip_memory --pod cuda:a100:1x4           # with jax[cuda12]
 
 The step of a detector at 832 x 1344 px in bfloat16, with SGD and AGVM over all devices
 of the pod, is compiled by the chip's own compiler. That of TPUs refuses programs that
@@ -28,8 +28,9 @@ import optax  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
 from agvm_jax import modulate, value_and_local_grad  # noqa: E402
-from benchmarks.pods import MEMORY, devices_of  # noqa: E402
-from benchmarks.program_cost import Cost, costs  # noqa: E402
+from agvm_jax.compiling.machine import find_machine  # noqa: E402
+from agvm_jax.compiling.program_cost import Cost, costs  # noqa: E402
+from agvm_jax.compiling.programs import TURNS  # noqa: E402
 from benchmarks.train_step import make_batch  # noqa: E402
 from configs import base  # noqa: E402
 from models.build import build_detector  # noqa: E402
@@ -37,8 +38,6 @@ from models.build import build_detector  # noqa: E402
 AXIS = "data"
 NUM_CLASSES = 80
 GIGABYTE = 2**30
-# For loops whose length depends on the data: the links of NMS's longest chain.
-TURNS = {"models/ops/nms.py": 10.0}
 
 
 def make_step(args, num_devices: int):
@@ -48,7 +47,7 @@ def make_step(args, num_devices: int):
         detector=args.detector,
         backbone=args.backbone,
         dtype="bfloat16",
-        op_forms="gpu" if args.pod.startswith("a100") else "tpu",
+        op_forms="gpu" if args.pod.startswith("cuda") else "tpu",
     )
     config.anchors.scales = 3 if args.detector == "retinanet" else 1
     size = tuple(args.image_size)
@@ -94,10 +93,11 @@ def main() -> None:
     parser.add_argument("--freeze-at", type=int, default=2, help="train.freeze_at")
     parser.add_argument("--image-size", type=int, nargs=2, default=(832, 1344))
     parser.add_argument("--batch", type=int, nargs="*", default=(2, 4, 8))
-    parser.add_argument("--pod", default="v5e:2x2", help="v5e:2x2, a100:4, ...")
+    parser.add_argument("--pod", default="tpu:v5e:2x2", help="or cuda:a100:1x4, ...")
     parser.add_argument("--text", type=Path, help="folder for the compiled programs")
     args = parser.parse_args()
-    mesh = Mesh(np.asarray(devices_of(args.pod)).ravel(), (AXIS,))
+    machine = find_machine(args.pod)
+    mesh = Mesh(np.asarray(machine.devices).ravel(), (AXIS,))
     whole, rows = PartitionSpec(), PartitionSpec(AXIS)
     step, carry, batch_of = make_step(args, mesh.size)
     mapped = jax.shard_map(
@@ -119,7 +119,7 @@ def main() -> None:
         )
 
     print(
-        f"{args.detector} {args.backbone}, {args.image_size} px, TPU {args.pod},"
+        f"{args.detector} {args.backbone}, {args.image_size} px, {args.pod},"
         f" train.freeze_at={args.freeze_at}"
     )
     for images in args.batch:
@@ -132,18 +132,17 @@ def main() -> None:
         except jax.errors.JaxRuntimeError as error:
             print(f"{images} a device: {str(error).splitlines()[0][:300]}", flush=True)
             continue
-        report(compiled, images, args, time.perf_counter() - start)
+        report(compiled, images, args, machine.memory, time.perf_counter() - start)
 
 
-def report(compiled, images: int, args, seconds: float) -> None:
+def report(compiled, images: int, args, room: float, seconds: float) -> None:
     """Print what a program takes, and keep its text."""
     memory, text = compiled.memory_analysis(), compiled.as_text()
     held, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-    room = MEMORY.get(args.pod.partition(":")[0])
-    fits = f" of {room / GIGABYTE:.0f} GB" if room else ""
     print(
         f"{images} a device: held {held / GIGABYTE:.2f} GB, temporary"
-        f" {temporary / GIGABYTE:.2f} GB{fits}; compiled in {seconds:.0f} s"
+        f" {temporary / GIGABYTE:.2f} GB of {room / GIGABYTE:.0f} GB; compiled in"
+        f" {seconds:.0f} s"
     )
     found, guessed = costs(text, TURNS)
     print(describe(found), flush=True)

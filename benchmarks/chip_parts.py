@@ -16,8 +16,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.sharding import SingleDeviceSharding  # noqa: E402
 
-from benchmarks.pods import devices_of  # noqa: E402
-from benchmarks.program_cost import costs  # noqa: E402
+from agvm_jax.compiling.machine import find_machine  # noqa: E402
+from agvm_jax.compiling.program_cost import costs  # noqa: E402
 from models.heads.anchor_outputs import deltas_of  # noqa: E402
 from models.heads.retina_loss import class_losses as losses_by_place  # noqa: E402
 from models.ops.conv import conv2d  # noqa: E402
@@ -133,7 +133,7 @@ def estimate(function, arguments, shape):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pod", default="v5e:2x2", help="a TPU topology's name")
-    sharding = SingleDeviceSharding(devices_of(parser.parse_args().pod)[0])
+    sharding = SingleDeviceSharding(find_machine(parser.parse_args().pod).devices[0])
 
     def shape(sides, dtype=jnp.bfloat16):
         return jax.ShapeDtypeStruct(sides, dtype, sharding=sharding)

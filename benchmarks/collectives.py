@@ -39,8 +39,8 @@ from agvm_jax import (  # noqa: E402
     modulate,
     value_and_local_grad,
 )
+from agvm_jax.compiling.collectives import KINDS, collectives  # noqa: E402
 from agvm_jax.optim.reduction import mean_gradients  # noqa: E402
-from benchmarks.hlo import KINDS, collectives  # noqa: E402
 from benchmarks.sharded_collectives import print_modes  # noqa: E402
 from configs import base  # noqa: E402
 from models.build import build_detector  # noqa: E402

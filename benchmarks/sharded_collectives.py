@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from agvm_jax.compiling.collectives import KINDS, collectives
 from agvm_jax.optim.modules import label_tree
 from agvm_jax.optim.noise import noise_init
 from agvm_jax.training.batching import plan_batches
@@ -17,7 +18,6 @@ from agvm_jax.training.partition import Partition, bytes_a_device
 from agvm_jax.training.recipes import build_optimizer
 from agvm_jax.training.sharded_step import make_step
 from agvm_jax.training.state import create_state
-from benchmarks.hlo import KINDS, collectives
 from configs import base
 
 ESTIMATORS = ("norms", "halves")

@@ -2,7 +2,7 @@
 
     python train.py --config configs/semantic_fpn.py --config.data.root=ADE20K_FOLDER
 
-``python -m agvm_jax.data.download ade20k ADE20K_FOLDER`` makes the folder. Add
+``python -m agvm_jax.data.tools.download ade20k ADE20K_FOLDER`` makes the folder. Add
 --config.train.init_from=resnet50: all figures below start from ImageNet weights.
 
 The paper's mIoU, from its page, and the steps of its runs, which are as many images as
@@ -21,11 +21,12 @@ Its MegDet is synced BatchNorm, warm-up and the same rule for the rate:
 Followed: the steps, the rule (the rate grows with the batch up to 256 images, with its
 root above), polynomial decay. The paper does not tell the rate itself, the augmentation
 or the network's widths; these are mmsegmentation's: 0.01 for 16 images, momentum 0.9,
-decay 5e-4, power 0.9 down to 1e-4; a scale of 0.5 to 2 times a shorter side of 512 on
-crops of 512, of which no class may fill more than 0.75, flips and photometric
-distortion; 128 channels in the head. Evaluation is of whole images with a shorter side
-of 512 pixels, which is its protocol, in a frame that is turned for portraits; the
-longer side may have 2048 pixels there, and 1024 here, the frame's.
+decay 5e-4, power 0.9 down to a hundredth of the rate (theirs to 1e-4); a scale of 0.5
+to 2 times a shorter side of 512 on crops of 512, of which no class may fill more than
+0.75, flips and photometric distortion; 128 channels in the head. Evaluation is of whole
+images with a shorter side of 512 pixels, which is its protocol, in a frame that is
+turned for portraits; the longer side may have 2048 pixels there, and 1024 here, the
+frame's.
 
 The variants of configs/recipes.py are COCO's; ADE20K's training at several scales is
 what stands here.
@@ -80,6 +81,7 @@ def get_config():
     config.optim.warmup_epochs = 1.0
     config.optim.schedule = "poly"
     config.optim.poly_power = 0.9
+    config.optim.end_ratio = 0.01
 
     config.eval.image_size = (512, 1024)
     config.eval.short_side = 512

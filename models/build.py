@@ -8,6 +8,7 @@ a head is a keyword of its constructor and a line in `configs/base.py`.
 import functools
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -20,7 +21,7 @@ from .backbones.uninet_sizes import SIZES as UNINETS
 from .detectors.pyramid import PyramidDetector
 from .detectors.rcnn import RCNN
 from .detectors.retinanet import RetinaNet
-from .detectors.semantic_fpn import SemanticFPN, TestConfig
+from .detectors.semantic_fpn import SemanticFPN
 from .fpn import FPN
 from .functional import Detector, make_detector
 from .heads.box import BoxHead
@@ -29,6 +30,7 @@ from .heads.mask import MaskHead
 from .heads.retina import RetinaHead
 from .heads.rpn import RPNHead
 from .heads.semantic import SemanticHead
+from .looks import TestConfig
 from .ops.anchors import Anchors
 from .ops.forms import NAMES
 
@@ -93,7 +95,7 @@ def build_retinanet(
     )
     make_head = with_settings(RetinaHead, config, "retina_head")
     head = make_head(channels, num_classes, anchors, **options)
-    return RetinaNet(backbone, fpn, head, **image_statistics(config))
+    return RetinaNet(backbone, fpn, head, **image_settings(config))
 
 
 def build_rcnn(
@@ -124,7 +126,7 @@ def build_rcnn(
     if num_labels is not None:
         make_head = with_settings(SemanticHead, config, "semantic_head")
         heads["semantic_head"] = make_head(channels, num_labels, **options)
-    return RCNN(backbone, fpn, rpn, **heads, **image_statistics(config))
+    return RCNN(backbone, fpn, rpn, **heads, **image_settings(config))
 
 
 def build_panoptic_fpn(
@@ -154,8 +156,7 @@ def build_semantic_fpn(
     fpn = FPN(backbone.channels, channels, first_level=2, extra="max_pool", **options)
     make_head = with_settings(SemanticHead, config, "semantic_head")
     head = make_head(channels, num_labels, **options)
-    looks = TestConfig(**config.test_cfg)
-    return SemanticFPN(backbone, fpn, head, test_cfg=looks, **image_statistics(config))
+    return SemanticFPN(backbone, fpn, head, **image_settings(config))
 
 
 DETECTORS = {
@@ -242,10 +243,11 @@ def check_classes(config: ConfigDict, num_classes: int, num_labels: int) -> None
             " label maps: use --config.data.semantic=all, or stuff, which makes one"
             " class of all things"
         )
-    if name != "semantic_fpn" and TestConfig(**config.test_cfg) != TestConfig():
+    looks = TestConfig(**config.test_cfg)
+    if name != "semantic_fpn" and looks.windows != TestConfig().windows:
         raise ValueError(
-            f"model.detector={name} looks at whole images, once: model.test_cfg is for"
-            " semantic_fpn"
+            f"model.detector={name} looks at whole images: model.test_cfg.mode,"
+            " crop_size and stride are for semantic_fpn"
         )
 
 
@@ -268,9 +270,13 @@ def with_settings(
     return functools.partial(head, **config[section])
 
 
-def image_statistics(config: ConfigDict) -> dict[str, tuple[float, ...]]:
-    """Return what every detector takes images to be distributed like."""
-    return {"image_mean": config.image_mean, "image_std": config.image_std}
+def image_settings(config: ConfigDict) -> dict[str, Any]:
+    """Return how every detector takes images to be distributed, and looks at them."""
+    return {
+        "image_mean": config.image_mean,
+        "image_std": config.image_std,
+        "test_cfg": TestConfig(**config.test_cfg),
+    }
 
 
 def look_up(key: str, name: str, table: dict):

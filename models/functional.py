@@ -15,6 +15,7 @@ from flax import nnx
 from agvm_jax.structures import Batch, Predictions
 
 from .ops.forms import current_forms, use_forms
+from .stack import gather_inside
 
 Tree = dict[str, Any]
 
@@ -28,14 +29,15 @@ class Detector:
         shapes alone.
       loss: (params, model_state, batch, key) -> (loss, (model_state, parts)), loss a
         float32 scalar, `parts` a dict of scalars that add up to it, `model_state` with
-        the running averages moved on.
+        the running averages moved on. With `gather=` the parameters of stacks are this
+        device's parts, made whole block by block: `stack.gather_inside`.
       predict: (params, model_state, batch) -> Predictions.
       bind: (params, model_state) -> the module holding these values, to look inside.
       outputs: what `predict` gives, of "boxes", "masks" and "semantic".
     """
 
     init: Callable[[jax.Array], tuple[Tree, Tree]]
-    loss: Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, tuple[Tree, Tree]]]
+    loss: Callable[..., tuple[jax.Array, tuple[Tree, Tree]]]
     predict: Callable[[Tree, Tree, Batch], Predictions]
     bind: Callable[[Tree, Tree], nnx.Module]
     outputs: frozenset[str]
@@ -91,8 +93,10 @@ def make_detector(
         # Copied, because inside a transform the values belong to another trace.
         return nnx.merge(graphdef, params, model_state, copy=True)
 
-    def loss(params, model_state, batch, key):
+    def loss(params, model_state, batch, key, gather=None):
         module = bind(params, model_state)
+        if gather is not None:
+            gather_inside(module, gather)
         with in_forms():
             value, parts = module.loss(batch, key)
         return value, (_plain(nnx.state(module, nnx.BatchStat)), parts)

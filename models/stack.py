@@ -51,6 +51,7 @@ class Stack(nnx.Module):
         self.stack = nnx.split_rngs(splits=count)(build)(rngs)
         self.count = count
         self.remat = remat
+        self.gather = None  # see `gather_inside`
 
     def __call__(self, x: jax.Array, constants: Any = None, *, train: bool) -> Any:
         """Run the blocks one after the other.
@@ -66,7 +67,7 @@ class Stack(nnx.Module):
         """
         graph, params, state = nnx.split(self.stack, nnx.Param, nnx.BatchStat)
 
-        run = functools.partial(_run, graph, train)
+        run = functools.partial(_run, graph, train, self.gather)
         if self.remat:
             # In a loop the two passes cannot be merged again by the compiler.
             run = jax.checkpoint(run, prevent_cse=False)
@@ -113,15 +114,50 @@ def call(
     if not remat:
         return block(x, constants, train=train)
     graph, params, state = nnx.split(block, nnx.Param, nnx.BatchStat)
-    run = jax.checkpoint(functools.partial(_run, graph, train))
+    run = jax.checkpoint(functools.partial(_run, graph, train, None))
     x, moved = run(x, (params, state, constants))
     nnx.update(block, moved)
     return x
 
 
-def _run(graph: nnx.GraphDef, train: bool, x: jax.Array, layer: Any) -> Any:
+def gather_inside(
+    module: nnx.Module, gather: Callable[[str, jax.Array], jax.Array]
+) -> None:
+    """Let every stack in a module make parameters whole as it comes to their block.
+
+    With `remat` a block's are gathered again in the backward pass, so that a device
+    holds one block's at a time; without, all of them are kept for it.
+
+    Args:
+      module: what holds the stacks.
+      gather: (path of a parameter in the module, "backbone/stage1/stack/kernel"; the
+        part of it that this device has of one block) -> that block's whole parameter.
+    """
+
+    def gather_block(prefix, params):
+        return nnx.from_flat_state(
+            [
+                (path, leaf.replace(gather(_joined(prefix, path), leaf.get_value())))
+                for path, leaf in nnx.to_flat_state(params)
+            ]
+        )
+
+    for path, node in nnx.iter_graph(module):
+        if isinstance(node, Stack):
+            node.gather = functools.partial(gather_block, (*path, STACK))
+
+
+def _joined(*paths: tuple) -> str:
+    return "/".join(str(key) for path in paths for key in path)
+
+
+def _run(
+    graph: nnx.GraphDef, train: bool, gather: Callable | None, x: jax.Array, layer: Any
+) -> Any:
     """Run a block that is made of `layer`; return its result and moved averages."""
     params, state, constants = layer
+    if gather is not None:
+        params = gather(params)
     # Variables of this trace: rematerialised code may not write to others.
     block = nnx.merge(graph, params, state, copy=True)
     y = block(x, constants, train=train)

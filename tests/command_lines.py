@@ -16,5 +16,8 @@ def command_line(*arguments: str, config="configs/tiny.py") -> Iterator[list[str
         delattr(flags.FLAGS, name)
     argv = ["train.py", f"--config={config}", *arguments]
     # ml_collections looks for overrides in sys.argv itself.
-    with mock.patch.object(sys, "argv", argv):
-        yield argv
+    try:
+        with mock.patch.object(sys, "argv", argv):
+            yield argv
+    finally:
+        flags.FLAGS["compile_for"].unparse()  # or the next test would not train

@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 
 from agvm_jax.training import loop
@@ -206,66 +204,3 @@ def test_a_run_folder_of_another_config_is_left_alone(complaint, tmp_path):
     assert "batch_size is 4 there and 8 here" in err
     assert "with --config.workdir=FOLDER" in err  # a name would not help here
     assert json.loads(config.read_text()) == {"batch_size": 4}
-
-
-@pytest.fixture
-def labelled(tmp_path):
-    """Three images and label PNGs a split, of a set without things."""
-    root = tmp_path / "labelled"
-    for split in ("train", "val"):
-        for kind in (split, f"{split}_labels"):
-            (root / kind).mkdir(parents=True)
-        for i in range(3):
-            image = np.full((40, 60, 3), 60 * i, np.uint8)
-            cv2.imwrite(str(root / split / f"{i}.png"), image)
-            labels = np.full((40, 60), i % 2, np.uint8)
-            cv2.imwrite(str(root / f"{split}_labels" / f"{i}.png"), labels)
-    (root / "classes.txt").write_text("sky\nground\n")
-    return root
-
-
-def on_labels(root):
-    return (
-        "--config.data.name=label_folder",
-        f"--config.data.root={root}",
-        "--config.data.semantic=all",
-    )
-
-
-def test_stuff_without_things_for_a_panoptic_fpn(complaint, labelled):
-    message = complaint(
-        *on_labels(labelled),
-        "--config.data.mask_size=28",
-        "--config.model.detector=panoptic_fpn",
-    )
-    assert "--config.model.detector=semantic_fpn" in message
-
-
-def test_a_label_outside_the_classes(complaint, labelled):
-    labels = np.full((40, 60), 7, np.uint8)
-    cv2.imwrite(str(labelled / "train_labels" / "1.png"), labels)
-    message = complaint(*on_labels(labelled), "--config.model.detector=semantic_fpn")
-    assert "1.png holds the values [7], but there are 2 classes" in message
-
-
-def test_labels_of_another_size_than_their_image(complaint, labelled):
-    """Up to data.max_unreadable such images are left out; more are an error."""
-    labels = np.tile(np.eye(10, dtype=np.uint8), (4, 5))
-    cv2.imwrite(str(labelled / "train_labels" / "2.png"), labels)
-    message = complaint(
-        *on_labels(labelled),
-        "--config.model.detector=semantic_fpn",
-        "--config.data.max_unreadable=0",
-    )
-    assert "'2.png' is 60x40 where its annotations say 50x40" in message
-
-
-def test_a_detector_of_pixels_without_labels(complaint):
-    message = complaint("--config.model.detector=semantic_fpn")
-    assert "--config.data.semantic=all, or stuff" in message
-
-
-def test_thresholds_of_the_panoptic_merge(complaint, tmp_path):
-    message = complaint("--config.eval.panoptic.overlap_threshold=50.0")
-    assert "eval.panoptic.overlap_threshold=50.0 must lie in 0 .. 1" in message
-    assert not (tmp_path / "run").exists()

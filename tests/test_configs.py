@@ -88,7 +88,8 @@ def test_semantic_fpn_sees_as_many_images_at_any_batch(batch_size, rate, steps):
     assert warmup == -(-20210 // batch_size)
     left = (1 - warmup / steps) ** 0.9  # of a polynomial decay
     assert float(schedule(warmup)) == pytest.approx(rate * left, rel=0.02)
-    assert float(schedule(steps - 1)) < 0.01 * rate
+    # mmsegmentation: from 0.01 to 1e-4
+    assert float(schedule(steps)) == pytest.approx(0.01 * rate, rel=1e-3)
 
 
 def test_panoptic_fpn_has_the_papers_steps_and_drops():

@@ -22,6 +22,11 @@ SHARED = ("agvm_jax.structures", "agvm_jax.mask_pasting", "agvm_jax.panoptic_png
 ALLOWED = {
     "agvm_jax/optim": (),
     "agvm_jax/training": ("agvm_jax.optim", "agvm_jax.run_files"),
+    "agvm_jax/compiling": (
+        "agvm_jax.optim",
+        "agvm_jax.training",
+        "agvm_jax.run_files",
+    ),
     "agvm_jax/inference": (
         *SHARED,
         "agvm_jax.run_files",
@@ -61,6 +66,7 @@ FORBIDDEN = {
     "agvm_jax/visualization": ("jax", "flax", "optax"),
     "agvm_jax/evaluation/metrics": ("jax", "flax", "optax"),
     "agvm_jax/training": ("flax",),
+    "agvm_jax/compiling": ("flax",),
     "models/ops": ("flax",),
 }
 

@@ -187,11 +187,8 @@ def test_the_same_command_again_evaluates_and_says_so(straight, train):
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    "how",
-    # The toys of tests/training are stopped by SIGTERM too, in every way.
-    [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # the toys of tests/training are stopped so, in every way
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     how, straight, start, train, scratch
 ):

@@ -1,6 +1,7 @@
 """From an example of a source to one padded row of a batch, whatever its state."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from agvm_jax.data.augment.augmentation import (
     Augmentation,
     Resizing,
     Transform,
+    ranges_of_augmentation,
     sample,
     still_placement,
 )
@@ -74,11 +76,13 @@ def load_training_row(
     frame: Size,
     config: Any,
     augmentation: Augmentation,
+    make: Callable[..., tuple[dict[str, np.ndarray], Dropped]] | None = None,
 ) -> LoadedRow:
     """A training row; an unreadable image is replaced by the next readable one.
 
-    After more failures in a row than the limit allows it gives up: the consumer's count
-    then exceeds the limit, and raises.
+    `make` makes the row, by default `make_row`, whose arguments it takes. After more
+    failures in a row than the limit allows it gives up: the consumer's count then
+    exceeds the limit, and raises.
     """
     unreadable: list[tuple[str, str]] = []
     for step in range(min(len(source), config.max_unreadable + 1)):
@@ -90,7 +94,9 @@ def load_training_row(
             if config.semantic != "none" and augmentation.cat_max_ratio < 1:
                 labels = labels_of(example, config.semantic)
             transform = sample(rng, _known(size), frame, augmentation, targets, labels)
-            row, dropped = make_row(example, transform, frame, config, rng, labels)
+            row, dropped = (make or make_row)(
+                example, transform, frame, config, rng, labels
+            )
         except UnreadableImage as error:
             unreadable.append((example["file_name"], str(error)))
         else:
@@ -240,8 +246,6 @@ def empty_row(
 
 def check_config(config: Any, frame: Size) -> None:
     """Raise a DataError that names the key of config.data that cannot be used."""
-    low, high = config.scale_range
-    least, most = config.crop_range
     counts = ("mask_size", "long_side", "orientation_group", "num_threads", "prefetch")
     for good, key, rule in (
         (config.max_boxes >= 1, "max_boxes", "must be 1 or more"),
@@ -255,41 +259,7 @@ def check_config(config: Any, frame: Size) -> None:
             "must be none, stuff or all",
         ),
         (config.semantic_stride >= 1, "semantic_stride", "must be 1 or more"),
-        (0 < low <= high, "scale_range", "needs 0 < lowest <= highest"),
-        (
-            # One larger than the frame is not refused: the frame then decides, so
-            # that a recipe for 800 px can be tried at 64.
-            all(side > 0 for side in config.short_sides),
-            "short_sides",
-            "must be 1 or more, each",
-        ),
-        (
-            config.crop in ("none", "size", "iou", "frame"),
-            "crop",
-            "must be none, size, iou or frame",
-        ),
-        (
-            config.crop != "frame" or config.short_sides or config.long_side,
-            "crop",
-            "needs short_sides or long_side, which then say how large images are",
-        ),
-        (
-            0 < config.cat_max_ratio <= 1,
-            "cat_max_ratio",
-            "must lie above 0 and be at most 1",
-        ),
-        (
-            config.cat_max_ratio == 1 or config.semantic != "none",
-            "cat_max_ratio",
-            "looks at labels: set data.semantic to all or stuff, or it to 1",
-        ),
-        (0 < least <= most <= 1, "crop_range", "needs 0 < smallest <= largest <= 1"),
-        *(
-            (0 <= getattr(config, key) <= 1, key, "must lie in 0 .. 1")
-            for key in ("flip", "crop_probability", "brightness", "contrast")
-        ),
-        (0 <= config.saturation <= 1, "saturation", "must lie in 0 .. 1"),
-        (0 <= config.hue <= 0.5, "hue", "must lie in 0 .. 0.5, half the circle"),
+        *ranges_of_augmentation(config),
     ):
         if not good:
             raise DataError(f"config.data.{key} is {getattr(config, key)}; it {rule}.")

@@ -151,14 +151,27 @@ class Share:
         return (batch * self._count + self._index) * self._rows + row
 
 
-def evaluation_order(counts: Sequence[int], batch_size: int) -> list[tuple[int, int]]:
+def evaluation_order(
+    counts: Sequence[int], batch_size: int, some: int | None = None
+) -> list[tuple[int, int]]:
     """Each image once, kind by kind, each kind filled up to whole batches.
+
+    Args:
+      counts: images of each kind.
+      batch_size: images of a batch, over all processes.
+      some: this many images at most, spread evenly over all; None takes every one.
 
     Returns:
       (which members, index among them); an index beyond them stands for no image.
     """
-    return [
-        (kind, index)
-        for kind, count in enumerate(counts)
-        for index in range(-(-count // batch_size) * batch_size)
-    ]
+    total = sum(counts)
+    taken = np.arange(total)
+    if some is not None and some < total:
+        taken = np.arange(some) * total // some
+    order, first = [], 0
+    for kind, count in enumerate(counts):
+        own = taken[(taken >= first) & (taken < first + count)] - first
+        gap = -len(own) % batch_size
+        order += [(kind, int(index)) for index in own] + [(kind, count)] * gap
+        first += count
+    return order

@@ -8,6 +8,7 @@ can continue exactly, and on another number of processes too. With two frames (`
 another order takes the shuffle's place; the rest is the same.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -33,6 +34,7 @@ from agvm_jax.data.order import (
     evaluation_order,
     split_by_orientation,
 )
+from agvm_jax.data.pasting import make_pasted_row
 from agvm_jax.data.storage.records import Source
 from agvm_jax.structures import Batch
 
@@ -86,14 +88,17 @@ def eval_batches(
     data_config: Any,
     process_index: int = 0,
     process_count: int = 1,
+    some: int | None = None,
 ) -> "EvalBatches":
     """One pass over a split, without augmentation.
 
     In the split's order; where data.orientation_group is set, landscape images first.
 
-    Arguments as in `train_batches`. Every process gets the same number of batches, all
-    of full size: rows that stand for no image carry image_id -1. An unreadable image
-    leaves such a row too, so that an evaluator counts its objects as missed.
+    Arguments as in `train_batches`; and `some`, that many images of all processes
+    together instead of every one, spread evenly over the split. Every process gets the
+    same number of batches, all of full size: rows that stand for no image carry
+    image_id -1. An unreadable image leaves such a row too, so that an evaluator counts
+    its objects as missed.
 
     Returns:
       An iterable with `len`; each `iter` starts a new pass.
@@ -105,6 +110,7 @@ def eval_batches(
         rows=rows,
         config=data_config,
         shard=(process_index, process_count),
+        some=some,
     )
 
 
@@ -143,7 +149,10 @@ class TrainBatches(Counting):
         def load(place: int | tuple[int, int], rng: np.random.Generator) -> LoadedRow:
             kind, index = (0, place) if len(kinds) == 1 else place
             some, own = kinds[kind]
-            return load_training_row(some, index, rng, own, config, augmentation)
+            make = None
+            if augmentation.copy_paste:
+                make = functools.partial(make_pasted_row, some, augmentation)
+            return load_training_row(some, index, rng, own, config, augmentation, make)
 
         # Its randomness is keyed by the global position, not by the position within one
         # process's share.
@@ -171,14 +180,14 @@ class TrainBatches(Counting):
 class EvalBatches(Counting):
     """What `eval_batches` returns; `counters` are those of the last pass."""
 
-    def __init__(self, source, *, frame, rows, config, shard):
+    def __init__(self, source, *, frame, rows, config, shard, some):
         super().__init__(config.max_unreadable)
         check_config(config, frame)
         resizing = Augmentation.of(config).resizing
         process_index, process_count = shard
         kinds = _kinds(source, frame, config)
         counts = [len(some) for some, _ in kinds]
-        order = evaluation_order(counts, rows * process_count)
+        order = evaluation_order(counts, rows * process_count, some)
         self._length = len(order) // (rows * process_count)
         self._rows = rows
 

@@ -12,9 +12,9 @@ import hotcoco
 import numpy as np
 
 from agvm_jax.evaluation.metrics.coco_numbers import (
-    class_numbers,
+    class_rows,
+    format_classes,
     format_numbers,
-    percent,
     summary,
 )
 from agvm_jax.evaluation.metrics.ground_truth import read_ground_truth
@@ -165,24 +165,13 @@ class DetectionEvaluator:
         Crowd regions are not counted; a class without ground truth has AP -1.
         """
         wanted = self.ground_truth.classes[~self.ground_truth.crowd]
-        counts = np.bincount(wanted, minlength=len(self.class_names)).tolist()
-        scores = class_numbers(self.result(), self.columns)
-        return [
-            (name, ap, ap50, count)
-            for name, (ap, ap50), count in zip(
-                self.class_names, scores, counts, strict=True
-            )
-        ]
+        return class_rows(self.class_names, wanted, self.result(), self.columns)
 
     def table(self) -> str:
         """Return the twelve numbers and the per-class table as text, in percent."""
         lines = self._head("Box average precision and recall")
         lines += format_numbers(summary(self.result(), self._groups))
-        width = max(5, *(len(name) for name in self.class_names))
-        lines.append(f"{'class':<{width}}{'AP':>8}{'AP50':>8}{'boxes':>8}")
-        for name, ap, ap50, count in self.per_class():
-            scores = f"{percent(ap):>8}{percent(ap50):>8}"
-            lines.append(f"{name:<{width}}{scores}{count:>8}")
+        lines += format_classes(self.per_class(), "boxes")
         lines += missing_lines(self.ground_truth.sizes, self.added)
         flat = int(np.count_nonzero(self.ground_truth.flat))
         if flat:

@@ -8,9 +8,9 @@ import numpy as np
 
 from agvm_jax.evaluation.detection import DetectionEvaluator
 from agvm_jax.evaluation.metrics.coco_numbers import (
-    class_numbers,
+    class_rows,
+    format_classes,
     format_numbers,
-    percent,
     summary,
 )
 from agvm_jax.mask_pasting import encode_mask, paste_mask
@@ -67,22 +67,13 @@ class InstanceEvaluator(DetectionEvaluator):
         """Return (name, mask AP, mask AP50, number of ground truth) for each class."""
         truth = self.ground_truth
         wanted = truth.classes[truth.masked & ~truth.crowd]
-        counts = np.bincount(wanted, minlength=len(self.class_names)).tolist()
-        scores = class_numbers(self.mask_result(), self.columns)
-        return [
-            (name, *score, count)
-            for name, score, count in zip(self.class_names, scores, counts, strict=True)
-        ]
+        return class_rows(self.class_names, wanted, self.mask_result(), self.columns)
 
     def table(self) -> str:
         """Return the table of boxes and below it that of masks."""
         lines = self._head("Mask average precision and recall")
         lines += format_numbers(summary(self.mask_result(), self._groups))
-        width = max(5, *(len(name) for name in self.class_names))
-        lines.append(f"{'class':<{width}}{'AP':>8}{'AP50':>8}{'masks':>8}")
-        for name, ap, ap50, count in self.mask_per_class():
-            scores = f"{percent(ap):>8}{percent(ap50):>8}"
-            lines.append(f"{name:<{width}}{scores}{count:>8}")
+        lines += format_classes(self.mask_per_class(), "masks")
         bare = int(np.count_nonzero(~self.ground_truth.masked))
         if bare:
             lines += ["", f"Objects without a mask, left out of mask AP: {bare}"]

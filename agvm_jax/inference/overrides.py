@@ -6,11 +6,27 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def check_overrides(arguments: Sequence[str], section: str) -> None:
+    """Checks that the keys of a command line are of one section.
+
+    Raises:
+      ValueError: one is of another, which would change nothing.
+    """
+    for argument in arguments:
+        name = argument.lstrip("-").removeprefix("config.")
+        if argument.startswith("--") and "." in name.partition("=")[0]:
+            if not name.startswith(f"{section}."):
+                raise ValueError(
+                    f"{argument}: only keys of {section} change what a model predicts,"
+                    " unless there is a --config."
+                )
+
+
 def with_overrides(config: Any, arguments: Sequence[str]) -> Any:
     """Returns a config with the keys of a command line.
 
     Args:
-      config: a ConfigDict, changed in place; or None.
+      config: a ConfigDict, changed in place.
       arguments: "--data.root=FOLDER", also with "config." in front.
 
     Raises:
@@ -24,8 +40,6 @@ def with_overrides(config: Any, arguments: Sequence[str]) -> Any:
                 f"{argument!r} is not known: see --help. Keys of the config are set"
                 " with --SECTION.KEY=VALUE, such as --data.root=FOLDER."
             )
-        if config is None:
-            raise ValueError(f"{argument}: keys are set where there is a --config.")
         *sections, key = name.split(".")
         place = config
         for section in sections:

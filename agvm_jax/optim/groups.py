@@ -7,14 +7,18 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from agvm_jax.optim.modules import is_inexact, module_names
-from agvm_jax.optim.options import Estimator, Split, check_groups
-from agvm_jax.optim.reduction import (
+from agvm_jax.optim.floats import (
+    added,
     divided,
-    psum_scalars,
-    sum_gradients,
-    total_and_stats,
+    in_dtypes,
+    is_inexact,
+    kept_where,
+    midway,
+    weighted,
 )
+from agvm_jax.optim.modules import module_names
+from agvm_jax.optim.options import Estimator, Split, check_groups
+from agvm_jax.optim.reduction import psum_scalars, sum_gradients, total_and_stats
 from agvm_jax.optim.replicas import (
     AxisName,
     Shards,
@@ -28,12 +32,10 @@ from agvm_jax.optim.variance import (
     GroupStats,
     ModuleScalars,
     half_of,
-    map_floats,
     module_sq_norms,
     no_stats,
     products_of_halves,
     stats_from_halves,
-    weighted,
 )
 
 PyTree = Any
@@ -168,13 +170,10 @@ class GroupPlan:
             half = half_of(count, self.micro_batches, self.split)
             # Zeros to the other half: both sums stay in place, where picking one of two
             # by its index would copy it first.
-            shares = [
-                map_floats(lambda g, k=k: jnp.where(half == k, g, 0), grads)
-                for k in (0, 1)
-            ]
+            shares = [kept_where(half == k, grads) for k in (0, 1)]
         else:
             shares = [grads]
-        sums = tuple(map(_add, sums, shares))
+        sums = tuple(map(added, sums, shares))
         if self.estimator == "norms":
             shards = self._shards(grads)
             norms = module_sq_norms(
@@ -231,14 +230,14 @@ class GroupPlan:
         """Halves made of micro-batches; over an odd number of replicas both travel."""
         halves = divided(sums, self.micro_batches // 2)
         if not measure:
-            local = map_floats(lambda x, y: (x + y) / 2, *halves)
+            local = midway(*halves)
             return sum_gradients(local, self.axis_name), no_stats(self.labels, 2)
         shards = self._shards(halves[0])
         a, b = sum_gradients(halves, self.axis_name)
         products = products_of_halves(
             *divided((a, b), self.replicas), self.labels, weights, shards.shares
         )
-        total = map_floats(lambda x, y: (x + y) / 2, a, b)
+        total = midway(a, b)
         return total, stats_from_halves(psum_scalars(products, shards.axes))
 
     def _shards(self, grads: PyTree) -> Shards:
@@ -259,20 +258,6 @@ class GroupPlan:
                 f"GroupPlan was made for {self.micro_batches} micro-batches but "
                 f"{count} were added: groups must be of equal size"
             )
-
-
-def in_dtypes(tree: PyTree, dtypes: tuple[jnp.dtype, ...]) -> PyTree:
-    """Return a tree with its floats in these dtypes, one for each leaf."""
-    leaves, treedef = jax.tree.flatten(tree)
-    cast = [
-        leaf.astype(dtype) if is_inexact(leaf) else leaf
-        for leaf, dtype in zip(leaves, dtypes, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, cast)
-
-
-def _add(sums: PyTree, grads: PyTree) -> PyTree:
-    return map_floats(lambda s, g: s + g.astype(s.dtype), sums, grads)
 
 
 def split_batch(batch: PyTree, num_groups: int) -> PyTree:

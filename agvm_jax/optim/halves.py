@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from agvm_jax.optim.floats import divided, map_floats, psum_floats, wide
 from agvm_jax.optim.modules import FROZEN, leaf_labels, module_names
 from agvm_jax.optim.options import Split
 from agvm_jax.optim.replicas import (
@@ -33,13 +34,7 @@ from agvm_jax.optim.replicas import (
     axis_size,
     tracks_varying,
 )
-from agvm_jax.optim.variance import (
-    float32_vdot,
-    half_of,
-    map_floats,
-    products_of_halves,
-    wide,
-)
+from agvm_jax.optim.variance import float32_vdot, half_of, products_of_halves
 
 PyTree = Any
 
@@ -70,7 +65,7 @@ def by_masks(
 
     def mean(total: PyTree) -> PyTree:
         count = num_replicas // 2
-        return map_floats(lambda g: g / count, total) if count != 1 else total
+        return divided(total, count)
 
     first, second = half_sum(0), half_sum(1)
     products = products_of_halves(
@@ -130,7 +125,7 @@ def by_scatter(
             start += own[i].size
     # What is not measured is summed as usual.
     rest = {i: leaf for i, leaf in enumerate(leaves) if i not in totals}
-    totals |= map_floats(lambda g: jax.lax.psum(g, axis_name), rest)
+    totals |= psum_floats(rest, axis_name)
     total = jax.tree.unflatten(treedef, [totals[i] for i in range(len(leaves))])
     return total, products
 

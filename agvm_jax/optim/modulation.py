@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from agvm_jax.optim.floats import divided, wide
 from agvm_jax.optim.modules import (
     Modules,
     check_same_tree,
@@ -21,15 +22,9 @@ from agvm_jax.optim.modules import (
 )
 from agvm_jax.optim.options import AgvmOptions, is_known
 from agvm_jax.optim.preconditioning import find_weights
-from agvm_jax.optim.reduction import divided, total_and_stats
+from agvm_jax.optim.reduction import total_and_stats
 from agvm_jax.optim.replicas import AxisName, axis_size
-from agvm_jax.optim.variance import (
-    Average,
-    ModuleScalars,
-    smooth,
-    variance_ratios,
-    wide,
-)
+from agvm_jax.optim.variance import Average, ModuleScalars, smooth, variance_ratios
 from agvm_jax.optim.wrappers import (
     check_averaged,
     check_nothing_hidden,

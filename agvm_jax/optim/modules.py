@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+
+from agvm_jax.optim.floats import is_inexact
 
 PyTree = Any
 # How leaves get their label: top-level key, ordered patterns, or a function.
@@ -89,11 +90,6 @@ def check_same_tree(updates: PyTree, params: PyTree) -> None:
             f"params and updates differ in structure, first at {odd[0]!r}: pass the "
             "parameters that the gradients were taken of"
         )
-
-
-def is_inexact(leaf: Any) -> bool:
-    """Whether a leaf can have a gradient: floating point or complex."""
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
 def _label(path: tuple[str, ...], leaf: Any, modules: Modules) -> str:

@@ -20,8 +20,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from agvm_jax.optim.floats import divided, is_inexact, psum_floats, weighted
 from agvm_jax.optim.halves import by_masks, by_scatter
-from agvm_jax.optim.modules import is_inexact
 from agvm_jax.optim.options import Estimator, Split, check_groups
 from agvm_jax.optim.replicas import (
     AxisName,
@@ -36,13 +36,11 @@ from agvm_jax.optim.replicas import (
 from agvm_jax.optim.variance import (
     GroupStats,
     ModuleScalars,
-    map_floats,
     module_sq_norms,
     no_stats,
     stats_from_halves,
     stats_from_norms,
     stats_from_products,
-    weighted,
 )
 
 PyTree = Any
@@ -247,17 +245,12 @@ def sum_gradients(grads: PyTree, axis_name: AxisName | None) -> PyTree:
     """Sum gradients over an axis; leaves that are not floats pass as they are."""
     if axis_name is None:
         return grads
-    return map_floats(lambda g: jax.lax.psum(g, axis_name), grads)
+    return psum_floats(grads, axis_name)
 
 
 def mean_gradients(grads: PyTree, axis_name: AxisName) -> PyTree:
     """Average gradients over an axis; leaves that are not floats pass as they are."""
     return divided(sum_gradients(grads, axis_name), axis_size(axis_name))
-
-
-def divided(total: PyTree, count: int) -> PyTree:
-    """Return the floats of a tree divided by a number, in their own dtype."""
-    return map_floats(lambda g: g / count, total) if count != 1 else total
 
 
 def psum_scalars(

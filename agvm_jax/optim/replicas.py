@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from agvm_jax.optim.modules import is_inexact
+from agvm_jax.optim.floats import is_inexact
 
 PyTree = Any
 AxisName = str | tuple[str, ...]

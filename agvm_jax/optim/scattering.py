@@ -18,20 +18,25 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from agvm_jax.optim.groups import GroupAccumulator, GroupPlan, in_dtypes
-from agvm_jax.optim.modules import is_inexact
-from agvm_jax.optim.reduction import divided, psum_scalars
+from agvm_jax.optim.floats import (
+    divided,
+    in_dtypes,
+    is_inexact,
+    map_floats,
+    midway,
+    weighted,
+)
+from agvm_jax.optim.groups import GroupAccumulator, GroupPlan
+from agvm_jax.optim.reduction import psum_scalars
 from agvm_jax.optim.replicas import Shards, find_shards, joined
 from agvm_jax.optim.variance import (
     GroupStats,
     half_of,
-    map_floats,
     module_sq_norms,
     no_stats,
     products_of_halves,
     stats_from_halves,
     stats_from_norms,
-    weighted,
 )
 
 PyTree = Any
@@ -73,7 +78,7 @@ def finish_scattered(
     if plan.halves_of_micro_batches:
         halves = divided(accumulator.sums, plan.micro_batches // 2)
         if not measure:
-            local, halves = map_floats(lambda x, y: (x + y) / 2, *halves), None
+            local, halves = midway(*halves), None
     else:
         local = divided(accumulator.sums[0], plan.micro_batches)
         if measure and plan.estimator == "halves":
@@ -81,7 +86,7 @@ def finish_scattered(
 
     if halves:
         a, b = (divided(scattered(half), plan.replicas) for half in halves)
-        mean = map_floats(lambda x, y: (x + y) / 2, a, b)
+        mean = midway(a, b)
         products = products_of_halves(a, b, plan.labels, weights, shards.shares)
         stats = stats_from_halves(psum_scalars(products, shards.axes))
     else:

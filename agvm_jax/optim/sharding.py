@@ -17,12 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from agvm_jax.optim.modules import (
-    is_inexact,
-    leaf_labels,
-    module_names,
-)
-from agvm_jax.optim.reduction import divided, psum_scalars
+from agvm_jax.optim.floats import divided, is_inexact, psum_floats
+from agvm_jax.optim.modules import leaf_labels, leaf_paths, module_names
+from agvm_jax.optim.reduction import psum_scalars
 from agvm_jax.optim.replicas import (
     AxisName,
     axis_size,
@@ -33,7 +30,6 @@ from agvm_jax.optim.replicas import (
 from agvm_jax.optim.variance import (
     GroupStats,
     ModuleScalars,
-    map_floats,
     module_sq_norms,
     stats_from_norms,
 )
@@ -59,6 +55,8 @@ class ShardPlan:
         own again, so that the gradients of a layer that is used several times are
         summed in it; and gradients are squared and reduced in float32 whatever it is.
       narrow: None, or a pytree of bool like the parameters: which travel in ``dtype``.
+      looped: None, or a pytree of bool like them: which are gathered inside of a loop
+        over their first axis, one entry of it at a time.
     """
 
     labels: PyTree
@@ -67,22 +65,49 @@ class ShardPlan:
     axis_name: AxisName | None = None
     dtype: Any = None
     narrow: PyTree | None = None
+    looped: PyTree | None = None
 
-    def gather(self, params: PyTree, taps: Taps) -> PyTree:
-        """Return the whole parameters. To be called once, at the start of a loss."""
+    def gather(self, params: PyTree, taps: Taps, all_of_it: bool = False) -> PyTree:
+        """Return the whole parameters. To be called once, at the start of a loss.
+
+        Those that are gathered inside of a loop stay shards, unless ``all_of_it``.
+        """
         leaves, treedef = jax.tree.flatten(params)
-        narrow = jax.tree.leaves(self.narrow) if self.narrow else [True] * len(leaves)
         whole = [
-            self.gather_leaf(leaf, dim, taps.get(label), small)
-            for leaf, dim, label, small in zip(
-                leaves,
-                jax.tree.leaves(self.dims),
-                leaf_labels(self.labels, params),
-                narrow,
-                strict=True,
+            leaf
+            if looped and not all_of_it
+            else self.gather_leaf(leaf, dim, taps.get(label), small)
+            for leaf, (dim, label, small, looped) in zip(
+                leaves, self._of_leaves(params), strict=True
             )
         ]
         return jax.tree.unflatten(treedef, whole)
+
+    def gather_in_loops(
+        self, params: PyTree, taps: Taps
+    ) -> Callable[[str, jax.Array], jax.Array]:
+        """Return (path of a leaf of ``looped``, an entry of it) -> the whole entry.
+
+        To be called once for each leaf, in the body of the loop. What it returns raises
+        a ValueError for a leaf that is cut along the loop's own axis.
+        """
+        table = dict(zip(leaf_paths(params), self._of_leaves(params), strict=True))
+
+        def gather(path: str, entry: jax.Array) -> jax.Array:
+            dim, label, small, looped = table[path]
+            if not looped or dim == 0:
+                raise ValueError(f"{path} cannot be gathered entry by entry")
+            return self.gather_leaf(entry, max(dim - 1, -1), taps.get(label), small)
+
+        return gather
+
+    def _of_leaves(self, params: PyTree) -> list[tuple[int, str, bool, bool]]:
+        """Return each leaf's dimension, module, and whether it is narrow and looped."""
+        dims = jax.tree.leaves(self.dims)
+        narrow = jax.tree.leaves(self.narrow) if self.narrow else [True] * len(dims)
+        looped = jax.tree.leaves(self.looped) if self.looped else [False] * len(dims)
+        labels = leaf_labels(self.labels, params)
+        return list(zip(dims, labels, narrow, looped, strict=True))
 
     def gather_leaf(
         self, leaf: jax.Array, dim: int, tap: jax.Array | None, narrow: bool = True
@@ -113,8 +138,8 @@ class ShardPlan:
 
         Returns:
           ``(params, *args) -> (value, (grads, sum_sq))``: the gradients, shards like
-          the parameters, summed over the shard axis; and module -> () float32, the
-          squared norm of this device's own gradient. Both can be summed over
+          the parameters, psum_floats over the shard axis; and module -> () float32, the
+          squared norm of this device's own gradient. Both can be psum_floats over
           micro-batches.
 
         Raises:
@@ -150,9 +175,9 @@ class ShardPlan:
         """Return the mean gradients, still shards, and the statistics of all groups.
 
         Args:
-          grads: what ``value_and_grad`` gave, summed over the micro-batches.
+          grads: what ``value_and_grad`` gave, psum_floats over the micro-batches.
           sum_sq: the same of the squared norms.
-          micro_batches: how many were summed.
+          micro_batches: how many were psum_floats.
           measure: False leaves the measurement out; the statistics are then None.
 
         Every micro-batch of every device is a group.
@@ -168,7 +193,7 @@ class ShardPlan:
                 "devices or micro-batches"
             )
         if self.axis_name is not None:
-            grads = map_floats(lambda g: jax.lax.psum(g, self.axis_name), grads)
+            grads = psum_floats(grads, self.axis_name)
         mean = divided(grads, num_groups)
         if not measure:
             return mean, None

@@ -5,18 +5,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from agvm_jax.optim.floats import map_floats, wide
 from agvm_jax.optim.modules import leaf_paths
 from agvm_jax.optim.options import Estimator, Split, check_groups
 from agvm_jax.optim.variance import (
     GroupStats,
     ModuleScalars,
     half_of,
-    map_floats,
     module_sq_norms,
     products_of_halves,
     stats_from_halves,
     stats_from_norms,
-    wide,
 )
 
 PyTree = Any

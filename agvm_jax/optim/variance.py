@@ -4,13 +4,14 @@ phi, below eq. 3, is each module's relative gradient variance; mu, by eq. 4 and 
 the factor on its learning rate.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from agvm_jax.optim.modules import FROZEN, is_inexact, leaf_labels, module_names
+from agvm_jax.optim.floats import weighted
+from agvm_jax.optim.modules import FROZEN, leaf_labels, module_names
 from agvm_jax.optim.options import AverageKind, Split
 
 PyTree = Any
@@ -36,15 +37,6 @@ class GroupStats(NamedTuple):
     num_groups: jax.Array  # () int32
 
 
-def map_floats(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
-    """Map ``fn`` over the leaves that can have a gradient; others stay as they are."""
-    return jax.tree.map(
-        lambda leaf, *others: fn(leaf, *others) if is_inexact(leaf) else leaf,
-        tree,
-        *rest,
-    )
-
-
 def module_vdot(
     a: PyTree, b: PyTree, labels: PyTree, shares: Sequence[float] | None = None
 ) -> ModuleScalars:
@@ -60,16 +52,28 @@ def module_vdot(
     >>> {name: float(dot) for name, dot in dots.items()}
     {'fpn': 25.0, 'rpn': 1.0}
     """
-    flat = leaf_labels(labels, a)
+    return _vdots([(a, b)], labels, shares)[0]
+
+
+def _vdots(
+    pairs: Sequence[tuple[PyTree, PyTree]],
+    labels: PyTree,
+    shares: Sequence[float] | None,
+) -> list[ModuleScalars]:
+    """Return the inner products of ``module_vdot`` of each pair."""
+    flat = leaf_labels(labels, pairs[0][0])
     names = sorted({*flat} - {FROZEN})
-    totals = {name: jnp.zeros((), jnp.float32) for name in names}
     shares = [1.0] * len(flat) if shares is None else shares
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    for label, share, (x, y) in zip(flat, shares, pairs, strict=True):
-        if label != FROZEN:
-            product = float32_vdot(jnp.asarray(x), jnp.asarray(y))
-            totals[label] += product if share == 1.0 else product * share
-    return totals
+    products = []
+    for pair in pairs:
+        totals = {name: jnp.zeros((), jnp.float32) for name in names}
+        leaves = zip(*map(jax.tree.leaves, pair), strict=True)
+        for label, share, (x, y) in zip(flat, shares, leaves, strict=True):
+            if label != FROZEN:
+                product = float32_vdot(jnp.asarray(x), jnp.asarray(y))
+                totals[label] += product if share == 1.0 else product * share
+        products.append(totals)
+    return products
 
 
 def module_sq_norms(
@@ -156,7 +160,7 @@ def products_of_halves(
 ) -> dict[str, jax.Array]:
     """Return (3,) float32 a module: a . b, ||a||^2, ||b||^2 of two mean gradients."""
     a, b = weighted(weights, a), weighted(weights, b)
-    products = [module_vdot(x, y, labels, shares) for x, y in ((a, b), (a, a), (b, b))]
+    products = _vdots([(a, b), (a, a), (b, b)], labels, shares)
     return {m: jnp.stack([product[m] for product in products]) for m in products[0]}
 
 
@@ -171,13 +175,6 @@ def no_stats(labels: PyTree, num_groups: int) -> GroupStats:
     """Return what stands for a measurement that was not made: nan everywhere."""
     nan = dict.fromkeys(module_names(labels), jnp.full((), jnp.nan, jnp.float32))
     return GroupStats(nan, dict(nan), dict(nan), jnp.asarray(num_groups, jnp.int32))
-
-
-def weighted(weights: PyTree | None, grads: PyTree) -> PyTree:
-    """Return weights * grads in float32 or wider; grads alone without weights."""
-    if weights is None:
-        return grads
-    return map_floats(lambda g, w: wide(g) * w, grads, weights)
 
 
 def half_of(index: jax.Array, num_groups: int, split: Split) -> jax.Array:
@@ -267,8 +264,3 @@ def float32_vdot(x: jax.Array, y: jax.Array) -> jax.Array:
     if jnp.iscomplexobj(x):
         return float32_vdot(x.real, y.real) + float32_vdot(x.imag, y.imag)
     return jnp.sum(x.astype(jnp.float32) * y.astype(jnp.float32))
-
-
-def wide(x: jax.Array) -> jax.Array:
-    """Return x in float32, or in its own dtype where that is wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

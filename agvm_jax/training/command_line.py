@@ -27,6 +27,12 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("num_processes", 0, "Of the run; goes with --coordinator.")
 flags.DEFINE_integer("process_id", -1, "This one's, from 0; goes with --coordinator.")
+flags.DEFINE_string(
+    "compile_for",
+    "",
+    "Do not train: compile the step for this machine, such as tpu:v5e:16x16 or"
+    " cuda:a100:96x8 (hosts x GPUs), and say what it takes. Needs no such machine.",
+)
 
 
 def parse(arguments: list[str]) -> ConfigDict:
@@ -96,6 +102,11 @@ def _keys(config: ConfigDict, prefix: str = "") -> list[str]:
         if isinstance(value, ConfigDict):
             found += _keys(value, f"{prefix}{name}.")
     return found
+
+
+def machine_to_compile_for() -> str:
+    """Returns what --compile_for says, "" where a run is to be trained."""
+    return FLAGS.compile_for
 
 
 def join() -> None:

@@ -20,12 +20,14 @@ class Data:
       dataset: what they are made of, for reports; the loop does not look at it.
       train: ``(first) -> iterator`` of this process's host batches from the pass with
         that number on, with ``close()`` and ``counters``.
-      validation: ``() -> iterable`` of this process's validation batches.
+      validation: ``(some) -> iterable`` of this process's validation batches: all of
+        the split, or that many images spread evenly over it, of all processes together.
+        Every process gets as many batches.
     """
 
     dataset: Any
     train: Callable[[int], Iterator[Any]]
-    validation: Callable[[], Iterable[Any]]
+    validation: Callable[..., Iterable[Any]]
 
 
 @dataclasses.dataclass(frozen=True)

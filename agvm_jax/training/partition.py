@@ -18,6 +18,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from agvm_jax.optim.layer_axis import Layered
 from agvm_jax.optim.modules import leaf_paths
 from agvm_jax.optim.scattering import spec_axes
 from agvm_jax.training.mesh import FSDP_AXIS
@@ -35,15 +36,32 @@ class Partition:
       mesh: all devices of the run; with an axis ``fsdp`` unless ``mode`` is "none".
       mode: "none", "optimizer" or "full".
       least_size: entries below which an array stays whole.
+      layered: a tree of arrays -> bool for each: whether its first axis counts layers.
+        Such an array is never cut along it, and counts as large as one layer's. None:
+        there are none.
     """
 
     mesh: Mesh
     mode: Mode = "none"
     least_size: int = LEAST_SIZE
+    layered: Layered | None = None
 
     def grad_specs(self, params: Any) -> Any:
         """Returns where each parameter's gradient and update lie: a pytree of specs."""
-        return jax.tree.map(self._spec, params)
+
+        def spec(leaf: Any, layered: bool) -> P:
+            if not layered:
+                return self._spec(leaf)
+            layer = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+            return P(None, *self._spec(layer))
+
+        return jax.tree.map(spec, params, self.layers_of(params))
+
+    def layers_of(self, params: Any) -> Any:
+        """Returns for each parameter whether its first axis counts layers."""
+        if self.layered is None:
+            return jax.tree.map(lambda _: False, params)
+        return self.layered(params)
 
     def param_specs(self, params: Any) -> Any:
         """Returns where each parameter lies."""
@@ -55,12 +73,14 @@ class Partition:
         """Returns where frozen weights and statistics lie.
 
         Arrays of two and more dimensions are frozen weights, which a step gives back as
-        they were; statistics are vectors, and stay whole.
+        they were; statistics are vectors, one a layer in a stack, and stay whole.
         """
         if self.mode != "full":
             return jax.tree.map(lambda _: P(), model_state)
         return jax.tree.map(
-            lambda leaf: self._spec(leaf) if leaf.ndim > 1 else P(), model_state
+            lambda leaf, layered: self._spec(leaf) if leaf.ndim - layered > 1 else P(),
+            model_state,
+            self.layers_of(model_state),
         )
 
     def state_specs(self, state: TrainState) -> TrainState:

@@ -6,6 +6,7 @@ says something else belongs to another run and is never touched.
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ def open_run_folder(folder: Path, config: dict[str, Any]) -> Path:
     path = folder / "config.json"
     config = json.loads(json.dumps(config))
     if path.exists():
-        theirs = _flat(json.loads(path.read_text("utf-8")))
-        ours = _flat(config)
+        theirs = flat(json.loads(path.read_text("utf-8")))
+        ours = flat(config)
         changed = [
             f"{key} is {theirs.get(key)!r} there and {ours.get(key)!r} here"
             for key in sorted(theirs.keys() | ours.keys())
@@ -121,11 +122,12 @@ def _same(theirs: dict[str, Any], ours: dict[str, Any], key: str) -> bool:
     return theirs.get(key) == ours.get(key)
 
 
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested dicts as one, with dots in its keys."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found

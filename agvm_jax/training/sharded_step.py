@@ -79,7 +79,9 @@ class ShardedTrainStep(TrainStep):
     """The compiled train step of a run whose state is sharded.
 
     Args:
-      loss: as for `TrainStep`; it averages over all axes of the mesh.
+      loss: as for `TrainStep`; it averages over all axes of the mesh. Where the
+        partition knows of layers it takes ``gather=`` too: a function that makes one
+        layer of a parameter whole (`optim.sharding.ShardPlan.gather_in_loops`).
       recipe: the optimizer.
       plan: how a batch is shared out; its replicas are all devices of the mesh.
       partition: where the state lies; mode "optimizer" or "full".
@@ -167,16 +169,21 @@ class ShardedTrainStep(TrainStep):
                 specs,
             )
 
-        def plan(tree, dims, labels):
+        def plan(tree, dims, labels, looped=None):
+            kernels = _kernels(tree)
             return ShardPlan(
-                labels, dims, FSDP_AXIS, DATA_AXIS, self._dtype, _kernels(tree)
+                labels, dims, FSDP_AXIS, DATA_AXIS, self._dtype, kernels, looped
             )
 
         frozen = jax.tree.map(lambda _: FROZEN, used.model_state)
+        layers = self._partition.layers_of(used.params)
+        looped = layers if full and any(jax.tree.leaves(layers)) else None
         return _Layout(
             state=specs,
             grads=self._partition.grad_specs(used.params),
-            params=plan(used.params, dims(used.params, specs.params), self._labels),
+            params=plan(
+                used.params, dims(used.params, specs.params), self._labels, looped
+            ),
             frozen=plan(
                 used.model_state, dims(used.model_state, specs.model_state), frozen
             ),
@@ -191,7 +198,7 @@ class ShardedTrainStep(TrainStep):
         params, frozen = layout.params, layout.frozen
         whole = dataclasses.replace(
             state,
-            params=params.gather(state.params, params.taps()),
+            params=params.gather(state.params, params.taps(), all_of_it=True),
             model_state=frozen.gather(state.model_state, {}),
         )
         carry = self._start(whole, batch)
@@ -216,13 +223,16 @@ class ShardedTrainStep(TrainStep):
         if self._taps:
 
             def loss(params, taps, *rest):
-                return self._loss(plan.gather(params, taps), *rest)
+                inside = {}
+                if plan.looped:
+                    inside["gather"] = plan.gather_in_loops(params, taps)
+                return self._loss(plan.gather(params, taps), *rest, **inside)
 
             value, measured = plan.value_and_grad(loss)(state.params, *rest)
             groups = jax.tree.map(jnp.add, carry.groups, measured)
         else:
             # Gathered outside of what is differentiated, so the gradient is whole.
-            params = plan.gather(state.params, plan.taps())
+            params = plan.gather(state.params, plan.taps(), all_of_it=True)
             value, grads = self._grad(params, *rest)
             groups = self._groups.add(carry.groups, grads, weights)
         loss, (new_state, parts) = value

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from agvm_jax.training.run_folder import flat
+
 
 class Tracker(Protocol):
     """Takes scalars."""
@@ -227,14 +229,3 @@ class Guarded:
 def open_trackers(names: Sequence[str], run: Run) -> list[Tracker]:
     """Opens trackers by name, for the first process."""
     return [Guarded(name, run) for name in names]
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested dicts as one, with dots in its keys."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found

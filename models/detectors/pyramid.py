@@ -9,7 +9,9 @@ from agvm_jax.structures import Batch
 
 from ..features import Features
 from ..fpn import FPN
+from ..looks import TestConfig
 from ..ops.images import normalize_images
+from ..views import View
 
 # Of ImageNet's red, green and blue, as torchvision has them.
 IMAGE_MEAN = (123.675, 116.28, 103.53)
@@ -28,6 +30,7 @@ class PyramidDetector(nnx.Module):
       fpn: features -> {level: (B, h, w, C)}, finest first.
       image_mean: of red, green, blue, on the scale 0 to 255.
       image_std: on the same scale.
+      test_cfg: how images are looked at in `predict`.
     """
 
     outputs: frozenset[str]
@@ -39,11 +42,13 @@ class PyramidDetector(nnx.Module):
         *,
         image_mean: Sequence[float] = IMAGE_MEAN,
         image_std: Sequence[float] = IMAGE_STD,
+        test_cfg: TestConfig = TestConfig(),  # noqa: B008, it is frozen
     ):
         self.backbone = backbone
         self.fpn = fpn
         self.image_mean = tuple(image_mean)
         self.image_std = tuple(image_std)
+        self.test_cfg = test_cfg
 
     def features(
         self, batch: Batch, *, train: bool, key: jax.Array | None = None
@@ -64,3 +69,10 @@ class PyramidDetector(nnx.Module):
             image_size=batch.image_size,
             strides=self.fpn.strides,
         )
+
+    def looks(self, batch: Batch) -> list[tuple[View, Features]]:
+        """Return each view that `test_cfg` asks for, and the pyramid that it gives."""
+        return [
+            (view, self.features(view.of(batch), train=False))
+            for view in self.test_cfg.views
+        ]

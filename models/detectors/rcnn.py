@@ -15,10 +15,14 @@ from flax import nnx
 
 from agvm_jax.structures import Batch, Predictions
 
+from ..features import Features
 from ..fpn import FPN
 from ..heads.box import BoxHead
+from ..heads.detections import join
 from ..heads.mask import MaskHead
 from ..heads.rpn import RPNHead
+from ..heads.semantic import STRIDE
+from ..views import View
 from .pyramid import PyramidDetector
 
 
@@ -30,12 +34,14 @@ class RCNN(PyramidDetector):
     Args:
       backbone, fpn, images: as of `PyramidDetector`.
       rpn: makes the proposals, from every level of the pyramid.
-      box_head: `loss(features, proposals, batch, key) -> (parts, RoiSample)` and
-        `predict(features, proposals) -> Predictions`.
+      box_head: `loss(features, proposals, batch, key) -> (parts, RoiSample)`,
+        `candidates(features, proposals) -> Candidates` and `thin_out(candidates) ->
+        Predictions`.
       mask_head: None, or with `loss(features, sample, batch) -> parts` and
         `predict(features, predictions) -> (B, D, M, M)`.
       semantic_head: None, or with `loss(features, batch) -> parts` and
-        `predict(features, batch) -> (B, H, W)`, the class of each pixel.
+        `predict(features, batch) -> (B, H, W)`, the class of each pixel; for several
+        views what `SemanticHead` has besides.
 
     Raises:
       ValueError: the RPN's anchors do not fit the pyramid.
@@ -94,13 +100,41 @@ class RCNN(PyramidDetector):
         return sum(parts.values()), parts
 
     def predict(self, batch: Batch) -> Predictions:
-        """Return what is found in `batch`; its annotations are not looked at."""
-        features = self.features(batch, train=False)
-        found = self.box_head.predict(features, self.rpn.propose(features))
+        """Return what is found in `batch`; its annotations are not looked at.
+
+        What several views have found goes through NMS together; masks are the mean of
+        what each view says of the boxes that are left, as in detectron2.
+        """
+        looks, size = self.looks(batch), batch.image_size
+        parts = []
+        for view, features in looks:
+            found = self.box_head.candidates(features, self.rpn.propose(features))
+            parts.append(found._replace(boxes=view.back(found.boxes, size)))
+        found = self.box_head.thin_out(join(parts))
+        more = {}
         if self.mask_head is not None:
-            masks = self.mask_head.predict(features, found)
-            found = dataclasses.replace(found, masks=masks)
+            more["masks"] = self._masks(looks, found, size)
         if self.semantic_head is not None:
-            semantic = self.semantic_head.predict(features, batch)
-            found = dataclasses.replace(found, semantic=semantic)
-        return found
+            more["semantic"] = self._semantic(looks, batch)
+        return dataclasses.replace(found, **more)
+
+    def _masks(
+        self, looks: list[tuple[View, Features]], found: Predictions, size: jax.Array
+    ) -> jax.Array:
+        """Return the masks of detections in images of these sizes: (B, D, M, M)."""
+        total = 0.0
+        for view, features in looks:
+            seen = dataclasses.replace(found, boxes=view.forth(found.boxes, size))
+            total += view.masks_back(self.mask_head.predict(features, seen))
+        return total if len(looks) == 1 else total / len(looks)
+
+    def _semantic(self, looks: list[tuple[View, Features]], batch: Batch) -> jax.Array:
+        """Return the class of each pixel, by the sum of all views' logits."""
+        if len(looks) == 1 and looks[0][0].plain:
+            return self.semantic_head.predict(looks[0][1], batch)
+        frame, total = batch.image.shape[1:3], 0.0
+        grid = tuple(-(-side // STRIDE) for side in frame)
+        for view, features in looks:
+            logits = self.semantic_head(features)
+            total += view.cells_back(logits, batch.image_size, grid, STRIDE)
+        return self.semantic_head.labels(total, frame)

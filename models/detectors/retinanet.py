@@ -11,6 +11,7 @@ from flax import nnx
 from agvm_jax.structures import Batch, Predictions
 
 from ..fpn import FPN
+from ..heads.detections import join
 from ..heads.retina import RetinaHead
 from .pyramid import PyramidDetector
 
@@ -46,5 +47,13 @@ class RetinaNet(PyramidDetector):
         return sum(parts.values()), parts
 
     def predict(self, batch: Batch) -> Predictions:
-        """Return the detections in `batch`; its annotations are not looked at."""
-        return self.head.predict(self.features(batch, train=False))
+        """Return the detections in `batch`; its annotations are not looked at.
+
+        What several views have found goes through NMS together.
+        """
+        parts = []
+        for view, features in self.looks(batch):
+            found = self.head.candidates(features)
+            boxes = view.back(found.boxes, batch.image_size)
+            parts.append(found._replace(boxes=boxes))
+        return self.head.thin_out(join(parts))

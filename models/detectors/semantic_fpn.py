@@ -5,7 +5,6 @@ is seen whole, or in overlapping windows, and also mirrored if asked, as
 mmsegmentation's `test_cfg` has it.
 """
 
-import dataclasses
 import math
 
 import jax
@@ -21,54 +20,6 @@ from ..heads.semantic import STRIDE, SemanticHead
 from ..ops.images import normalize_images
 from .pyramid import PyramidDetector
 
-MODES = ("whole", "slide")
-Pair = tuple[int, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class TestConfig:
-    """How an image is looked at in evaluation.
-
-    Attributes:
-      mode: "whole", or "slide": in windows of `crop_size` at steps of `stride`, the
-        last of which ends at the image's border; logits where windows overlap are
-        averaged.
-      crop_size: (height, width) of a window, pixels of the input.
-      stride: (down, to the right) pixels from one window to the next.
-      flip: whether the mirrored image is looked at as well, and the logits are added.
-
-    Raises:
-      ValueError: an unknown mode, or sizes that are not positive multiples of 4, which
-        logits stand for; or a stride that leaves gaps.
-    """
-
-    mode: str = "whole"
-    crop_size: Pair = (512, 512)
-    stride: Pair = (340, 340)
-    flip: bool = False
-
-    __test__ = False  # its name is mmsegmentation's, and pytest's for what it collects
-
-    def __post_init__(self):
-        if self.mode not in MODES:
-            raise ValueError(
-                f"model.test_cfg.mode={self.mode!r} is not known; choose one of"
-                f" {', '.join(MODES)}"
-            )
-        for name in ("crop_size", "stride"):
-            value = tuple(getattr(self, name))
-            object.__setattr__(self, name, value)
-            if len(value) != 2 or any(n < STRIDE or n % STRIDE for n in value):
-                raise ValueError(
-                    f"model.test_cfg.{name}={value} must be two positive multiples of"
-                    f" {STRIDE} pixels, the stride of the logits"
-                )
-        if any(s > c for s, c in zip(self.stride, self.crop_size, strict=True)):
-            raise ValueError(
-                f"model.test_cfg.stride={self.stride} leaves pixels between windows of"
-                f" {self.crop_size}: it may not be larger than crop_size"
-            )
-
 
 class SemanticFPN(PyramidDetector):
     """The class of each pixel; its modules are `backbone`, `fpn` and `semantic_head`.
@@ -76,7 +27,6 @@ class SemanticFPN(PyramidDetector):
     Args:
       backbone, fpn, images: as of `PyramidDetector`; the pyramid begins with P2.
       semantic_head: reads P2 to P5.
-      test_cfg: how an image is looked at in `predict`.
     """
 
     outputs = frozenset({"semantic"})
@@ -86,13 +36,10 @@ class SemanticFPN(PyramidDetector):
         backbone: nnx.Module,
         fpn: FPN,
         semantic_head: SemanticHead,
-        *,
-        test_cfg: TestConfig = TestConfig(),  # noqa: B008, it is frozen
         **images,
     ):
         super().__init__(backbone, fpn, **images)
         self.semantic_head = semantic_head
-        self.test_cfg = test_cfg
 
     def loss(
         self, batch: Batch, key: jax.Array
@@ -121,6 +68,15 @@ class SemanticFPN(PyramidDetector):
         Raises:
           ValueError: windows or mirroring, and sides that are no multiples of 4.
         """
+        grid = tuple(-(-side // STRIDE) for side in batch.image.shape[1:3])
+        total = 0.0
+        for view in self.test_cfg.sizes:
+            logits = self._logits_at(view.of(batch))
+            total += view.cells_back(logits, batch.image_size, grid, STRIDE)
+        return total
+
+    def _logits_at(self, batch: Batch) -> jax.Array:
+        """Return the logits of images of one size, whole or in windows."""
         images = normalize_images(
             batch.image, batch.image_size, self.image_mean, self.image_std
         )

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Float32, Key
 
-from agvm_jax.structures import Batch, Predictions
+from agvm_jax.structures import Batch
 
 from ..features import Features
 from ..ops.arrays import Array
 from ..ops.conv import conv2d
 from ..ops.losses import smooth_l1
-from .detections import detect
+from .detections import Candidates, ThinOut, best_pairs
 from .proposals import Proposals
 from .ranges import check_ranges
 from .roi_sample import RoiSample, sample_rois
@@ -103,11 +103,9 @@ class BoxHead(BoxLayers):
       box_weights: deltas are multiplied by these, so that their spread is near 1 (the
         first implementation divided by standard deviations of 0.1 and 0.2).
       box_beta: where the loss of the boxes turns from a square into a line.
-      score_threshold: detections below it are dropped before NMS.
-      nms_threshold: IoU above which the weaker of two of one class is dropped.
       pre_nms_top_k: detections of an image that go to NMS.
-      max_detections: detections an image may have.
-      min_side: pixels; detections with a side below it are dropped.
+      score_threshold, nms_threshold, soft_nms, soft_nms_sigma, max_detections,
+        min_side: what is left of detections, see `ThinOut`.
       loss_weight: what its losses are multiplied by.
       dtype: what the activations are computed in.
       rngs: keys for the initial weights.
@@ -130,6 +128,8 @@ class BoxHead(BoxLayers):
         box_beta: float = 1.0 / 9.0,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
+        soft_nms: str = "",
+        soft_nms_sigma: float = 0.5,
         pre_nms_top_k: int = 1000,
         max_detections: int = 100,
         min_side: float = 1e-2,
@@ -142,8 +142,6 @@ class BoxHead(BoxLayers):
             shares={
                 "positive_fraction": positive_fraction,
                 "foreground_iou": foreground_iou,
-                "score_threshold": score_threshold,
-                "nms_threshold": nms_threshold,
             },
             counts={
                 "num_classes": num_classes,
@@ -151,7 +149,6 @@ class BoxHead(BoxLayers):
                 "roi_size": roi_size,
                 "samples": samples,
                 "pre_nms_top_k": pre_nms_top_k,
-                "max_detections": max_detections,
             },
             positive={"loss_weight": loss_weight},
         )
@@ -172,12 +169,17 @@ class BoxHead(BoxLayers):
         self.foreground_iou = foreground_iou
         self.box_weights = tuple(box_weights)
         self.box_beta = box_beta
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
         self.pre_nms_top_k = pre_nms_top_k
-        self.max_detections = max_detections
         self.loss_weight = loss_weight
-        self.min_side = min_side
+        self.thin_out = ThinOut(
+            "model.box_head",
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            soft_nms=soft_nms,
+            soft_nms_sigma=soft_nms_sigma,
+            max_detections=max_detections,
+            min_side=min_side,
+        )
 
     def loss(
         self,
@@ -208,22 +210,16 @@ class BoxHead(BoxLayers):
         parts = box_loss(logits, deltas, sample, box_beta=self.box_beta)
         return {name: self.loss_weight * part for name, part in parts.items()}, sample
 
-    def predict(self, features: Features, proposals: Proposals) -> Predictions:
-        """Return the detections among the proposals."""
+    def candidates(self, features: Features, proposals: Proposals) -> Candidates:
+        """Return what may be detections among the proposals; `thin_out` is next."""
         logits, deltas = self(features.pool(proposals.boxes, self.roi_size))
 
-        def detect_one(*image):
-            return detect(
-                *image,
-                box_weights=self.box_weights,
-                score_threshold=self.score_threshold,
-                nms_threshold=self.nms_threshold,
-                pre_nms_top_k=self.pre_nms_top_k,
-                max_detections=self.max_detections,
-                min_side=self.min_side,
+        def of_image(*image):
+            return best_pairs(
+                *image, box_weights=self.box_weights, pre_nms_top_k=self.pre_nms_top_k
             )
 
-        return jax.vmap(detect_one)(logits, deltas, proposals, features.image_size)
+        return jax.vmap(of_image)(logits, deltas, proposals, features.image_size)
 
 
 def box_loss(

@@ -14,18 +14,18 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Float32, Key
 
-from agvm_jax.structures import Batch, Predictions
+from agvm_jax.structures import Batch
 
 from ..features import Features
 from ..ops.arrays import Array
-from ..ops.boxes import clip, decode, encode
-from ..ops.matching import inside_crowd, match
+from ..ops.boxes import clip, decode
+from ..ops.matching import IGNORE, match_objects
 from ..ops.topk import top_k_pairs
 from .box import BoxLayers, box_loss
-from .detections import thin_out
+from .detections import Candidates, ThinOut
 from .proposals import Proposals
 from .ranges import check_ranges
-from .roi_sample import RoiSample, sample_rois
+from .roi_sample import RoiSample, has_area, sample_of, sample_rois
 
 Weights = tuple[float, float, float, float]
 
@@ -46,8 +46,8 @@ class CascadeHead(nnx.Module):
       deviations: of x, y, width and height, what a stage's deltas are divided by.
       loss_weights: of each stage.
       box_beta: where the loss of the boxes turns from a square into a line.
-      score_threshold, nms_threshold, pre_nms_top_k, max_detections, min_side: as of
-        `BoxHead`.
+      pre_nms_top_k, score_threshold, nms_threshold, soft_nms, soft_nms_sigma,
+        max_detections, min_side: as of `BoxHead`.
       dtype: what the activations are computed in.
       rngs: keys for the initial weights.
 
@@ -74,6 +74,8 @@ class CascadeHead(nnx.Module):
         box_beta: float = 1.0,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
+        soft_nms: str = "",
+        soft_nms_sigma: float = 0.5,
         pre_nms_top_k: int = 1000,
         max_detections: int = 100,
         min_side: float = 1e-2,
@@ -85,8 +87,6 @@ class CascadeHead(nnx.Module):
             shares={
                 "positive_fraction": positive_fraction,
                 **{f"ious[{index}]": iou for index, iou in enumerate(ious)},
-                "score_threshold": score_threshold,
-                "nms_threshold": nms_threshold,
             },
             counts={
                 "num_classes": num_classes,
@@ -94,7 +94,6 @@ class CascadeHead(nnx.Module):
                 "roi_size": roi_size,
                 "samples": samples,
                 "pre_nms_top_k": pre_nms_top_k,
-                "max_detections": max_detections,
             },
         )
         if not len(ious) == len(loss_weights) == len(deviations) >= 1:
@@ -125,11 +124,17 @@ class CascadeHead(nnx.Module):
         )
         self.loss_weights = tuple(loss_weights)
         self.box_beta = box_beta
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
         self.pre_nms_top_k = pre_nms_top_k
-        self.max_detections = max_detections
         self.min_side = min_side
+        self.thin_out = ThinOut(
+            "model.cascade_head",
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            soft_nms=soft_nms,
+            soft_nms_sigma=soft_nms_sigma,
+            max_detections=max_detections,
+            min_side=min_side,
+        )
 
     def loss(
         self,
@@ -177,8 +182,11 @@ class CascadeHead(nnx.Module):
                 )
         return parts, first
 
-    def predict(self, features: Features, proposals: Proposals) -> Predictions:
-        """Return the detections: boxes of the last stage, scores of all on average."""
+    def candidates(self, features: Features, proposals: Proposals) -> Candidates:
+        """Return what may be detections; `thin_out` is next.
+
+        Boxes are the last stage's, scores the mean of all stages'.
+        """
         boxes, valid = proposals
         scores = 0.0
         for index, stage in enumerate(self.stages):
@@ -186,20 +194,12 @@ class CascadeHead(nnx.Module):
             scores += jax.nn.softmax(logits)[..., :-1] / len(self.stages)
             boxes = self._refine(index, deltas, boxes, features)
 
-        def detect_one(boxes, scores, valid):
+        def of_image(boxes, scores, valid):
             scores = jnp.where(valid[:, None], scores, 0.0)
             scores, rows, classes = top_k_pairs(scores, self.pre_nms_top_k)
-            return thin_out(
-                boxes[rows],
-                scores,
-                classes,
-                score_threshold=self.score_threshold,
-                nms_threshold=self.nms_threshold,
-                max_detections=self.max_detections,
-                min_side=self.min_side,
-            )
+            return Candidates(boxes[rows], scores, classes)
 
-        return jax.vmap(detect_one)(boxes, scores, valid)
+        return jax.vmap(of_image)(boxes, scores, valid)
 
     def _refine(
         self,
@@ -247,29 +247,26 @@ def relabel(
 
     def of_image(refined, chosen, boxes, classes, valid, crowd):
         boxes = boxes.astype(jnp.float32)
-        usable = valid & ~crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        matches = match(
+        matches = match_objects(
             refined,
             boxes,
-            usable,
+            valid & has_area(boxes),
+            crowd,
             foreground_iou=foreground_iou,
             background_iou=foreground_iou,
             low_quality=False,
         )
         chosen &= (refined[:, 2:] - refined[:, :2] >= min_side).all(axis=1)
-        is_object = chosen & (matches >= 0)
-        chosen &= is_object | ~inside_crowd(refined, boxes, valid & crowd)
-        pixel = jnp.array([0.0, 0.0, 1.0, 1.0])
-        refined = jnp.where(chosen[:, None], refined, pixel)
-        rows = jnp.where(is_object, matches, 0)
-        target = jnp.where(is_object[:, None], boxes[rows], refined)
-        return RoiSample(
-            boxes=refined,
-            labels=jnp.where(is_object, classes[rows], num_classes),
-            targets=encode(target, refined, box_weights),
-            rows=rows,
-            chosen=chosen,
-            is_object=is_object,
+        chosen &= matches != IGNORE  # background in a crowd region
+        return sample_of(
+            refined,
+            matches,
+            chosen,
+            chosen & (matches >= 0),
+            boxes,
+            classes,
+            num_classes=num_classes,
+            box_weights=box_weights,
             max_objects=refined.shape[0],
         )
 

@@ -12,16 +12,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Float, Float32, Integer
 
-from agvm_jax.structures import Batch, Predictions
+from agvm_jax.structures import Batch
 
 from ..features import Features
 from ..layers import Conv
 from ..ops.anchors import Anchors
 from ..ops.arrays import Array
 from ..ops.boxes import clip, decode
-from ..ops.nms import nms
 from ..ops.topk import top_k_pairs
 from .anchor_outputs import AnchorOutputs, by_place, deltas_of
+from .detections import Candidates, ThinOut
 from .ranges import check_ranges
 from .retina_loss import retina_loss
 
@@ -42,10 +42,9 @@ class RetinaHead(nnx.Module):
       focal_alpha, focal_gamma: of the focal loss (section 5.1, table 1b).
       prior_probability: with which every anchor starts as an object of each class; with
         0.5 the background would drown the first steps (section 4.1).
-      score_threshold: candidates below it are dropped before NMS.
-      nms_threshold: IoU above which the weaker of two of one class is dropped.
       pre_nms_top_k: candidates that each level may send to NMS.
-      max_detections: detections an image may have.
+      score_threshold, nms_threshold, soft_nms, soft_nms_sigma, max_detections: what is
+        left of them, see `ThinOut`.
       dtype: what the activations are computed in.
       rngs: keys for the initial weights.
 
@@ -67,6 +66,8 @@ class RetinaHead(nnx.Module):
         prior_probability: float = 0.01,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
+        soft_nms: str = "",
+        soft_nms_sigma: float = 0.5,
         pre_nms_top_k: int = 1000,
         max_detections: int = 100,
         dtype=jnp.float32,
@@ -78,13 +79,10 @@ class RetinaHead(nnx.Module):
                 "foreground_iou": foreground_iou,
                 "background_iou": background_iou,
                 "focal_alpha": focal_alpha,
-                "score_threshold": score_threshold,
-                "nms_threshold": nms_threshold,
             },
             counts={
                 "num_classes": num_classes,
                 "pre_nms_top_k": pre_nms_top_k,
-                "max_detections": max_detections,
             },
         )
 
@@ -123,10 +121,15 @@ class RetinaHead(nnx.Module):
         self.background_iou = background_iou
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
-        self.score_threshold = score_threshold
-        self.nms_threshold = nms_threshold
         self.pre_nms_top_k = pre_nms_top_k
-        self.max_detections = max_detections
+        self.thin_out = ThinOut(
+            "model.retina_head",
+            score_threshold=score_threshold,
+            nms_threshold=nms_threshold,
+            soft_nms=soft_nms,
+            soft_nms_sigma=soft_nms_sigma,
+            max_detections=max_detections,
+        )
 
     def __call__(
         self, levels: Sequence[Float[Array, "B _ _ C"]]
@@ -162,19 +165,19 @@ class RetinaHead(nnx.Module):
             focal_gamma=self.focal_gamma,
         )
 
-    def predict(self, features: Features) -> Predictions:
-        """Return the detections in a batch."""
+    def candidates(self, features: Features) -> Candidates:
+        """Return what may be detections, of every level; `thin_out` is next."""
         logits, deltas, anchors = self.outputs(features)
 
-        def detect_one(logits, deltas, image_size):
-            return self._detect(AnchorOutputs(logits, deltas, anchors), image_size)
+        def of_image(logits, deltas, image_size):
+            return self._best(AnchorOutputs(logits, deltas, anchors), image_size)
 
-        return jax.vmap(detect_one)(logits, deltas, features.image_size)
+        return jax.vmap(of_image)(logits, deltas, features.image_size)
 
-    def _detect(
+    def _best(
         self, outputs: AnchorOutputs, image_size: Integer[Array, "2"]
-    ) -> Predictions:
-        """Return the detections of one image: maps of (H, W, A x C), a size of (2,)."""
+    ) -> Candidates:
+        """Return those of one image: maps of (H, W, A x C), a size of (2,)."""
         boxes, logits, classes = [], [], []
         for level_logits, level_deltas, level_anchors in zip(*outputs, strict=True):
             rows = level_logits.reshape(-1, self.num_classes)  # one for each anchor
@@ -183,21 +186,6 @@ class RetinaHead(nnx.Module):
             boxes.append(decode(found, level_anchors[row]))
             logits.append(best)
             classes.append(label)
-
-        boxes = clip(jnp.concatenate(boxes), image_size)
         scores = jax.nn.sigmoid(jnp.concatenate(logits))
-        classes = jnp.concatenate(classes).astype(jnp.int32)
-        rows, valid = nms(
-            boxes,
-            scores,
-            classes,
-            scores > self.score_threshold,
-            iou_threshold=self.nms_threshold,
-            max_outputs=self.max_detections,
-        )
-        return Predictions(
-            boxes=jnp.where(valid[:, None], boxes[rows], 0.0),
-            scores=jnp.where(valid, scores[rows], 0.0),
-            classes=jnp.where(valid, classes[rows], -1),
-            valid=valid,
-        )
+        boxes = clip(jnp.concatenate(boxes), image_size)
+        return Candidates(boxes, scores, jnp.concatenate(classes))

@@ -14,7 +14,7 @@ from agvm_jax.structures import Batch
 from ..ops.arrays import Array
 from ..ops.boxes import encode
 from ..ops.losses import sigmoid_focal_loss, smooth_l1
-from ..ops.matching import BACKGROUND, IGNORE, inside_crowd, match
+from ..ops.matching import IGNORE, match_objects
 from ..ops.repetition import repeat_labels
 from .anchor_outputs import AnchorOutputs, by_place
 
@@ -46,16 +46,15 @@ def retina_targets(
       labels: (A,) int32, a class id, BACKGROUND or IGNORE.
       deltas: (A, 4) float32, zero where the label is no class.
     """
-    matches = match(
+    matches = match_objects(
         anchors,
         boxes,
-        valid & ~crowd,
+        valid,
+        crowd,
         foreground_iou=foreground_iou,
         background_iou=background_iou,
         low_quality=True,
     )
-    unsure = inside_crowd(anchors, boxes, valid & crowd) & (matches == BACKGROUND)
-    matches = jnp.where(unsure, IGNORE, matches)
     found = matches >= 0
     row = jnp.maximum(matches, 0)
     # An anchor without an object is its own target: padding rows have no logarithm.

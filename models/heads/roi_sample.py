@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Key
+from jaxtyping import Bool, Float, Float32, Int32, Key
 
 from agvm_jax.structures import Batch
 
 from ..ops.arrays import Array
 from ..ops.boxes import encode
-from ..ops.matching import BACKGROUND, inside_crowd, match
+from ..ops.matching import BACKGROUND, match_objects
 from ..ops.sampling import sample_balanced
 from .proposals import Proposals
 
@@ -75,38 +75,34 @@ def sample_rois(
 
     def choose(key, proposals, boxes, classes, valid, crowd):
         boxes = boxes.astype(jnp.float32)
-        # A box without area has no code, and nothing but itself to be found by.
-        usable = valid & ~crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        valid = valid & has_area(boxes)
         candidates = jnp.concatenate([proposals.boxes, boxes])  # (P + N, 4)
-        eligible = jnp.concatenate([proposals.valid, usable])
-        matches = match(
+        eligible = jnp.concatenate([proposals.valid, valid & ~crowd])
+        matches = match_objects(
             candidates,
             boxes,
-            usable,
+            valid,
+            crowd,
             foreground_iou=foreground_iou,
             background_iou=foreground_iou,
             low_quality=False,
         )
-        negative = matches == BACKGROUND
-        negative &= ~inside_crowd(candidates, boxes, valid & crowd)
         picked, chosen, is_object = sample_balanced(
             key,
             (matches >= 0) & eligible,
-            negative & eligible,
+            (matches == BACKGROUND) & eligible,
             size=samples,
             positive_fraction=positive_fraction,
         )
-        pixel = jnp.array([0.0, 0.0, 1.0, 1.0])
-        rois = jnp.where(chosen[:, None], candidates[picked], pixel)
-        rows = jnp.where(is_object, matches[picked], 0)
-        target = jnp.where(is_object[:, None], boxes[rows], rois)
-        return RoiSample(
-            boxes=rois,
-            labels=jnp.where(is_object, classes[rows], num_classes),
-            targets=encode(target, rois, box_weights),
-            rows=rows,
-            chosen=chosen,
-            is_object=is_object,
+        return sample_of(
+            candidates[picked],
+            matches[picked],
+            chosen,
+            is_object,
+            boxes,
+            classes,
+            num_classes=num_classes,
+            box_weights=box_weights,
             max_objects=max(int(samples * positive_fraction), 1),
         )
 
@@ -120,4 +116,50 @@ def sample_rois(
         batch.classes,
         batch.valid & real,
         batch.crowd,
+    )
+
+
+def has_area(boxes: Float[Array, "N 4"]) -> Bool[Array, " N"]:
+    """Return which boxes (N, 4) have one.
+
+    One without has no code, and nothing but itself to be found by.
+    """
+    return (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+
+
+def sample_of(
+    rois: Float32[Array, "S 4"],
+    matches: Int32[Array, " S"],
+    chosen: Bool[Array, " S"],
+    is_object: Bool[Array, " S"],
+    boxes: Float32[Array, "N 4"],
+    classes: Int32[Array, " N"],
+    *,
+    num_classes: int,
+    box_weights: tuple[float, float, float, float],
+    max_objects: int,
+) -> RoiSample:
+    """Return what is to be learned from boxes of one image whose objects are known.
+
+    Args:
+      rois: (S, 4).
+      matches: (S,) the row of each one's object, see `ops.matching`.
+      chosen: (S,) whether it counts.
+      is_object: (S,) whether it counts as its object, and not as background.
+      boxes, classes: (N, 4), (N,) of the objects.
+      num_classes, box_weights: as of `sample_rois`.
+      max_objects: of `RoiSample`.
+    """
+    pixel = jnp.array([0.0, 0.0, 1.0, 1.0])
+    rois = jnp.where(chosen[:, None], rois, pixel)
+    rows = jnp.where(is_object, matches, 0)
+    target = jnp.where(is_object[:, None], boxes[rows], rois)
+    return RoiSample(
+        boxes=rois,
+        labels=jnp.where(is_object, classes[rows], num_classes),
+        targets=encode(target, rois, box_weights),
+        rows=rows,
+        chosen=chosen,
+        is_object=is_object,
+        max_objects=max_objects,
     )

@@ -19,7 +19,7 @@ from ..ops.anchors import Anchors
 from ..ops.arrays import Array
 from ..ops.boxes import encode
 from ..ops.losses import smooth_l1
-from ..ops.matching import BACKGROUND, inside_crowd, match
+from ..ops.matching import BACKGROUND, match_objects
 from ..ops.sampling import sample_balanced
 from .anchor_outputs import AnchorOutputs, by_place, deltas_of
 from .proposals import Proposals, propose
@@ -195,20 +195,19 @@ def rpn_loss(
     anchors = jnp.concatenate(outputs.anchors)
 
     def choose(key, boxes, valid, crowd):
-        matches = match(
+        matches = match_objects(
             anchors,
             boxes,
-            valid & ~crowd,
+            valid,
+            crowd,
             foreground_iou=foreground_iou,
             background_iou=background_iou,
             low_quality=True,
         )
-        negative = matches == BACKGROUND
-        negative &= ~inside_crowd(anchors, boxes, valid & crowd)
         rows, chosen, is_object = sample_balanced(
             key,
             matches >= 0,
-            negative,
+            matches == BACKGROUND,
             size=samples,
             positive_fraction=positive_fraction,
         )

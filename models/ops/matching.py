@@ -106,6 +106,30 @@ def inside_crowd(
     return pick("inside_crowd", _inside_crowd)(anchors, boxes, crowd, threshold)
 
 
+def match_objects(
+    anchors: Float[Array, "A 4"],
+    boxes: Float[Array, "N 4"],
+    valid: Bool[Array, " N"],
+    crowd: Bool[Array, " N"],
+    **rule: float | bool,
+) -> Int32[Array, " A"]:
+    """Return what `match` does for objects among which there are crowd regions.
+
+    Those match nothing, and what would be BACKGROUND and lies in one by more than half
+    is IGNORE.
+
+    Args:
+      anchors: (A, 4).
+      boxes: (N, 4).
+      valid: (N,) bool.
+      crowd: (N,) bool, the rows of `boxes` that are crowd regions.
+      rule: the keywords of `match`.
+    """
+    matches = match(anchors, boxes, valid & ~crowd, **rule)
+    unsure = inside_crowd(anchors, boxes, valid & crowd) & (matches == BACKGROUND)
+    return jnp.where(unsure, IGNORE, matches)
+
+
 def _best_objects(
     anchors: Float[Array, "A 4"], boxes: Float[Array, "N 4"], valid: Bool[Array, " N"]
 ) -> tuple[Float32[Array, " A"], Int32[Array, " A"], Bool[Array, " A"]]:

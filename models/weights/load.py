@@ -12,11 +12,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..stack import stack_again, unstack
 from .coco import IDS, select_coco_classes
 from .file_settings import differences
 from .files import find_weights, read_weights
-from .placing import NOTHING, Tree, fill, leaf_shapes, our_shapes, place
+from .placing import (
+    NOTHING,
+    Tree,
+    as_tree,
+    fill,
+    flatten,
+    leaf_shapes,
+    our_shapes,
+    place,
+)
 from .rules import MASK_RCNN_RULES, RETINANET_RULES, Rules, rules_for
+from .uninet_rules import is_uninet, released_size, uninet_rules
 
 # Choice -> pattern of our paths that stay as they were initialised.
 KEPT = {
@@ -77,8 +88,11 @@ def load_initial_weights(
         )
     path = find_weights(source, folder)
     tensors = read_weights(path)
-    rules, kept = _rules_for(tensors, what, path)
-    wanted = leaf_shapes(params, model_state)
+    shapes = leaf_shapes(params, model_state)
+    # Nobody else has the blocks of a stack in one array.
+    apart = leaf_shapes(*(jax.eval_shape(unstack, t) for t in (params, model_state)))
+    rules, kept = _rules_for(tensors, apart, what, path)
+    wanted = shapes if rules is None else apart
     chosen = ""
     if what == "all" and _number_of_classes(wanted) == len(IDS):
         selected = select_coco_classes(tensors)
@@ -88,11 +102,18 @@ def load_initial_weights(
         placed, unused = place(tensors, wanted, rules, kept)
     except ValueError as error:
         remedy = _remedy(what, our_shapes(tensors, rules), wanted)
+        if is_uninet(tensors):
+            size = released_size({name: np.shape(t) for name, t in tensors.items()})
+            remedy = f"\nThe file is of --config.model.backbone=uninet_{size}" * bool(
+                size
+            )
         raise ValueError(f"{path}: {error}{remedy}") from error
     if path.name in _WITHOUT_EPSILON:
         placed = _make_up_for_epsilon(placed)
-    report = f"{path.name}: {len(placed)} of {len(wanted)} arrays{chosen}"
-    if rest := wanted.keys() - placed.keys():
+    if apart.keys() != shapes.keys() and wanted is apart:
+        placed = flatten(stack_again(as_tree(placed)))
+    report = f"{path.name}: {len(placed)} of {len(shapes)} arrays{chosen}"
+    if rest := shapes.keys() - placed.keys():
         report += f"\nas initialised: {_name_modules(rest, placed, '/')}"
     if unused:
         used = tensors.keys() - set(unused)
@@ -102,18 +123,24 @@ def load_initial_weights(
 
 
 def _rules_for(
-    tensors: Mapping[str, np.ndarray], what: str, path: Path
+    tensors: Mapping[str, np.ndarray], wanted: Iterable[str], what: str, path: Path
 ) -> tuple[Rules | None, str]:
-    """Return the rules for the kind of file and the pattern of what stays."""
+    """Return the rules for the kind of file and the pattern of what stays.
+
+    Args:
+      tensors: of the file.
+      wanted: paths of what the model has, block by block.
+      what, path: as in `load_initial_weights`.
+    """
     if any(name.startswith("backbone/") for name in tensors):
         return None, KEPT[what]
     if any(name.startswith("backbone.") for name in tensors):
         return (*MASK_RCNN_RULES, *RETINANET_RULES), KEPT[what]
-    rules = rules_for(tensors)
+    rules = uninet_rules(wanted) if is_uninet(tensors) else rules_for(tensors)
     if rules is None:
         raise ValueError(
             f"{path} has no tensor of a name that torchvision gives to a ResNet, a "
-            "Swin or a detector, and is no run's weights; it has "
+            "Swin or a detector, is no UniNet and no run's weights; it has "
             f"{_shorten(sorted(tensors))}"
         )
     if what != "backbone":

@@ -188,6 +188,18 @@ def flatten(*trees: Tree) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in _by_path(*trees)}
 
 
+def as_tree(arrays: Mapping[str, Any]) -> Tree:
+    """Return nested dicts of path -> array; `flatten` undoes it."""
+    tree: Tree = {}
+    for path, array in arrays.items():
+        *branches, leaf = path.split("/")
+        place = tree
+        for branch in branches:
+            place = place.setdefault(branch, {})
+        place[leaf] = array
+    return tree
+
+
 def leaf_shapes(*trees: Tree) -> dict[str, tuple[int, ...]]:
     """Return path -> shape of every leaf, as in "backbone/conv1/kernel"."""
     return {path: leaf.shape for path, leaf in _by_path(*trees)}

@@ -54,6 +54,26 @@ def test_processes_share_an_evaluation_without_loss_or_repetition(data_config):
     assert sorted(i for i in ids if i >= 0) == list(range(9))
 
 
+def test_some_images_lie_spread_over_the_split_and_over_the_processes(data_config):
+    """And each process gets as many batches, or one would wait for ever, on a pod."""
+    got = [
+        [
+            batch.image_id.tolist()
+            for batch in eval_batches(
+                listed(20),
+                image_size=32,
+                batch_size=4,
+                data_config=data_config,
+                process_index=index,
+                process_count=2,
+                some=5,
+            )
+        ]
+        for index in range(2)
+    ]
+    assert got == [[[0, 8], [16, -1]], [[4, 12], [-1, -1]]]
+
+
 def test_an_unreadable_evaluation_image_leaves_a_padding_row_and_is_counted(
     data_config,
 ):

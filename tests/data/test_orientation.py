@@ -263,6 +263,13 @@ def test_the_order_of_an_evaluation_fills_each_kind_up():
     ]  # fmt: skip
 
 
+def test_some_of_an_evaluation_are_spread_evenly_over_both_kinds():
+    assert evaluation_order([6, 2], 2, some=4) == [
+        (0, 0), (0, 2), (0, 4), (0, 6), (1, 0), (1, 2),
+    ]  # fmt: skip
+    assert evaluation_order([2, 1], 1, some=5) == evaluation_order([2, 1], 1)
+
+
 def test_a_prepared_set_knows_its_sizes_without_reading_records(write_coco, two_images):
     source = open_dataset(write_coco(two_images)).train
     np.testing.assert_array_equal(source.sizes, [(20, 30), (16, 12)])

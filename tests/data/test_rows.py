@@ -5,6 +5,7 @@ import pytest
 from listed_sources import Listed, assert_same, example, listed, take
 
 from agvm_jax.data.annotations.errors import DataError
+from agvm_jax.data.annotations.segments import segments_from_labels, store_segments
 
 
 def test_padding_objects_are_zero_and_not_valid(data_config):
@@ -88,3 +89,23 @@ def test_a_crop_around_an_object_never_looks_at_crowd_regions(data_config):
     one["crowd"][:] = True
     batches, _ = take(Listed([one]), data_config, 3)
     assert all(b.valid.all(axis=0)[:2].all() for b in batches)  # nothing to crop to
+
+
+def test_cat_max_ratio_looks_at_the_labels_that_are_learned(data_config):
+    """Two kinds of things, side by side: of `stuff` they are one class."""
+    one = example(0, boxes=0, size=(40, 400))
+    halves = np.repeat([0, 1], 200)[None].repeat(40, axis=0)
+    one |= store_segments(segments_from_labels(halves)) | {"things": 2}
+    data_config.short_sides, data_config.long_side = (40,), 400
+    data_config.crop, data_config.semantic_stride = "frame", 1
+    mixed = {}
+    for semantic in ("all", "stuff"):
+        data_config.semantic = semantic
+        for ratio in (1.0, 0.8):
+            data_config.cat_max_ratio = ratio
+            batches, _ = take(Listed([one]), data_config, 6, size=(40, 40))
+            rows = [set(row.ravel().tolist()) for b in batches for row in b.semantic]
+            mixed[semantic, ratio] = rows.count({0, 1})
+            assert semantic == "all" or rows == [{0}] * 24
+    # One place in twelve shows both well; ten more are tried.
+    assert mixed["all", 1.0] < 8 < mixed["all", 0.8]

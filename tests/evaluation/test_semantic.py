@@ -166,6 +166,16 @@ def test_shares_of_two_processes_merge_to_the_same_bits():
         left.merge([states[0], states[0]])
 
 
+@pytest.mark.parametrize("classes", [255, 256])
+def test_saved_labels_tell_the_last_class_from_none(classes, tmp_path):
+    names = [str(k) for k in range(classes)]
+    evaluator = SemanticEvaluator(names, [4], save_to=tmp_path)
+    found = np.array([[[classes - 1, -1, 0]]], np.int16)
+    evaluator.add(batch_of(np.zeros((1, 1, 3), int), [4]), labelled(found))
+    last, none, first = evaluator.found(4)[0].tolist()
+    assert (last, first) == (classes - 1, 0) and none >= classes
+
+
 def test_missing_maps_other_sizes_and_repeated_images_are_refused():
     evaluator = SemanticEvaluator(NAMES, [1])
     truth = np.zeros((1, 2, 2), int)

@@ -138,6 +138,7 @@ def test_bad_input_is_one_sentence(call, tmp_path, image_folder):
         ([f"--images={tmp_path / 'empty'}"], "there is no image in"),
         ([], "either --images or --video"),
         ([f"--images={image_folder}", "--score=2"], "must lie in 0 .. 1"),
+        (["--data.root=x", "--images=x"], "only keys of model change what a model"),
         (["--video=nowhere.mp4"], "there is no video"),
         ([f"--video={image_folder / 'x'}"], "there is no video"),
     ):

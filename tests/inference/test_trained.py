@@ -52,6 +52,24 @@ def test_boxes_are_in_pixels_of_the_image_whatever_its_size(model, image_folder)
     np.testing.assert_allclose(three.boxes, 3 * one.boxes, atol=1e-2)
 
 
+def test_a_model_may_look_otherwise_than_its_run_did(run_folder, image_folder):
+    changes = (
+        "--model.test_cfg.flip=True",
+        "--config.model.retina_head.max_detections=3",
+    )
+    both = load(run_folder, overrides=changes)
+    assert both.config["model"]["test_cfg"]["flip"]
+    image = np.asarray(Image.open(image_folder / "00.png").convert("RGB"))
+    found, other = both.predict(image), both.predict(image[:, ::-1])
+    assert len(found) == 3
+    # Mirrored it is seen the other way round first: what no plain network gives.
+    np.testing.assert_allclose(found.scores, other.scores, atol=1e-5)
+    left, right = found.boxes[:, 0], other.boxes[:, 2]
+    np.testing.assert_allclose(left, image.shape[1] - right, atol=1e-2)
+    with pytest.raises(ValueError, match="did you mean --model.test_cfg.flip"):
+        load(run_folder, overrides=["--model.test_cfg.flop=True"])
+
+
 def test_a_score_leaves_out_what_lies_below(model, image_folder):
     everything = model.predict(image_folder / "00.png")
     score = float(np.median(everything.scores))

@@ -145,7 +145,7 @@ def test_an_image_smaller_than_the_stride_is_refused(image_size):
             (3, 0),
             "--config.data.semantic=all, or stuff",
         ),
-        ({"test_cfg.flip": True}, (3, 0), "model.test_cfg is for semantic_fpn"),
+        ({"test_cfg.mode": "slide"}, (3, 0), "crop_size and stride are for semantic_"),
         (
             {"detector": "semantic_fpn", "test_cfg.mode": "windows"},
             (0, 5),

@@ -6,9 +6,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 from replica_cases import GRADS, LABELS, assert_close, each_estimator, make_mesh
 
+from agvm_jax.compiling.collectives import collectives
 from agvm_jax.optim import label_tree, mean_and_phi, mean_and_phi_of_groups
 from agvm_jax.optim.reduction import mean_gradients
-from benchmarks.hlo import collectives
 
 
 def lower(fn, check_vma=False):

@@ -132,7 +132,8 @@ def ours(scene, weights):
         (_, found), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         module = detector.bind(params, model_state)
         features = module.features(batch, train=False)
-        detections = module.box_head.predict(features, module.rpn.propose(features))
+        head, proposals = module.box_head, module.rpn.propose(features)
+        detections = head.thin_out(head.candidates(features, proposals))
         return outputs_on_the_way(module, batch) | {
             "found": found,
             "gradients": gradients,

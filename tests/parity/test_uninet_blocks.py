@@ -19,7 +19,7 @@ from models.backbones.uninet import UniNet
 from models.backbones.uninet_sizes import Architecture
 from models.functional import make_detector
 from models.stack import stack_again, unstack
-from models.weights.placing import from_torchvision, our_path
+from models.weights.placing import from_torchvision, leaf_shapes, our_path
 from models.weights.uninet_rules import uninet_rules
 
 ORACLE = Path(__file__).with_name("uninet_oracle.npz")
@@ -51,7 +51,6 @@ class Case:
                 for mode in ("evaluated", "trained")
             }
             facts = json.loads(str(stored[name]))
-        self.rules = uninet_rules(net)
         self.shapes = facts.pop("shapes")
         self.facts = facts
         self.detector = make_detector(functools.partial(Model, net=net))
@@ -61,6 +60,7 @@ class Case:
             for key, shape in self.shapes.items()
         }
         apart = jax.eval_shape(unstack, trees[0]), jax.eval_shape(unstack, trees[1])
+        self.rules = uninet_rules(leaf_shapes(*apart))
         weights = from_torchvision(tensors, *apart, self.rules)
         self.weights = [stack_again(tree) for tree in weights]
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.hlo import collectives
+from agvm_jax.compiling.collectives import collectives
 from benchmarks.sharded_collectives import lower_step
 
 DEVICES = 4

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from agvm_jax.compiling.collectives import collectives
 from agvm_jax.optim.modules import label_tree
 from agvm_jax.optim.noise import noise_init
 from agvm_jax.optim.stacked import phi_of_groups
@@ -16,7 +17,6 @@ from agvm_jax.training.recipes import build_optimizer
 from agvm_jax.training.state import create_state
 from agvm_jax.training.step import TrainStep
 from agvm_jax.training.update import with_counts_of
-from benchmarks.hlo import collectives
 from configs import base
 
 FEATURES = 6

@@ -34,8 +34,3 @@ def test_a_damaged_checkpoint_is_set_aside_by_one_and_seen_by_all(told):
     assert first == second
     assert (first["status"], first["step"]) == ("finished", 6)
     assert (first["saved"], first["aside"]) == ([2, 4, 6], ["4"])
-
-
-def test_both_predict_as_many_batches_for_the_images(told):
-    """Or the one with fewer images would wait for the other for ever, on a pod."""
-    assert [each["draw_some"]["batches"] for each in told] == [3, 3]

@@ -89,6 +89,7 @@ class Augmentation:
       resizing, cropping, color: the rules named so.
       cat_max_ratio: largest share of the labelled pixels in the frame that one class
         may have: other places are tried for the window, as in mmsegmentation.
+      copy_paste: probability that another image's objects are pasted (`pasting`).
     """
 
     flip: float = 0.0
@@ -97,6 +98,7 @@ class Augmentation:
     cropping: Cropping = Cropping()
     color: ColorJitter = ColorJitter()
     cat_max_ratio: float = 1.0
+    copy_paste: float = 0.0
 
     @classmethod
     def of(cls, config: Any) -> "Augmentation":
@@ -105,6 +107,7 @@ class Augmentation:
             flip=config.flip,
             scale_range=tuple(config.scale_range),
             cat_max_ratio=config.cat_max_ratio,
+            copy_paste=config.copy_paste,
             resizing=Resizing(
                 tuple(config.short_sides), config.long_side, fits=config.crop != "frame"
             ),
@@ -126,11 +129,13 @@ class Transform:
       colors: None: unchanged.
       centers: part of the image in which an object's centre must lie for it to stay;
         None: any object with some area left stays.
+      donor: samples the image whose objects are pasted, and which; None: none are.
     """
 
     placement: Placement
     colors: Colors | None = None
     centers: tuple[int, int, int, int] | None = None
+    donor: np.random.Generator | None = None
 
     def keeps(self, boxes: np.ndarray, crowd: np.ndarray) -> np.ndarray:
         """Which objects may stay: (n,) bool. A crowd region always may, since it only
@@ -157,9 +162,9 @@ def sample(
 ) -> Transform:
     """Sample what happens to one image.
 
-    Takes the same four numbers from `rng`, whatever is asked for: scale, window and
-    flip come from them, and everything else from generators that they seed, one for
-    each purpose. So no key of the config changes what another samples.
+    Takes the same four numbers from `rng`: scale, window and flip come from them, and
+    all else from generators that they seed, one for each purpose. So no key of the
+    config changes what another samples.
 
     Args:
       size: of the image.
@@ -183,8 +188,7 @@ def sample(
     if augmentation.color != _PLAIN:
         colors = augmentation.color.sample(_aside(four, 2))
 
-    # The whole image is thought resized by the scale of the chosen part; of that the
-    # window is the part, or as much of it as the frame holds.
+    # The whole image is resized by the chosen part's scale; the window is of that part.
     target = augmentation.resizing.target(part[2:], frame, short, scale)
     resized, starts, extents, window = [], [], [], []
     for axis in range(2):
@@ -214,7 +218,10 @@ def sample(
             if _is_mixed(labels, placement, augmentation.cat_max_ratio):
                 break
             placement = placed(shares)
-    return Transform(placement, colors, centers)
+    donor = _aside(four, 4)
+    if donor.random() >= augmentation.copy_paste:
+        donor = None
+    return Transform(placement, colors, centers, donor)
 
 
 def _is_mixed(labels: np.ndarray, placement: Placement, most: float) -> bool:
@@ -241,5 +248,53 @@ def _is_mixed(labels: np.ndarray, placement: Placement, most: float) -> bool:
 
 
 def _aside(four: np.ndarray, purpose: int) -> np.random.Generator:
-    """A generator of its own for one purpose, seeded by numbers already sampled."""
+    """A generator for one purpose, seeded by numbers already sampled."""
     return np.random.default_rng([purpose, *four.view(np.uint32).tolist()])
+
+
+def ranges_of_augmentation(config: Any) -> tuple[tuple[bool, str, str], ...]:
+    """What the keys may be: (whether it is so, key, rule) of each; config is `data`."""
+    low, high = config.scale_range
+    least, most = config.crop_range
+    return (
+        (0 < low <= high, "scale_range", "needs 0 < lowest <= highest"),
+        (
+            # One larger than the frame is not refused: the frame then decides, so
+            # that a recipe for 800 px can be tried at 64.
+            all(side > 0 for side in config.short_sides),
+            "short_sides",
+            "must be 1 or more, each",
+        ),
+        (
+            config.crop in ("none", "size", "iou", "frame"),
+            "crop",
+            "must be none, size, iou or frame",
+        ),
+        (
+            config.crop != "frame" or config.short_sides or config.long_side,
+            "crop",
+            "needs short_sides or long_side, which then say how large images are",
+        ),
+        (
+            0 < config.cat_max_ratio <= 1,
+            "cat_max_ratio",
+            "must lie above 0 and be at most 1",
+        ),
+        (
+            config.cat_max_ratio == 1 or config.semantic != "none",
+            "cat_max_ratio",
+            "looks at labels: set data.semantic to all or stuff, or it to 1",
+        ),
+        (0 < least <= most <= 1, "crop_range", "needs 0 < smallest <= largest <= 1"),
+        *(
+            (0 <= getattr(config, key) <= 1, key, "must lie in 0 .. 1")
+            for key in ("flip", "crop_probability", "brightness", "contrast")
+        ),
+        (0 <= config.saturation <= 1, "saturation", "must lie in 0 .. 1"),
+        (0 <= config.hue <= 0.5, "hue", "must lie in 0 .. 0.5, half the circle"),
+        (
+            0 <= config.copy_paste <= 1 and (config.mask_size or not config.copy_paste),
+            "copy_paste",
+            "must lie in 0 .. 1, and above 0 needs mask_size: it pastes by masks",
+        ),
+    )

@@ -84,18 +84,21 @@ class Turns:
     Attributes:
       codes: (I,) int64, for `turn`, of each decoded image.
       sizes: (I, 2) int64, height and width after it; zeros where unknown.
+      seen: (I, 2) int64, the same by the images alone, whatever annotations state;
+        zeros of one that cannot be read.
       turned: (I,) bool, whose EXIF orientation is obeyed.
       unturned: (I,) bool, who have one and are used as they are stored.
     """
 
     codes: np.ndarray
     sizes: np.ndarray
+    seen: np.ndarray
     turned: np.ndarray
     unturned: np.ndarray
 
     def select(self, indices: np.ndarray) -> "Turns":
         """Those of the images at `indices`."""
-        columns = (self.codes, self.sizes, self.turned, self.unturned)
+        columns = (self.codes, self.sizes, self.seen, self.turned, self.unturned)
         return Turns(*(column[indices] for column in columns))
 
 
@@ -139,7 +142,7 @@ def read_head(file: pathlib.Path | BinaryIO) -> Head | None:
 def no_turns(sizes: np.ndarray) -> Turns:
     """Every image of (I, 2) sizes as it is."""
     none = np.zeros(len(sizes), bool)
-    return Turns(np.ones(len(sizes), np.int64), sizes, none, none)
+    return Turns(np.ones(len(sizes), np.int64), sizes, sizes, none, none)
 
 
 def decide_turns(
@@ -166,16 +169,14 @@ def decide_turns(
     obeyed = np.array([rest if fit is None else fit for fit in fits], bool)
     oriented = np.array([head.orientation > 1 for head in heads], bool)
     seen = [head.seen(o) for head, o in zip(heads, obeyed.tolist(), strict=True)]
+    seen = np.array(seen, np.int64).reshape(-1, 2)
     return Turns(
         codes=np.array(
             [head.turn(o) for head, o in zip(heads, obeyed.tolist(), strict=True)],
             np.int64,
         ),
-        sizes=np.where(
-            (sizes == 0).any(axis=1, keepdims=True),
-            np.array(seen, np.int64).reshape(-1, 2),
-            sizes,
-        ),
+        sizes=np.where((sizes == 0).any(axis=1, keepdims=True), seen, sizes),
+        seen=seen,
         turned=oriented & obeyed,
         unturned=oriented & ~obeyed,
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from agvm_jax.data.annotations.objects import covered
+from agvm_jax.data.annotations.objects import covered, windows
 from agvm_jax.data.augment.decode import Size
 
 
@@ -134,6 +134,39 @@ class Placement:
         Returns:
           (n, m, m) uint8 of 0 and 1, each stretched over its moved box.
         """
+        cropped = crop_masks(bitmaps, self._sources(boxes, moved), side)
+        return cropped[:, :, ::-1] if self.flip else cropped
+
+    def bitmaps(
+        self, bitmaps: list[np.ndarray], boxes: np.ndarray, moved: np.ndarray
+    ) -> list[np.ndarray]:
+        """Masks at the frame's own resolution; arguments as in `masks`.
+
+        Returns:
+          n of (h, w) uint8 of 0 and 1, each over the whole pixels of its moved box.
+        """
+        pixels = windows(moved)
+        placed = []
+        regions = self._sources(boxes, pixels)
+        for bitmap, region, (x1, y1, x2, y2) in zip(
+            bitmaps, regions, pixels.tolist(), strict=True
+        ):
+            share = _shares(bitmap, region, (y2 - y1, x2 - x1))
+            half = 0.5 * np.prod(region[2:] - region[:2]) / share.size
+            part = covered(share, half).astype(np.uint8)
+            placed.append(part[:, ::-1] if self.flip else part)
+        return placed
+
+    def _sources(self, boxes: np.ndarray, moved: np.ndarray) -> np.ndarray:
+        """Where parts of the frame come from, in the pixels of their object's bitmap.
+
+        Args:
+          boxes: (n, 4) of the objects in the original image.
+          moved: (n, 4) parts of the frame.
+
+        Returns:
+          (n, 4) x1 y1 x2 y2; not mirrored yet where the window is.
+        """
         (y, x), width = self.corner, self.window[1]
         if self.flip:
             moved = np.stack(
@@ -141,9 +174,7 @@ class Placement:
             )
         sy, sx = (new / old for new, old in zip(self.resized, self.size, strict=True))
         regions = (moved.astype(np.float64) + (x, y, x, y)) / (sx, sy, sx, sy)
-        regions -= np.tile(np.floor(boxes[:, :2]), 2)
-        cropped = crop_masks(bitmaps, regions, side)
-        return cropped[:, :, ::-1] if self.flip else cropped
+        return regions - np.tile(np.floor(boxes[:, :2]), 2)
 
     def labels(self, labels: np.ndarray, frame: Size, stride: int) -> np.ndarray:
         """Labels at a fraction of the frame's resolution.
@@ -192,15 +223,26 @@ def crop_masks(
       (n, side, side) uint8 of 0 and 1.
     """
     shares = np.zeros((len(bitmaps), side, side))
-    for k, (bitmap, (x1, y1, x2, y2)) in enumerate(zip(bitmaps, regions, strict=True)):
-        summed = cv2.integral(bitmap.astype(np.uint8), sdepth=cv2.CV_64F)
-        height, width = bitmap.shape
-        rows = _interpolate(summed, np.linspace(y1, y2, side + 1).clip(0, height))
-        grid = _interpolate(rows.T, np.linspace(x1, x2, side + 1).clip(0, width)).T
-        shares[k] = np.diff(np.diff(grid, axis=0), axis=1)
+    for k, (bitmap, region) in enumerate(zip(bitmaps, regions, strict=True)):
+        shares[k] = _shares(bitmap, region, (side, side))
     x1, y1, x2, y2 = np.asarray(regions, np.float64).reshape(-1, 4).T
     half = 0.5 * (x2 - x1) * (y2 - y1) / side**2
     return covered(shares, half).astype(np.uint8)
+
+
+def _shares(bitmap: np.ndarray, region: np.ndarray, cells: Size) -> np.ndarray:
+    """How much of a bitmap lies in each cell of a part of it, in its pixels.
+
+    Args:
+      bitmap: (h, w) of 0 and 1.
+      region: (4,) x1 y1 x2 y2, divided evenly into `cells` (H, W).
+    """
+    x1, y1, x2, y2 = region
+    summed = cv2.integral(bitmap.astype(np.uint8), sdepth=cv2.CV_64F)
+    (height, width), (down, across) = bitmap.shape, cells
+    rows = _interpolate(summed, np.linspace(y1, y2, down + 1).clip(0, height))
+    grid = _interpolate(rows.T, np.linspace(x1, x2, across + 1).clip(0, width)).T
+    return np.diff(np.diff(grid, axis=0), axis=1)
 
 
 def _interpolate(summed: np.ndarray, at: np.ndarray) -> np.ndarray:

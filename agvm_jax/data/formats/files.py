@@ -268,24 +268,22 @@ def check_file_name(name: Any, image_id: int, path: pathlib.Path) -> None:
     """Refuse names that are no names, and names that leave the image folder."""
     if not isinstance(name, str) or not name or "\0" in name or not is_text(name):
         raise DataError(f"{path}: image {image_id} has no usable file_name ({name!r}).")
-    # Both flavours on every system: a file that is harmless here may be opened
-    # on Windows tomorrow.
-    for flavour in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
-        pure = flavour(name)
-        if pure.anchor or ".." in pure.parts:
-            raise DataError(
-                f"{path}: image {image_id} is called {name!r}, which leads out of the"
-                " image folder; only names inside it are read."
-            )
+    if leads_out(name):
+        raise DataError(
+            f"{path}: image {image_id} is called {name!r}, which leads out of the"
+            " image folder; only names inside it are read."
+        )
+
+
+def leads_out(name: str) -> bool:
+    """Whether a name leads out of its folder, here or, tomorrow, on Windows."""
+    flavours = (pathlib.PurePosixPath(name), pathlib.PureWindowsPath(name))
+    return any(pure.anchor or ".." in pure.parts for pure in flavours)
 
 
 def is_text(name: str) -> bool:
     """Whether a string can be encoded: JSON may hold halves of surrogate pairs."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _kind(value: Any) -> str:

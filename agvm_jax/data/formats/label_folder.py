@@ -163,8 +163,28 @@ class LabelFolderOrigin:
         )
 
     def turns(self, annotations: Annotations) -> Turns:
-        files = (self.image_folder / name for name in annotations.file_names)
-        return decide_turns(files, annotations.sizes, self.annotated)
+        """What to do with the images, each of which has the size of its label PNG.
+
+        Raises:
+          DataError: one that can be read has another.
+        """
+        names = annotations.file_names
+        files = (self.image_folder / name for name in names)
+        turns = decide_turns(files, annotations.sizes, self.annotated)
+        known = (turns.seen > 0).all(axis=1)
+        others = np.flatnonzero(known & (turns.seen != annotations.sizes).any(axis=1))
+        if len(others):
+            (height, width), (own_height, own_width) = (
+                sizes[others[0]].tolist() for sizes in (turns.seen, annotations.sizes)
+            )
+            first = names[others[0]]
+            raise DataError(
+                f"{len(others)} of the {len(names)} images in {self.image_folder} have"
+                f" another size than their label PNG, such as {first!r} with"
+                f" {width}x{height} pixels and {self._label(first)} with"
+                f" {own_width}x{own_height}: give each a PNG of its own size."
+            )
+        return turns
 
     def image_sizes(self, annotations: Annotations) -> np.ndarray:
         sizes = dict(listing(self.image_folder))

@@ -9,6 +9,7 @@ import zipfile
 from tqdm import tqdm
 
 from agvm_jax.data.annotations.errors import DataError
+from agvm_jax.data.formats.files import leads_out
 
 
 class DamagedArchive(DataError):
@@ -116,13 +117,11 @@ def _write_members(
 
 def _check_member(member: zipfile.ZipInfo, rest: str) -> None:
     """Refuse names that leave the folder, and links, which may point anywhere."""
-    for flavour in (pathlib.PurePosixPath, pathlib.PureWindowsPath):
-        pure = flavour(rest)
-        if pure.anchor or ".." in pure.parts:
-            raise DamagedArchive(
-                f"The archive holds {member.filename!r}, which leads out of it; it is"
-                " not the archive that is meant."
-            )
+    if leads_out(rest):
+        raise DamagedArchive(
+            f"The archive holds {member.filename!r}, which leads out of it; it is not"
+            " the archive that is meant."
+        )
     mode = member.external_attr >> 16
     if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG):
         raise DamagedArchive(

@@ -50,9 +50,11 @@ def draw_samples(batch: Batch, dataset: Dataset, semantic: str) -> list[np.ndarr
             image = draw_labels(image, labels, dataset.label_names(semantic))
         valid = batch.valid[row]
         classes = batch.classes[row][valid]
+        # Labels are drawn on an image that is enlarged first.
+        scale = np.array(image.shape[1::-1] * 2) / (width, height, width, height)
         drawn = draw_objects(
             image,
-            batch.boxes[row][valid],
+            batch.boxes[row][valid] * scale,
             classes,
             [dataset.class_names[k] for k in classes.tolist()],
             crowd=batch.crowd[row][valid],

@@ -66,6 +66,38 @@ def format_numbers(numbers: Mapping[str, float]) -> list[str]:
     return lines
 
 
+def class_rows(
+    names: Sequence[str],
+    wanted: Int[np.ndarray, " N"],
+    result: hotcoco.COCOeval,
+    columns: Sequence[int] | Int[np.ndarray, " K"],
+) -> list[tuple[str, float, float, int]]:
+    """Return (name, AP, AP50, how many were to be found) of each class.
+
+    Args:
+      names: K.
+      wanted: (N,) the class of each object that was to be found.
+      result, columns: as for `class_numbers`.
+    """
+    counts = np.bincount(wanted, minlength=len(names)).tolist()
+    scores = class_numbers(result, columns)
+    return [
+        (name, *score, count)
+        for name, score, count in zip(names, scores, counts, strict=True)
+    ]
+
+
+def format_classes(
+    rows: Sequence[tuple[str, float, float, int]], counted: str
+) -> list[str]:
+    """Lines of a table in percent of `class_rows`; `counted` heads the last column."""
+    width = max(5, *(len(name) for name, *_ in rows))
+    lines = [f"{'class':<{width}}{'AP':>8}{'AP50':>8}{counted:>8}"]
+    for name, ap, ap50, count in rows:
+        lines.append(f"{name:<{width}}{percent(ap):>8}{percent(ap50):>8}{count:>8}")
+    return lines
+
+
 def percent(value: float) -> str:
     """Format a fraction; "-" for the -1 that stands for "not defined"."""
     return "-" if value < 0 else f"{100 * value:.1f}"

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 from agvm_jax.data.augment.augmentation import (
     Augmentation,
@@ -48,6 +49,27 @@ def test_with_cat_max_ratio_a_window_shows_more_than_one_class_where_it_can():
                 assert again == transform
     # A window is mixed well at one place in six; ten more are tried.
     assert one_sided[free] > 40 and one_sided[bound] < 20
+
+
+@pytest.mark.parametrize(
+    ("columns", "most", "mixed"),
+    [
+        ((1, 2, 2, 2), 0.75, False),  # the share itself is too much, as theirs has it
+        ((1, 2, 2, 2), 0.76, True),
+        ((-1, -1, -1, 2), 0.9, False),  # void is no second class
+        ((1, -1, 2, 2), 0.6, False),  # and no label: 2 has two thirds of them
+    ],
+)
+def test_the_share_is_of_the_labelled_pixels_and_below_the_ratio(columns, most, mixed):
+    """All windows of four columns show the same, so the first one decides."""
+    labels = np.tile(columns, (60, 50))
+    free = Augmentation(resizing=Resizing((60,), fits=False))
+    bound = dataclasses.replace(free, cat_max_ratio=most)
+    first, found = (
+        sample(np.random.default_rng(1), (60, 200), FRAME, rule, labels=labels)
+        for rule in (free, bound)
+    )
+    assert (found == first) == mixed
 
 
 def test_where_no_window_is_mixed_the_last_one_tried_is_taken():

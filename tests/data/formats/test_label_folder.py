@@ -175,15 +175,24 @@ def test_a_label_file_that_is_none_is_named(content, words, write_labels, labels
         open_dataset(config)
 
 
-def test_labels_of_another_size_than_the_image_make_it_unreadable(write_labels, labels):
+def test_labels_of_another_size_than_their_image_are_refused(write_labels, labels):
     config = write_labels(labels)
     with open(f"{config.root}/val/a.png", "wb") as file:
         file.write(noise_png(16, 17))
+    with pytest.raises(DataError, match=r"'a.png' with 17x16 .*a.png with 16x16"):
+        open_dataset(config)
+
+
+def test_an_image_that_cannot_be_read_has_no_size_to_differ(write_labels, labels):
+    """It counts as unreadable, of which a set may have some."""
+    config = write_labels(labels)
+    with open(f"{config.root}/val/a.png", "wb") as file:
+        file.write(b"no image")
     config.max_unreadable = 0
     batches = eval_batches(
         open_dataset(config).val, image_size=16, batch_size=2, data_config=config
     )
-    with pytest.raises(DataError, match="'a.png' is 17x16 where .* say 16x16"):
+    with pytest.raises(DataError, match="'a.png' cannot be decoded"):
         list(batches)
 
 

@@ -36,6 +36,7 @@ def test_samples_show_boxes_masks_and_labels(data_config):
     batch, plain = draw("none", 0)
     _, masked = draw("none", 14)
     _, labelled = draw("all", 0)
+    _, both = draw("all", 14)
     assert all(image.shape == (480, 360, 3) for image in plain)  # without padding
     for row in range(4):
         changed = (plain[row] != masked[row]).any(axis=2)
@@ -45,6 +46,8 @@ def test_samples_show_boxes_masks_and_labels(data_config):
         assert changed.any() == batch.valid[row].any()
         assert not changed[~inside].any()
         assert (plain[row] != labelled[row]).any(axis=2).mean() > 0.5
+        changed = (labelled[row] != both[row]).any(axis=2)
+        assert changed.any() and not changed[~inside].any()
 
 
 def test_the_table_counts_objects_and_sizes_and_leaves_crowds_out(

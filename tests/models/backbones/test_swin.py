@@ -152,6 +152,7 @@ def test_merging_puts_four_neighbours_together_column_by_column():
     np.testing.assert_allclose(merge(x), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow  # the step takes long to compile
 def test_gradients_reach_every_parameter_and_are_finite(model, images):
     graph, state = nnx.split(model)
     # A key by which every branch is kept in one of the samples at least.

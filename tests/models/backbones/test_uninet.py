@@ -164,6 +164,7 @@ def test_stacked_blocks_compute_what_the_same_blocks_do_one_by_one(
     compare(unstack(slopes), expected[0], atol=1e-4 * largest)
 
 
+@pytest.mark.slow  # the step takes long to compile
 def test_gradients_reach_every_parameter_and_are_finite(step):
     slopes, (moved, features) = step
     chex.assert_tree_all_finite((moved, features))

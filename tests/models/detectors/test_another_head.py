@@ -87,7 +87,7 @@ def build_centre_net(config, backbone, num_classes, **options):
     fpn = FPN(backbone.channels, channels, first_level=3, **options)
     make_head = build.with_settings(CentreHead, config, "centre_head")
     head = make_head(channels, num_classes, **options)
-    return CentreNet(backbone, fpn, head, **build.image_statistics(config))
+    return CentreNet(backbone, fpn, head, **build.image_settings(config))
 
 
 @pytest.fixture

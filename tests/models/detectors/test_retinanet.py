@@ -18,11 +18,13 @@ from models.fpn import FPN
 from models.functional import make_detector
 from models.heads.retina import RetinaHead
 from models.layers import Conv
+from models.looks import TestConfig
 from models.ops.anchors import Anchors
 from models.ops.boxes import clip, decode
 
 K, HEIGHT, WIDTH = 3, 64, 96
 ANCHORS = Anchors(sizes=(12.0, 24.0, 48.0), scales=2, ratios=(0.5, 1.0))
+ONCE, BOTH_WAYS = TestConfig(), TestConfig(flip=True)
 LIMITS = {
     "score_threshold": 0.35,
     "nms_threshold": 0.3,
@@ -50,13 +52,13 @@ class ThreeLevels(FPN):
     strides = (8, 16, 32)
 
 
-def construct(rngs, dtype=jnp.float32, anchors=ANCHORS, **changes):
+def construct(rngs, dtype=jnp.float32, anchors=ANCHORS, looks=ONCE, **changes):
     backbone = OneLayer(dtype, rngs)
     fpn = ThreeLevels(backbone.channels, 8, first_level=5, dtype=dtype, rngs=rngs)
     settings = {"num_convs": 1} | LIMITS | changes
     head = RetinaHead(8, K, anchors, **settings, dtype=dtype, rngs=rngs)
     images = {"image_mean": (110.0,) * 3, "image_std": (60.0,) * 3}
-    return RetinaNet(backbone, fpn, head, **images)
+    return RetinaNet(backbone, fpn, head, **images, test_cfg=looks)
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +184,27 @@ def test_detections_are_those_of_sorting_and_loops(predict_and_outputs):
         np.testing.assert_array_equal(found.classes[image, :count], labels)
         np.testing.assert_allclose(found.scores[image, :count], scores, rtol=1e-5)
         np.testing.assert_allclose(found.boxes[image, :count], boxes, atol=1e-3)
+
+
+def test_a_mirrored_image_has_mirrored_detections_if_both_are_looked_at(weights):
+    """What no network has by itself: the two views change places, and nothing else."""
+    both = make_detector(functools.partial(construct, looks=BOTH_WAYS))
+    batch = make_batch()
+    image = batch.image
+    for row, (height, width) in enumerate(batch.image_size.tolist()):
+        own = image[row, :height, :width]
+        image = image.at[row, :height, :width].set(own[:, ::-1])
+    run = jax.jit(both.predict)
+    mirrored = dataclasses.replace(batch, image=image)
+    found, other = (run(*weights, each) for each in (batch, mirrored))
+    np.testing.assert_array_equal(found.valid, other.valid)
+    np.testing.assert_allclose(found.scores, other.scores, atol=1e-5)
+    assert found.valid.sum() > 6
+    for row, width in enumerate(batch.image_size[:, 1].tolist()):
+        count = int(found.valid[row].sum())
+        x1, y1, x2, y2 = found.boxes[row, :count].T
+        expected = jnp.stack([width - x2, y1, width - x1, y2], axis=1)
+        np.testing.assert_allclose(other.boxes[row, :count], expected, atol=1e-2)
 
 
 def test_predictions_keep_the_contract(predict):

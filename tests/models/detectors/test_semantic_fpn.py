@@ -7,12 +7,14 @@ import pytest
 from flax import nnx
 
 from agvm_jax.structures import Batch
-from models.detectors.semantic_fpn import SemanticFPN, TestConfig, window_starts
+from models.detectors.semantic_fpn import SemanticFPN, window_starts
 from models.fpn import FPN
 from models.functional import make_detector
 from models.heads.semantic import SemanticHead
 from models.layers import Conv
+from models.looks import TestConfig
 from models.ops.images import normalize_images
+from models.views import View
 
 CLASSES = 3
 SIZE = (48, 64)
@@ -100,8 +102,8 @@ def logits(weights, **test_cfg):
     return np.asarray(run(state, make_batch())), plain
 
 
-def normalized():
-    batch = make_batch()
+def normalized(batch=None):
+    batch = batch or make_batch()
     detector = construct(nnx.Rngs(0))
     statistics = detector.image_mean, detector.image_std
     return np.asarray(normalize_images(batch.image, batch.image_size, *statistics))
@@ -112,6 +114,15 @@ def test_a_mirrored_images_logits_are_added(weights):
     images = normalized()
     expected = plain(images) + plain(images[:, :, ::-1])[:, :, ::-1]
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.slow  # three compilations
+def test_the_logits_of_other_sizes_are_added_at_the_same_places(weights):
+    found, plain = logits(weights, img_ratios=(1.0, 2.0))
+    view, batch = View(2.0), make_batch()
+    larger = plain(normalized(view.of(batch)))
+    there = view.cells_back(larger, batch.image_size, (12, 16), 4)
+    np.testing.assert_allclose(found, plain(normalized(batch)) + there, atol=1e-4)
 
 
 def test_windows_are_averaged_where_they_overlap_and_end_at_the_border(weights):

@@ -6,11 +6,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from box_loops import slow_iou, slow_nms
 from small_rcnn import K, make_batch
 
 from models.heads.box import box_loss
-from models.heads.detections import detect
+from models.heads.detections import Candidates, ThinOut, best_pairs
 from models.heads.proposals import Proposals
 from models.heads.roi_sample import sample_rois
 from models.ops.boxes import clip, decode
@@ -87,6 +88,25 @@ def test_the_box_loss_is_that_of_loops():
     np.testing.assert_allclose(found["box"], distance / count, rtol=1e-5)
 
 
+def make_thin_out(**changes):
+    settings = {
+        "score_threshold": 0.2,
+        "nms_threshold": 0.3,
+        "soft_nms": "",
+        "soft_nms_sigma": 0.5,
+        "max_detections": 12,
+        "min_side": 0.01,
+    }
+    return ThinOut("model.box_head", **settings | changes)
+
+
+def thin_out_one(candidates, **changes):
+    """The detections of one image."""
+    batch = jax.tree.map(lambda leaf: leaf[None], candidates)
+    found = jax.jit(make_thin_out(**changes))(batch)
+    return jax.tree.map(lambda leaf: leaf[0], found)
+
+
 def test_detections_are_those_of_sorting_and_loops():
     rng = np.random.default_rng(0)
     corner = rng.uniform(0, 50, (30, 2))
@@ -95,16 +115,11 @@ def test_detections_are_those_of_sorting_and_loops():
     deltas = rng.normal(0, 1, (30, K, 4)).astype(np.float32)
     valid = rng.random(30) < 0.8
     size = jnp.array([60, 80])
-    limits = {
-        "box_weights": WEIGHTS,
-        "min_side": 0.01,
-        "score_threshold": 0.2,
-        "nms_threshold": 0.3,
-        "pre_nms_top_k": 90,
-        "max_detections": 12,
-    }
     given = Proposals(jnp.asarray(proposals), valid)
-    found = jax.jit(functools.partial(detect, **limits))(logits, deltas, given, size)
+    chosen = best_pairs(
+        logits, deltas, given, size, box_weights=WEIGHTS, pre_nms_top_k=90
+    )
+    found = thin_out_one(chosen)
     candidates = []
     probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     for row in np.flatnonzero(valid):
@@ -120,3 +135,28 @@ def test_detections_are_those_of_sorting_and_loops():
     np.testing.assert_allclose(found.scores[: len(expected)], best, rtol=1e-5)
     np.testing.assert_allclose(found.boxes[: len(expected)], sides, atol=1e-3)
     assert found.valid.sum() == len(expected)
+
+
+def test_soft_nms_keeps_more_and_lowers_their_scores():
+    boxes = jnp.array([[0, 0, 10, 10], [0, 2, 10, 12], [0, 9, 10, 19]], jnp.float32)
+    given = Candidates(boxes, jnp.array([0.9, 0.8, 0.7]), jnp.zeros(3, jnp.int32))
+    assert thin_out_one(given).scores[:3].tolist() == pytest.approx([0.9, 0.7, 0])
+    for method, second, third in (
+        ("linear", 1 - 2 / 3, 1),  # the third's IoU of 1 / 19 does not reach 0.3
+        ("gaussian", np.exp(-2 * (2 / 3) ** 2 - 2 * (3 / 17) ** 2), np.exp(-2 / 361)),
+    ):
+        found = thin_out_one(given, soft_nms=method)
+        np.testing.assert_allclose(
+            found.scores[:3], [0.9, 0.7 * third, 0.8 * second], rtol=1e-5
+        )
+        np.testing.assert_array_equal(found.boxes[:3], boxes[jnp.array([0, 2, 1])])
+        assert found.valid.sum() == 3 and (found.classes[3:] == -1).all()
+    found = thin_out_one(given, soft_nms="linear", score_threshold=0.3)
+    assert found.valid.sum() == 2  # 0.8 / 3 does not exceed it
+
+
+def test_what_is_no_way_to_thin_out_is_refused():
+    with pytest.raises(ValueError, match="model.box_head.soft_nms is 'soft'.*linear"):
+        make_thin_out(soft_nms="soft")
+    with pytest.raises(ValueError, match="model.box_head.soft_nms_sigma is 0.0"):
+        make_thin_out(soft_nms_sigma=0.0)

@@ -160,7 +160,7 @@ def test_the_loss_is_that_of_the_stages_one_after_the_other(head):
 def test_detections_have_the_last_boxes_and_the_mean_score(head):
     batch = make_batch_with_masks()
     features, proposals = make_features(batch), make_proposals(batch)
-    found = head.predict(features, proposals)
+    found = head.thin_out(head.candidates(features, proposals))
     boxes, scores = proposals.boxes, []
     for stage, weights in zip(head.stages, STAGES, strict=True):
         logits, deltas = stage(features.pool(boxes, 2))

@@ -78,6 +78,7 @@ def test_the_mean_is_over_labelled_pixels_of_the_batch_and_the_weight_counts():
     places = [(0, 0, 0, 2), (0, 0, 1, 2), (0, 1, 0, 2), (0, 1, 1, 2), (1, 5, 5, 0)]
     for b, i, j, k in places:
         batch.semantic[b, i, j] = k
+    batch.semantic[1, 2, 3] = 3  # of no class, as void is
     logits = run(head, "__call__", features)
     assert logits.shape == (2, 13, 19, 3) and logits.dtype == jnp.float32
     logits = np.asarray(logits, np.float64)

@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from models.ops.forms import use_forms
-from models.ops.matching import BACKGROUND, IGNORE, inside_crowd, match
+from models.ops.matching import (
+    BACKGROUND,
+    IGNORE,
+    inside_crowd,
+    match,
+    match_objects,
+)
 
 NUM_ANCHORS, NUM_BOXES = 60, 19  # more rows than are valid
 
@@ -161,6 +167,25 @@ def test_crowd_regions_cover_what_lies_in_them_by_more_than_half():
         jnp.array([True, True, False]),
     )
     assert inside.tolist() == [True, True, False, True]
+
+
+def test_crowd_regions_match_nothing_and_hide_only_background():
+    boxes = jnp.array([[0.0, 0.0, 4.0, 4.0], [2.0, 0.0, 12.0, 4.0]])
+    anchors = jnp.array(
+        [[0.0, 0.0, 4.0, 4.0], [8.0, 0.0, 12.0, 4.0], [2.0, 0.0, 12.0, 4.0]]
+        + [[1.0, 0.0, 5.0, 4.0], [20.0, 0.0, 24.0, 4.0]]
+    )
+    rule = dict(foreground_iou=0.6, background_iou=0.6, low_quality=False)
+    for valid, crowd, expected in (
+        ((True, True), (False, False), [0, BACKGROUND, 1, 0, BACKGROUND]),
+        ((True, True), (False, True), [0, IGNORE, IGNORE, 0, BACKGROUND]),
+        # A region that is not valid is none.
+        ((True, False), (False, True), [0, BACKGROUND, BACKGROUND, 0, BACKGROUND]),
+    ):
+        found = match_objects(
+            anchors, boxes, jnp.array(valid), jnp.array(crowd), **rule
+        )
+        assert found.tolist() == expected
 
 
 def test_crowd_regions_past_the_first_rows_are_seen():

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from benchmarks.program_text import Array, Instruction, Program, parse
+from agvm_jax.compiling.program_text import Array, Instruction, Program, parse
 
 OURS = ("models/", "agvm_jax/")
 # Nothing moves: names for parts of arrays, and waiting for what was started.
@@ -20,6 +20,7 @@ _FREE = {
     "iota", "partition-id", "replica-id",
 }  # fmt: skip
 _PRODUCTS = ("convolution", "dot")
+_CALLS = re.compile(r"\b(?:calls|body|called_computations)=\{?%([\w.\-]+)")
 _SLICES = ("dynamic-slice", "gather", "slice")
 
 
@@ -31,21 +32,27 @@ class Cost:
       bytes: moved to and from the device's memory.
       flops: operations.
       cycles: as the TPU's compiler estimates them; 0 elsewhere.
+      seconds: each instruction takes the longer of its operations and its bytes at the
+        rates that `costs` was given, one after the other; 0 without.
     """
 
     bytes: float = 0.0
     flops: float = 0.0
     cycles: float = 0.0
+    seconds: float = 0.0
 
 
 def costs(
-    text: str, turns: Mapping[str, float] | None = None
+    text: str,
+    turns: Mapping[str, float] | None = None,
+    rates: tuple[float, float] | None = None,
 ) -> tuple[dict[tuple[bool, str], Cost], set[str]]:
     """Add up what a program does.
 
     Args:
       text: `compiled.as_text()` of a TPU or a GPU.
       turns: file -> turns of its loops whose length depends on the data; 1 without.
+      rates: operations and bytes a second, for `Cost.seconds`.
 
     Returns:
       (is a convolution or a matrix product, file) -> cost, and the files whose loops
@@ -53,11 +60,13 @@ def costs(
     """
     program = parse(text)
     found, unknown = collections.defaultdict(Cost), set()
-    _walk(program, program.entry, 1.0, turns or {}, found, unknown)
+    settings = turns or {}, rates
+    _walk(program, program.entry, 1.0, settings, found, unknown)
     return dict(found), unknown
 
 
-def _walk(program, name, times, turns, found, unknown):
+def _walk(program, name, times, settings, found, unknown):
+    turns, rates = settings
     instructions = program.computations[name]
     arrays = {i.name: i.arrays for i in instructions}
     for instruction in instructions:
@@ -68,16 +77,48 @@ def _walk(program, name, times, turns, found, unknown):
                 unknown.add(source)
                 count = turns.get(source, 1.0)
             body = instruction.attribute("body")
-            _walk(program, body, times * count, turns, found, unknown)
+            _walk(program, body, times * count, settings, found, unknown)
         elif inner := _called(instruction):
             for body in inner:
-                _walk(program, body, times, turns, found, unknown)
+                _walk(program, body, times, settings, found, unknown)
         elif instruction.op not in _FREE and not instruction.op.endswith("-done"):
             cost = found[_is_product(program, instruction), source]
-            cost.bytes += times * _moved(program, instruction, arrays)
-            cost.flops += times * _operations(program, instruction, arrays)
+            moved = times * _moved(program, instruction, arrays)
+            operations = times * _operations(program, instruction, arrays)
+            cost.bytes += moved
+            cost.flops += operations
+            if rates:
+                cost.seconds += max(operations / rates[0], moved / rates[1])
             cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.rest)
             cost.cycles += times * int(cycles[1]) if cycles else 0.0
+
+
+def runs_of(text: str, turns: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Return how often each computation of a program runs, by its name.
+
+    Args:
+      text, turns: as for `costs`.
+    """
+    program = parse(text)
+    found = collections.defaultdict(float)
+
+    def visit(name, times):
+        found[name] += times
+        for instruction in program.computations.get(name, ()):
+            inner = times
+            if instruction.op == "while":
+                count = _trip_count(program, instruction)
+                if count is None:
+                    source = _source(program, instruction)
+                    count = (turns or {}).get(source, 1.0)
+                inner = times * count
+            for called in _CALLS.findall(instruction.rest):
+                visit(called, inner)
+            for branch in _called(instruction):
+                visit(branch, inner)
+
+    visit(program.entry, 1.0)
+    return dict(found)
 
 
 def _called(instruction: Instruction) -> list[str]:

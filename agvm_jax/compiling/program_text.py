@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from benchmarks.hlo import ITEM_BYTES
+from agvm_jax.compiling.collectives import ITEM_BYTES
 
 _HEAD = re.compile(r"^(ENTRY )?%([\w.\-]+) \(.*\{$")
 _NAME = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = ")

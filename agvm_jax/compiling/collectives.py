@@ -1,6 +1,7 @@
 """Reads the collectives and the bytes they move out of a compiled program's text."""
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 KINDS = ("all-reduce", "reduce-scatter", "all-gather", "collective-permute")
@@ -20,6 +21,7 @@ class Collective(NamedTuple):
     kind: str  # one of KINDS
     payload: int  # bytes of the whole array: before a scatter, after a gather
     devices: int  # that take part together
+    times: float = 1.0  # how often a run of the program comes to it
 
     @property
     def moved(self) -> float:
@@ -28,17 +30,22 @@ class Collective(NamedTuple):
         An all-reduce is a reduce-scatter and an all-gather: 2 P (n - 1) / n.
         """
         if self.kind == "collective-permute":
-            return self.payload
+            return self.times * self.payload
         passes = 2 if self.kind == "all-reduce" else 1
-        return passes * self.payload * (self.devices - 1) / self.devices
+        once = passes * self.payload * (self.devices - 1) / self.devices
+        return self.times * once
 
 
-def collectives(text: str, num_devices: int) -> list[Collective]:
+def collectives(
+    text: str, num_devices: int, times: Mapping[str, float] | None = None
+) -> list[Collective]:
     """Return the collectives in HLO text, compiled or not.
 
     Args:
       text: `compiled.as_text()`, or `lowered.as_text(dialect="hlo")`.
       num_devices: of the program, for operations that name no groups.
+      times: computation -> how often it runs (`program_cost.runs_of`); None: once, so
+        what a loop's body sends counts once.
     """
     found, computation = [], ""
     for line in text.splitlines():
@@ -58,7 +65,8 @@ def collectives(text: str, num_devices: int) -> list[Collective]:
         if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
             kind = "reduce-scatter"  # how a TPU program spells one
         if devices > 1:
-            found.append(Collective(kind, payload, devices))
+            often = (times or {}).get(computation, 1.0)
+            found.append(Collective(kind, payload, devices, often))
     return found
 
 
