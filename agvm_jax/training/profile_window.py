@@ -6,6 +6,19 @@ from typing import Any
 import jax
 
 
+def check_profile(steps: Any) -> None:
+    """Checks `train.profile_steps`.
+
+    Raises:
+      ValueError: it is no pair of numbers that count from 0.
+    """
+    if len(steps) != 2 or min(steps) < 0:
+        raise ValueError(
+            f"train.profile_steps={tuple(steps)}: it is (steps before, steps to"
+            " profile), such as (50, 5), or (0, 0) for no profile."
+        )
+
+
 class ProfileWindow:
     """Records steps first + 1 to first + count; each process those of its own devices.
 

@@ -9,6 +9,7 @@ from toy_run import make_experiment, replaced
 
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training.loop import train_and_evaluate
+from agvm_jax.training.profile_window import check_profile
 from agvm_jax.training.restoring import saved_steps
 from agvm_jax.training.save_times import SaveTimes
 from agvm_jax.training.watchdog import Watchdog
@@ -105,3 +106,9 @@ def test_what_goes_on_is_not_told(tmp_path):
         time.sleep(0.1)
     dog.close()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("steps", [(5,), (-1, 2), (1, 2, 3)])
+def test_a_profile_is_a_pair_of_numbers_of_steps(steps):
+    with pytest.raises(ValueError, match="profile_steps=.*such as"):
+        check_profile(steps)
