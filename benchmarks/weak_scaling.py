@@ -117,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--time", action="store_true", help="seconds instead of bytes")
     parser.add_argument("--write", action="store_true", help="into docs/scaling.md")
+    parser.add_argument("--devices", nargs="*", help="some alone: cpu:4 v5e:16x16")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--image-size", type=int, default=64)
     args = parser.parse_args()
@@ -126,8 +127,8 @@ def main() -> None:
     params = detector_params("retinanet", "resnet18")
     size = sum(4 * leaf.size for leaf in jax.tree.leaves(params))
     print(f"RetinaNet ResNet-18, {size / 1e6:.1f} MB of parameters; MB a device sends")
-    names = [f"cpu:{n}" for n in (1, 2, 4, 8)]
-    if importlib.util.find_spec("libtpu"):
+    names = args.devices or [f"cpu:{n}" for n in (1, 2, 4, 8)]
+    if not args.devices and importlib.util.find_spec("libtpu"):
         names += SLICES
     lines = []
     for line in rows(names, params):

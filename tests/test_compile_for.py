@@ -78,8 +78,11 @@ def test_the_abstract_batch_is_that_of_training(cache):
 @pytest.mark.slow
 def test_a_step_is_compiled_and_told_of(cache, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("ahead.find_machine", lambda name: machine())
+    # The second size is then the largest that is asked for: one compilation less.
+    monkeypatch.setattr("agvm_jax.compiling.largest.MOST", 4)
     code = run(
         f"--config.workdir={tmp_path}",
+        "--config.batch_size=8",
         f"--config.data.cache_dir={cache}",
         "--compile_for=cpu",
     )

@@ -109,7 +109,9 @@ def _tpu(name: str, chip_name: str, chip: Chip, shape: str) -> list[Any]:
             f"compiling for {name} takes libtpu, which is not installed: pip install"
             " -e '.[train,tpu]' brings it; no TPU is needed."
         )
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this is no TPU's host
+    # This is no TPU's host, and no chip is taken: several may compile at once.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
         topology = topologies.get_topology_desc(
             platform="tpu", topology_name=f"{chip_name}:{shape}"
