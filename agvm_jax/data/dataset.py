@@ -15,6 +15,7 @@ from agvm_jax.data.formats import (
     shapes,
     yolo,
 )
+from agvm_jax.data.formats.foreign import foreign_name
 from agvm_jax.data.storage.prepare import open_split
 from agvm_jax.data.storage.records import Source
 
@@ -116,6 +117,7 @@ def open_dataset(data_config: Any) -> Dataset:
     train = open_split(make_origin("train", None), data_config.cache_dir, masks)
     categories = dict(zip(train.card.category_ids, train.card.class_names, strict=True))
     val = open_split(make_origin("val", categories), data_config.cache_dir, masks)
+    _require_same_stuff(name, train, val)
     if data_config.filter_empty:
         train = train.with_objects()
         if not len(train):
@@ -173,14 +175,47 @@ def find_format(data_config: Any) -> tuple[str, str]:
     for sign in signs.values():
         if sign.wrong:
             raise DataError(sign.wrong)
+    raise DataError(_remedy_for(root, signs, data_config))
+
+
+def _remedy_for(root: pathlib.Path, signs: dict[str, Any], data_config: Any) -> str:
+    """What to do with a folder of no format that is known."""
+    if foreign := foreign_name(root):
+        return (
+            f"{root} holds annotations of {foreign}, which are not read: docs/data.md,"
+            ' "Other layouts", has the lines that convert them.'
+        )
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        for name, one in FORMATS.items():
+            if one.recognises(folder, data_config).found:
+                return (
+                    f"{root} is of no format that is known, but {folder.name}/ in it is"
+                    f" of {name}: set --config.data.root={folder}."
+                )
     listed = "; ".join(
         f"{sign.looked_for} ({name})" for name, sign in signs.items() if sign.looked_for
     )
-    raise DataError(
+    return (
         f"{root} is of no format that is known. For training it would hold {listed}."
         " Put it so, or set --config.data.name=NAME and the keys of config.data that"
         " name files."
     )
+
+
+def _require_same_stuff(name: str, train: Source, val: Source) -> None:
+    """Stuff is numbered by its place in a split's list, so the lists are the same."""
+    ours, theirs = (
+        dict(zip(source.card.stuff_ids, source.card.stuff_names, strict=True))
+        for source in (train, val)
+    )
+    differing = sorted(i for i, _ in ours.items() ^ theirs.items())
+    if differing:
+        first = differing[0]
+        raise DataError(
+            f"The splits of {name} have different stuff categories: {first} is"
+            f" {ours.get(first, 'absent')!r} in train and"
+            f" {theirs.get(first, 'absent')!r} in val; both files need the same ones."
+        )
 
 
 def _require_masks(source: Source, mask_size: int) -> None:
