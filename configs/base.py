@@ -70,8 +70,8 @@ def get_config() -> ConfigDict:
     # sides that short_sides, long_side and scale_range say, and a window of image_size
     # is cut out of them (mmsegmentation's RandomCrop).
     data.crop = "none"
-    data.crop_range = (0.3, 1.0)  # share of each side that a crop keeps
-    data.crop_probability = 1.0  # that a training image is cropped
+    data.crop_range = (0.3, 1.0)  # size, iou: share of each side that a crop keeps
+    data.crop_probability = 1.0  # size, iou: that a training image is cropped
     # Largest share of the labelled pixels of a training image that one class may have:
     # up to ten other windows are tried. 1: any.
     data.cat_max_ratio = 1.0
@@ -235,10 +235,10 @@ def get_config() -> ConfigDict:
 
     train = config.train = ConfigDict()  # how a run begins, goes on, reports
     # Weights to start from: weights.safetensors of another run; a .pth, .npz or
-    # .safetensors file under the names of torchvision, or timm's for a backbone; the
-    # name of published ones (resnet50, swin_t, retinanet_resnet50_fpn, ...; see
-    # models/weights/files.py); "hf:OWNER/REPOSITORY/FILE" of the Hugging Face hub; or
-    # "": random ones.
+    # .safetensors file under the names of torchvision, of a backbone also timm's or the
+    # released UniNets'; the name of published ones (resnet50, swin_t,
+    # retinanet_resnet50_fpn, ...; see models/weights/files.py);
+    # "hf:OWNER/REPOSITORY/FILE" of the Hugging Face hub; or "": random ones.
     train.init_from = ""
     # all | backbone | all_but_heads: all but the layers that have a size for each class
     train.init_what = "backbone"

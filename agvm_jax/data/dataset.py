@@ -117,6 +117,7 @@ def open_dataset(data_config: Any) -> Dataset:
     train = open_split(make_origin("train", None), data_config.cache_dir, masks)
     categories = dict(zip(train.card.category_ids, train.card.class_names, strict=True))
     val = open_split(make_origin("val", categories), data_config.cache_dir, masks)
+    _require_same_stuff(name, train, val)
     if data_config.filter_empty:
         train = train.with_objects()
         if not len(train):
@@ -207,6 +208,22 @@ def _remedy_for(root: pathlib.Path, signs: dict[str, Any], data_config: Any) -> 
         " Put it so, or set --config.data.name=NAME and the keys of config.data that"
         " name files."
     )
+
+
+def _require_same_stuff(name: str, train: Source, val: Source) -> None:
+    """Stuff is numbered by its place in a split's list, so the lists are the same."""
+    ours, theirs = (
+        dict(zip(source.card.stuff_ids, source.card.stuff_names, strict=True))
+        for source in (train, val)
+    )
+    differing = sorted(i for i, _ in ours.items() ^ theirs.items())
+    if differing:
+        first = differing[0]
+        raise DataError(
+            f"The splits of {name} have different stuff categories: {first} is"
+            f" {ours.get(first, 'absent')!r} in train and"
+            f" {theirs.get(first, 'absent')!r} in val; both files need the same ones."
+        )
 
 
 def _require_masks(source: Source, mask_size: int) -> None:

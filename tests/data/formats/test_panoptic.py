@@ -173,6 +173,21 @@ def test_a_segment_that_the_png_does_not_show_is_named(write_panoptic, panoptic)
         open_dataset(write_panoptic(panoptic))
 
 
+def test_both_splits_need_the_same_stuff(write_panoptic, panoptic):
+    """Stuff is numbered by its place: another list would shift the labels unseen."""
+    config = write_panoptic(panoptic)
+    val = pathlib.Path(config.root) / "panoptic_val.json"
+    for name, categories in (
+        ("'soil'", [{"id": 1, "name": "soil", "isthing": 0}]),
+        ("'heaven'", [{"id": 50, "name": "heaven", "isthing": 0}]),
+    ):
+        taken = {entry["id"] for entry in categories}
+        rest = [entry for entry in panoptic["categories"] if entry["id"] not in taken]
+        val.write_text(json.dumps(panoptic | {"categories": rest + categories}))
+        with pytest.raises(DataError, match=f"different stuff.* and {name} in val"):
+            open_dataset(config)
+
+
 def test_pngs_may_have_names_with_spaces_and_letters_of_any_language(
     write_panoptic, panoptic
 ):
