@@ -65,7 +65,8 @@ def build(config: ConfigDict) -> Experiment:
     evaluated = resolved.evaluated
     check_settings(config.data, config.image_size, resolved.plan.images_per_pass)
     check_config(evaluated.data_config, evaluated.image_size)
-    config, anchors = with_anchors(config, dataset, evaluated)
+    tells = jax.process_index() == 0
+    config, anchors = with_anchors(config, dataset, evaluated, tell=tells)
     planned = plan_training(
         config,
         resolved,
@@ -91,7 +92,7 @@ def build(config: ConfigDict) -> Experiment:
             "data": "\n".join(dataset.report),
             "model": f"{config.model.detector} {config.model.backbone},"
             f" {size / 1e6:.2f} M parameters, {height} x {width} px",
-            "anchors": anchors,
+            **anchors,
             "weights": weights.report if weights else "",
             "starts from": str(source or ""),
             **resolved.reasons,

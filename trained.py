@@ -17,11 +17,11 @@ from ml_collections import ConfigDict
 
 from agvm_jax.data import Dataset, open_dataset
 from agvm_jax.data.anchor_sizes import (
-    LARGE,
-    SMALL,
-    box_sides,
+    MEETS,
     choose_sizes,
+    look,
     share_met,
+    words_of,
 )
 from agvm_jax.inference.card import ModelCard
 from agvm_jax.inference.export_program import prediction
@@ -39,6 +39,9 @@ from models.functional import Detector
 from models.ops.anchors import cell_anchors, octave_sizes
 from models.ops.forms import forms_for, use_forms
 from models.weights.load import load_initial_weights
+
+MOST_TOLD = 500  # images that are looked at where anchors have sizes already
+WELL_MET = 0.9  # share of boxes that anchors should meet
 
 
 def load(
@@ -197,37 +200,51 @@ def detector_of(
 
 
 def with_anchors(
-    config: ConfigDict, dataset: Dataset, evaluated: InputSize
-) -> tuple[ConfigDict, str]:
-    """Returns a config whose anchors have sizes, and how they were chosen; "" if set.
+    config: ConfigDict, dataset: Dataset, evaluated: InputSize, tell: bool = False
+) -> tuple[ConfigDict, dict[str, str]]:
+    """Returns a config whose anchors have sizes, and what is to be known of them.
+
+    Args:
+      config: the whole of it.
+      dataset: whose training images are looked at where sizes are open.
+      evaluated: how large images are.
+      tell: look at some also where sizes are set, to say whether they suit the boxes.
 
     Raises:
-      ValueError: they are to come from the training boxes, and there are none.
+      ValueError: sizes are to come from the training boxes, and there are none.
     """
     anchors = config.model.anchors
-    if anchors.sizes or config.model.detector == "semantic_fpn":
-        return config, ""
+    no_anchors = config.model.detector == "semantic_fpn"
+    if no_anchors or (anchors.sizes and not (tell and len(dataset.train))):
+        return config, {}
+    most = {"most": MOST_TOLD} if anchors.sizes else {}
     frame, settings = tuple(evaluated.image_size), evaluated.data_config
-    sides = box_sides(dataset.train, frame, settings)
-    if not len(sides):
+    seen = look(dataset.train, frame, settings, **most) if len(dataset.train) else None
+    if seen is None or not len(seen.sides):
+        if anchors.sizes:
+            return config, {}
         raise ValueError(
             "model.anchors.sizes=() takes sizes from the boxes of the training images,"
             " and there are none: give five sizes in pixels."
         )
     first = 3 if config.model.detector == "retinanet" else 2
     strides = [2**level for level in range(first, first + 5)]
+    source = "from the boxes" if not anchors.sizes else "model.anchors.sizes"
     config = config.copy_and_resolve_references()
-    config.model.anchors.sizes = choose_sizes(sides, strides)
-    levels = octave_sizes(config.model.anchors.sizes, anchors.scales)
+    if not anchors.sizes:
+        config.model.anchors.sizes = choose_sizes(seen.sides, strides)
+    sizes = config.model.anchors.sizes
+    levels = octave_sizes(sizes, anchors.scales)
     cells = np.concatenate([cell_anchors(level, anchors.ratios) for level in levels])
-    met = share_met(sides, cells[:, 2:] - cells[:, :2])
-    low, high = np.quantile(np.sqrt(sides.prod(axis=1)), (SMALL, LARGE))
-    sizes = ", ".join(f"{size:g}" for size in config.model.anchors.sizes)
-    return config, (
-        f"sizes {sizes} px: of {len(sides)} boxes nine in ten have sides of {low:.0f}"
-        f" to {high:.0f} px;\n{met:.0%} of them have an IoU of 0.5 with the best anchor"
-        " at their place"
+    met = share_met(seen.sides, cells[:, 2:] - cells[:, :2])
+    words = (
+        f"sizes {', '.join(f'{size:g}' for size in sizes)} px ({source}); {met:.0%} of"
+        f" {len(seen.sides)} boxes have an IoU of {MEETS:g}\nwith the best anchor at"
+        " their place"
     )
+    if anchors.sizes and met < WELL_MET:
+        words += ": --config.model.anchors.sizes='()' takes sizes from the boxes"
+    return config, {"images": words_of(seen, strides[0]), "anchors": words}
 
 
 def num_labels_of(config: ConfigDict, dataset: Dataset) -> int:

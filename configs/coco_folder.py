@@ -1,9 +1,11 @@
-"""RetinaNet on any COCO-format folder, trained from scratch.
+"""RetinaNet on any folder of images with boxes, trained from scratch.
 
     python train.py --config configs/coco_folder.py --config.data.root=FOLDER
 
-The folder holds ``instances_train.json`` and ``instances_val.json`` beside ``train/``
-and ``val/``; other names: --config.data.train_annotations=..., and so on.
+The folder is of COCO's format, ``instances_train.json`` and ``instances_val.json``
+beside ``train/`` and ``val/`` (other names: --config.data.train_annotations=..., and so
+on), or of YOLO's, or of another that docs/data.md lists: which one is found out, and
+said.
 
 A small ResNet-18 FPN for a few hundred images and a CPU: set the model, the image size
 and the epochs to what you have.
@@ -23,7 +25,7 @@ def get_config():
     config.epochs = 100.0
     config.image_size = (256, 320)
 
-    config.data.name = "coco_folder"
+    config.data.name = "auto"
     config.data.scale_range = (0.8, 1.25)
 
     config.model.width = 0.25

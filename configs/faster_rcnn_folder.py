@@ -1,4 +1,4 @@
-"""A small Faster R-CNN on any COCO-format folder, trained from scratch.
+"""A small Faster R-CNN on any folder of images with boxes, trained from scratch.
 
     python train.py --config configs/faster_rcnn_folder.py --config.data.root=FOLDER
 

@@ -1,4 +1,4 @@
-"""A small Mask R-CNN on any COCO-format folder with masks, trained from scratch.
+"""A small Mask R-CNN on any folder of images with masks, trained from scratch.
 
     python train.py --config configs/mask_rcnn_folder.py --config.data.root=FOLDER
 

@@ -39,10 +39,21 @@ def test_a_run_says_and_remembers_which_sizes_it_chose(config, tmp_path, capsys)
 
 def test_sizes_that_are_set_stay(config):
     config.model.anchors.sizes = (8.0, 16.0, 32.0, 64.0, 128.0)
-    assert with_anchors(config, None, None) == (config, "")
+    assert with_anchors(config, None, None) == (config, {})
     config.model.anchors.sizes = ()
     config.model.detector = "semantic_fpn"
-    assert with_anchors(config, None, None) == (config, "")
+    assert with_anchors(config, None, None, tell=True) == (config, {})
+
+
+def test_sizes_that_do_not_suit_the_boxes_are_told_so(config):
+    dataset, evaluated = open_dataset(config.data), evaluation_size(config)
+    _, chosen = with_anchors(config, dataset, evaluated)
+    assert "(from the boxes)" in chosen["anchors"]
+    assert "64 x 64 px, seen at 1 of that" in chosen["images"]
+    config.model.anchors.sizes = (128.0, 256.0, 512.0, 512.0, 512.0)
+    same, told = with_anchors(config, dataset, evaluated, tell=True)
+    assert same.model.anchors.sizes == config.model.anchors.sizes
+    assert "sizes='()' takes sizes from the boxes" in told["anchors"]
 
 
 def test_without_a_box_sizes_are_asked_for(config):

@@ -12,8 +12,6 @@ from agvm_jax.compiling.machine import Machine
 from agvm_jax.compiling.programs import DoesNotFit, Reading
 from agvm_jax.training.resolve import Resolved
 
-GB = 1e9
-
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
@@ -170,18 +168,18 @@ def facts_of(compiled: Compiled) -> dict[str, str]:
         return facts
     reading = compiled.reading
     facts["a step"] = (
-        f"{reading.cost.flops / 1e12:.2f} T operations and"
-        f" {reading.cost.bytes / GB:.1f} GB to and from memory on each device"
+        f"{amount(reading.cost.flops)} operations and"
+        f" {amount(reading.cost.bytes)}B to and from memory on each device"
     )
     if reading.guessed:
         facts["a step"] += (
             f"\nloops whose turns were assumed: {', '.join(reading.guessed)}"
         )
     parts = ", ".join(
-        f"{number:.0f} {kind} ({moved / 1e6:.1f} MB)"
+        f"{number:.0f} {kind} ({amount(moved)}B)"
         for kind, (number, moved) in reading.sent.items()
     )
-    facts["sent"] = f"{reading.bytes_sent / 1e6:.1f} MB by each device: {parts}"
+    facts["sent"] = f"{amount(reading.bytes_sent)}B by each device: {parts}"
     if compiled.plain is not None:
         more = ", ".join(
             f"{100 * compiled.agvm_share(number):+.2f} % {name}"
@@ -203,11 +201,26 @@ def facts_of(compiled: Compiled) -> dict[str, str]:
         " data, evaluation and compiling.\n"
         "It is a roofline, no measurement: each instruction of the compiled program"
         " takes the longer of\n"
-        f"its operations at {machine.flops / 1e12:.0f} T/s and its bytes at"
-        f" {machine.bandwidth / GB:.0f} GB/s, one after the other, then what is sent"
-        f" goes at {machine.links / GB:.0f} GB/s"
+        f"its operations at {amount(machine.flops)}/s and its bytes at"
+        f" {amount(machine.bandwidth)}B/s, one after the other, then what is sent"
+        f" goes at {amount(machine.links)}B/s"
     )
     return facts
+
+
+def amount(number: float) -> str:
+    """Returns a number with three digits and a prefix: "2.61 T", to be followed by B.
+
+    >>> amount(2.6123e12), amount(0.0), amount(999.6)
+    ('2.61 T', '0 ', '1 k')
+    """
+    if number == 0:
+        return "0 "
+    number = float(f"{number:.3g}")
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= factor:
+            return f"{number / factor:.4g} {prefix}"
+    return f"{number:.3g} "
 
 
 def does_not_fit(compiled: Compiled) -> str:
@@ -216,10 +229,10 @@ def does_not_fit(compiled: Compiled) -> str:
     refusal = compiled.refusal
     needs = ""
     if refusal is not None and refusal.needed and refusal.room:
-        needs = f": it needs {refusal.needed / GB:.1f} of {refusal.room / GB:.1f} GB"
+        needs = f": it needs {amount(refusal.needed)}B of {amount(refusal.room)}B"
     elif compiled.reading is not None:
         memory = compiled.reading.memory
-        needs = f": it needs {memory / GB:.1f} of {machine.room / GB:.1f} GB"
+        needs = f": it needs {amount(memory)}B of {amount(machine.room)}B"
     sentence = (
         f"a step of {plan.micro_batch_size} images at once does not fit a device of"
         f" {machine.name}{needs}; "
@@ -238,10 +251,10 @@ def does_not_fit(compiled: Compiled) -> str:
 def _memory(compiled: Compiled) -> str:
     reading, machine = compiled.reading, compiled.machine
     over = "" if reading.memory <= machine.room else ", WHICH DOES NOT FIT"
-    kept = f"{machine.memory / GB:.1f} GB, of which a step gets {machine.room / GB:.1f}"
+    kept = f"{amount(machine.memory)}B, of which a step gets {amount(machine.room)}B"
     return (
-        f"{reading.memory / GB:.2f} GB on each device{over}: {reading.held / GB:.2f}"
-        f" held and {reading.temporary / GB:.2f} for a while,"
+        f"{amount(reading.memory)}B on each device{over}: {amount(reading.held)}B"
+        f" held and {amount(reading.temporary)}B for a while,"
         f"\nwith {compiled.resolved.plan.micro_batch_size} images at once; the chip's"
         f" share of a device is {kept}"
     )
@@ -253,14 +266,14 @@ def _largest(compiled: Compiled) -> str:
         return ""
     (first, low), (second, high) = largest.points
     line = (
-        f"by the line through {first} ({low / GB:.2f} GB) and {second}"
-        f" ({high / GB:.2f} GB): {largest.fixed / GB:.2f} GB and"
-        f" {largest.per_image / GB:.3f} GB an image"
+        f"by the line through {first} ({amount(low)}B) and {second}"
+        f" ({amount(high)}B): {amount(largest.fixed)}B and"
+        f" {amount(largest.per_image)}B an image"
     )
     if largest.confirmed:
         found = (
             f"{largest.confirmed} images at once, confirmed by compiling:"
-            f" {largest.memory / GB:.2f} GB; {line}"
+            f" {amount(largest.memory)}B; {line}"
         )
     else:
         found = f"{largest.fitted} images at once {line}; not confirmed"

@@ -15,6 +15,7 @@ from agvm_jax.data.formats import (
     shapes,
     yolo,
 )
+from agvm_jax.data.formats.foreign import foreign_name
 from agvm_jax.data.storage.prepare import open_split
 from agvm_jax.data.storage.records import Source
 
@@ -174,10 +175,27 @@ def find_format(data_config: Any) -> tuple[str, str]:
     for sign in signs.values():
         if sign.wrong:
             raise DataError(sign.wrong)
+    raise DataError(_remedy_for(root, signs, data_config))
+
+
+def _remedy_for(root: pathlib.Path, signs: dict[str, Any], data_config: Any) -> str:
+    """What to do with a folder of no format that is known."""
+    if foreign := foreign_name(root):
+        return (
+            f"{root} holds annotations of {foreign}, which are not read: docs/data.md,"
+            ' "Other layouts", has the lines that convert them.'
+        )
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        for name, one in FORMATS.items():
+            if one.recognises(folder, data_config).found:
+                return (
+                    f"{root} is of no format that is known, but {folder.name}/ in it is"
+                    f" of {name}: set --config.data.root={folder}."
+                )
     listed = "; ".join(
         f"{sign.looked_for} ({name})" for name, sign in signs.items() if sign.looked_for
     )
-    raise DataError(
+    return (
         f"{root} is of no format that is known. For training it would hold {listed}."
         " Put it so, or set --config.data.name=NAME and the keys of config.data that"
         " name files."

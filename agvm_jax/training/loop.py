@@ -15,14 +15,16 @@ from agvm_jax.training import device_memory, storage
 from agvm_jax.training import mesh as mesh_lib
 from agvm_jax.training import metrics as metrics_lib
 from agvm_jax.training.averaging import averaged
+from agvm_jax.training.beginning import first_state, has_ended
 from agvm_jax.training.checkpoint import Checkpoints
+from agvm_jax.training.connecting import connect
 from agvm_jax.training.experiment import Experiment, Outcome
 from agvm_jax.training.feed import Feed, StepAbandoned
 from agvm_jax.training.progress import Clock, Progress
 from agvm_jax.training.resolve import Resolved
-from agvm_jax.training.restoring import Restored, restore_newest, saved_steps
+from agvm_jax.training.restoring import Restored, saved_steps
 from agvm_jax.training.standing import AVERAGE, best_of, gains_no_more, is_best
-from agvm_jax.training.start_from import how_to_go_on, restore_source
+from agvm_jax.training.start_from import how_to_go_on
 from agvm_jax.training.stop_signal import StopSignal
 from agvm_jax.training.trackers import Run, open_trackers, tracker_names
 from agvm_jax.training.watch import TrainingStopped, Watch
@@ -43,9 +45,10 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
     """
     storage.hush_libraries()
     log = metrics_lib.open_log(experiment.folder, jax.process_index() == 0)
+    connect(experiment.model.partition.mesh)
     with device_memory.said_of(device_memory.STATE):
         begin = first_state(experiment, log)
-    if _has_ended(experiment, begin):
+    if has_ended(experiment, begin):
         with device_memory.said_of(device_memory.EVALUATION):
             results = experiment.evaluation.run(begin.state)
         write_last(experiment, begin.state, log)
@@ -59,41 +62,6 @@ def train_and_evaluate(experiment: Experiment) -> Outcome:
         advice = how_to_go_on(experiment.folder, error.step, skipping)
         raise TrainingStopped(f"{error} {advice}", error.step) from None
     return Outcome(sitting.state, sitting.step, sitting.results, status)
-
-
-def _has_ended(experiment: Experiment, begin: Restored) -> bool:
-    """Whether a run that begins with this state has nothing left to do."""
-    patience = experiment.settings.stop_after_evaluations_without_gain
-    done = begin.step >= experiment.resolved.total_steps
-    if done or not patience:
-        return done
-    metric = experiment.evaluation.task.metric
-    values = metrics_lib.evaluated(experiment.folder, metric, begin.step)
-    early = begin.step in values and gains_no_more(values, patience)
-    # What makes the state may be a program over all processes, and two of these at a
-    # time may wait for each other.
-    jax.block_until_ready(begin.state)
-    return mesh_lib.first_process_says(early)
-
-
-def first_state(experiment: Experiment, log: logging.Logger) -> Restored:
-    """Returns what a sitting begins with: the newest good checkpoint, or step 0."""
-    folder, begin = experiment.folder / "checkpoints", experiment.start
-    own = bool(saved_steps(folder))
-    if not own and begin.source is None:
-        return Restored(begin.state(), 0, {})
-    # Only the shapes are made of a state that is restored: there are never two.
-    shapes = jax.eval_shape(begin.state)
-    like = experiment.model.partition.like(shapes)
-    if not own:
-        return restore_source(begin.source, like, begin.seed, log)
-    restored = restore_newest(folder, like, log)
-    log.info(
-        "resumed from the checkpoint of step %d of %d",
-        restored.step,
-        experiment.resolved.total_steps,
-    )
-    return restored
 
 
 class _Sitting:

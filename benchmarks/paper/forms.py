@@ -82,19 +82,23 @@ def comparison(title: str, groups: Mapping[int, Sequence[Sequence[str]]]) -> Tab
     return Table(title, wanted, lines)
 
 
-def pipelines(title: str, names: Sequence[str], batch: int) -> Table:
-    """AdamW with and without AGVM, on other detectors and backbones."""
+def pipelines(
+    title: str,
+    names: Sequence[str],
+    batch: int,
+    methods: Sequence[str] = ("adamw", "agvm_adamw"),
+) -> Table:
+    """Methods on other detectors and backbones: AdamW with and without AGVM."""
 
-    def pair(pipeline: str) -> list[Sweep]:
-        methods = "adamw", "agvm_adamw"
+    def of(pipeline: str) -> list[Sweep]:
         return sweeps(methods, batch, (("run.pipeline", pipeline),))
 
     return Table(
         title,
         lambda runs: [
-            cell for name in names for cell in sweep_then_seeds(runs, pair(name))
+            cell for name in names for cell in sweep_then_seeds(runs, of(name))
         ],
-        lambda runs: {name: [line(s, runs) for s in pair(name)] for name in names},
+        lambda runs: {name: [line(s, runs) for s in of(name)] for name in names},
     )
 
 

@@ -90,6 +90,11 @@ COMMANDS: Mapping[str, list[str]] = MappingProxyType(
             _command("mask_rcnn", 512, f"agvm.anchor={anchor}")
             for anchor in ("backbone", "fpn", "rpn", "box_head", "mask_head")
         ],
+        "8": [
+            _command("uninet_1b", 960, *PLAIN),
+            _baseline("uninet_1b", 960, "pmd_lamb"),
+            _command("uninet_1b", 960),
+        ],
         "9": [
             *(_tau(5, 0.95), _tau(5, 0.97), _tau(10, 0.97), _tau(20, 0.97)),
             *(_tau(20, 0.98), _tau(10, 0.0)),

@@ -25,6 +25,7 @@ from benchmarks.paper.cells import Cell
 from benchmarks.paper.methods import Method
 from benchmarks.paper.scales import WARMUP_SHARE, Scale
 from models.build import build_detector
+from models.stack import has_layer_axis
 
 
 class CarriedState(NamedTuple):
@@ -109,6 +110,7 @@ def build_program(scale: Scale, cell: Cell, method: Method) -> Program:
         batch_size=cell.batch,
         total_steps=steps,
         steps_per_epoch=steps,
+        layered=has_layer_axis,
     )
     if method.make_tx:
         tx = optax.with_extra_args_support(method.make_tx(recipe.schedule))

@@ -91,6 +91,13 @@ class Scale:
         return config
 
 
+_RPN = {
+    "model.rpn.pre_nms_top_k": (50, 50),
+    "model.rpn.post_nms_top_k": (20, 20),
+    "model.rpn.samples": 32,
+    # A level each for P2 to P6.
+    "model.anchors.sizes": (6.0, 12.0, 18.0, 26.0, 40.0),
+}
 TINY = Scale(
     name="tiny",
     image_size=32,
@@ -130,15 +137,25 @@ TINY = Scale(
             "faster_rcnn": MappingProxyType(
                 {
                     "model.detector": "faster_rcnn",
-                    "model.rpn.pre_nms_top_k": (50, 50),
-                    "model.rpn.post_nms_top_k": (20, 20),
-                    "model.rpn.samples": 32,
+                    **_RPN,
                     "model.box_head.samples": 16,
                     "model.box_head.width": 64,
                     "model.box_head.pre_nms_top_k": 50,
                     "model.box_head.max_detections": 10,
-                    # A level each for P2 to P6.
-                    "model.anchors.sizes": (6.0, 12.0, 18.0, 26.0, 40.0),
+                }
+            ),
+            "uninet": MappingProxyType(
+                {
+                    "model.detector": "cascade_rcnn",
+                    **_RPN,
+                    "model.cascade_head.samples": 16,
+                    "model.cascade_head.width": 64,
+                    "model.cascade_head.pre_nms_top_k": 50,
+                    "model.cascade_head.max_detections": 10,
+                    "model.backbone": "uninet_b0",
+                    "model.drop_path": 0.0,
+                    "model.remat": False,
+                    "optim.no_decay": ("norm", "gamma", "temperature"),
                 }
             ),
             "swin": MappingProxyType(

@@ -141,8 +141,8 @@ def test_the_command_lists_refuses_and_names_the_large_runs(tmp_path, capsys):
     folders = ["--runs", str(tmp_path), "--docs", str(tmp_path)]
     assert main(["--list", *folders]) == 0
     assert "0 of 60 cells" in capsys.readouterr().out
-    assert main(["--table", "8", *folders]) == 2
-    assert "UniNet" in capsys.readouterr().err
+    assert main(["--table", "4", *folders]) == 2
+    assert "768 GPUs" in capsys.readouterr().err
     assert main(["--table", "12", *folders]) == 2
     assert "choose one of core" in capsys.readouterr().err
     assert main(["--table", "7", "--scale", "paper"]) == 0

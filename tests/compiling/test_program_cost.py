@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from agvm_jax.compiling.program_cost import convolution_flops, costs
+from agvm_jax.compiling.collectives import collectives
+from agvm_jax.compiling.program_cost import convolution_flops, costs, runs_of
 from agvm_jax.compiling.program_text import arrays_of, parse
 
 # One device's program: a map of 4x8x8x128 is read by a convolution, five times a window
@@ -115,6 +116,33 @@ def test_costs_are_added_up_by_file_and_by_turns():
     assert other.cycles == 500
     copy = found.pop((False, "the compiler's own"))
     assert (copy.bytes, copy.flops) == (2 * whole, 0) and not found
+
+
+def test_seconds_are_the_longer_of_operating_and_moving_for_each_instruction():
+    plain, _ = costs(PROGRAM)
+    product = plain[True, "models/ops/conv.py"]
+    rates = product.flops, product.bytes / 3  # its bytes take three seconds
+    timed, _ = costs(PROGRAM, rates=rates)
+    assert timed[True, "models/ops/conv.py"].seconds == 3
+    assert product.seconds == 0
+    rows = plain[False, "models/ops/roi_align.py"]
+    slow = timed[False, "models/ops/roi_align.py"].seconds
+    # Rows take their bytes, their sum on the chip its operations.
+    assert slow > max(rows.flops / rates[0], rows.bytes / rates[1])
+
+
+def test_what_a_loop_sends_is_sent_each_turn():
+    text = PROGRAM.replace(
+        "  %more = f32[8,128]",
+        "  %sum_of_all = f32[8,128]{1,0} all-reduce(%one), replica_groups={{0,1}}\n"
+        "  %more = f32[8,128]",
+    )
+    runs = runs_of(text)
+    assert runs["main"] == 1 and runs["body"] == 5 and runs["open_body"] == 1
+    assert runs_of(text, {"models/ops/roi_align.py": 3})["open_body"] == 3
+    (one,) = collectives(text, 2)
+    (five,) = collectives(text, 2, runs)
+    assert one.moved == 4 * 8 * 128 and five.moved == 5 * one.moved
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import doctest
 
 import numpy as np
+import pytest
 from coco_files import annotation
 
 from agvm_jax.data import anchor_sizes, open_dataset
@@ -29,11 +30,13 @@ def test_sides_are_those_of_the_resized_image_without_crowds(write_coco):
     config = write_coco(content)
     source = open_dataset(config).train
     # 120 x 60 goes into 64 x 64 by 64 / 120, 64 x 128 by 1 / 2.
-    sides = anchor_sizes.box_sides(source, (64, 64), config)
+    sides = anchor_sizes.look(source, (64, 64), config).sides
     np.testing.assert_allclose(sides, [[16, 32 / 3], [8, 20]], rtol=1e-6)
     # A frame of 64 x 128 that is turned for the second image holds it as it is.
     config.orientation_group = 2
-    sides = anchor_sizes.box_sides(source, (64, 128), config)
+    seen = anchor_sizes.look(source, (64, 128), config)
+    sides, size, scale = seen
+    assert size == (94, 92) and scale == pytest.approx((64 / 60 + 1) / 2, rel=0.02)
     np.testing.assert_allclose(sides, [[32, 64 / 3], [16, 40]], rtol=1e-6)
 
 

@@ -1,4 +1,10 @@
-"""Whole detectors with sharded state, against the same with replicated state."""
+"""Whole detectors with sharded state, against the same with replicated state.
+
+Each detector is run in both modes on two shapes of the mesh, all of which come up;
+SHARD_SHAPES=all runs every detector on every shape, and a UniNet besides.
+"""
+
+import os
 
 import chex
 import jax
@@ -15,8 +21,9 @@ from agvm_jax.training.state import create_state
 from benchmarks.train_step import make_batch
 from configs import base
 from models.build import build_detector
+from models.stack import has_layer_axis
 
-SIDE, DEVICES, ROWS = 64, 4, 8
+SIDE, DEVICES, ROWS = 64, 8, 8
 SMALL = {"width": 0.125, "fpn_channels": 16, "retina_head.num_convs": 1}
 MODELS = {
     "retinanet": SMALL,
@@ -29,9 +36,20 @@ MODELS = {
     },
     "swin": SMALL | {"backbone": "swin_t", "drop_path": 0.0},
 }
+# Mode and devices along the axis fsdp. "full" over one of them shares nothing out.
+EVERY = [(mode, n) for mode in ("full", "optimizer") for n in (1, 2, 4, 8)][1:]
+RUNS = {
+    "retinanet": [("full", 2), ("optimizer", 1)],
+    "frozen": [("full", 4), ("optimizer", 8)],
+    "mask_rcnn": [("full", 8), ("optimizer", 2)],
+    "swin": [("full", 2), ("optimizer", 4)],
+}
+if os.environ.get("SHARD_SHAPES") == "all":
+    MODELS["uninet"] = SMALL | {"backbone": "uninet_b0", "drop_path": 0.0}
+    RUNS = dict.fromkeys(MODELS, EVERY)
 
 
-def one_step(mode, model, estimator):
+def one_step(mode, fsdp, model, estimator):
     """Returns state and metrics after a step of SGD, clipped."""
     recipe = make_recipe(
         ROWS,
@@ -41,8 +59,8 @@ def one_step(mode, model, estimator):
             "agvm.tau": 1,
         },
     )
-    mesh = mesh_lib.data_mesh(jax.devices()[:DEVICES], None if mode == "none" else 2)
-    partition = Partition(mesh, mode, least_size=128)
+    mesh = mesh_lib.data_mesh(jax.devices()[:DEVICES], fsdp)
+    partition = Partition(mesh, mode, least_size=128, layered=has_layer_axis)
     config = base.get_config().model
     config.update_from_flattened_dict(MODELS[model])
     detector = build_detector(
@@ -68,9 +86,9 @@ def one_step(mode, model, estimator):
 @pytest.mark.parametrize("model", MODELS)
 def test_a_step_is_that_of_replicated_state(model):
     """Both ways to phi, synced BatchNorm over both axes, and what is frozen."""
-    replicated = one_step("none", model, "norms")
-    for mode in ("full", "optimizer"):
-        state, metrics = one_step(mode, model, "norms")
+    replicated = one_step("none", None, model, "norms")
+    for mode, fsdp in RUNS[model]:
+        state, metrics = one_step(mode, fsdp, model, "norms")
         chex.assert_trees_all_close(metrics, replicated[1], rtol=2e-3, atol=1e-5)
         chex.assert_trees_all_close(
             state.params, replicated[0].params, rtol=1e-3, atol=2e-5

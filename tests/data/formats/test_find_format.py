@@ -152,3 +152,33 @@ def test_a_data_yaml_that_is_wrong_hears_what_is_wrong(
     data_config.name, data_config.root = "auto", str(folder)
     with pytest.raises(DataError, match=message):
         open_dataset(data_config)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "name"),
+    [
+        ("Annotations/1.xml", b'<annotation verified="no">', "Pascal VOC"),
+        ("1.xml", b"<?xml?>\n<annotation>", "Pascal VOC"),
+        ("annotations.xml", b"<?xml?>\n<annotations>", "CVAT"),
+        ("train/1.json", b'{"version": "5.0", "shapes": []}', "LabelMe"),
+    ],
+)
+def test_a_layout_that_others_convert_is_recognised(
+    file, content, name, folder, data_config
+):
+    path = folder / file
+    put(path.parent, "", path.name, content)
+    data_config.name, data_config.root = "auto", str(folder)
+    with pytest.raises(DataError, match=f"annotations of {name}, .* docs/data.md"):
+        open_dataset(data_config)
+
+
+def test_a_root_that_is_one_folder_too_high_hears_which_it_should_be(
+    folder, data_config
+):
+    (folder / "a").mkdir()
+    (folder / "inner").mkdir()
+    make_yolo(folder / "inner")
+    data_config.name, data_config.root = "auto", str(folder)
+    with pytest.raises(DataError, match=f"of yolo: set .*root={folder / 'inner'}"):
+        open_dataset(data_config)
