@@ -246,31 +246,31 @@ def get_config() -> ConfigDict:
     # first stage as well, 5 all. -1: 2 for a ResNet that starts from a file, else 0.
     train.freeze_at = -1
     train.weights_dir = "~/.cache/agvm_jax/weights"  # where fetched ones are kept
-    # Another run to go on from, in a new folder and with changed keys: RUN_FOLDER, or
-    # RUN_FOLDER:STEP. The whole state and its step are carried over, so steps and
-    # epochs count from that run's beginning; training/start_from.py has the rules.
+    # Another run to go on from, in a new folder and changed keys: RUN_FOLDER[:STEP].
+    # The whole state and its step are carried over (training/start_from.py).
     train.start_from = ""
     # Steps whose batches are left out of the data, counted from its beginning: they
     # stand that far ahead, also after start_from, which takes this key from nowhere.
     train.skip_steps = 0
-    # What is shared out over the devices instead of repeated on each. none |
-    # optimizer: the optimizer's state and the update, over all of them | full: the
-    # parameters and frozen weights as well, over fsdp_size. Nothing that is computed
-    # changes but by rounding, and a run may go on with another choice.
+    # What is shared out over the devices: none | optimizer: its state and the update,
+    # over all | full: parameters and frozen weights as well, over fsdp_size. Results
+    # change by rounding alone, and a run may go on with another choice.
     train.shard = "none"
-    # Devices that share parameters, neighbours, so a divisor of all; optimizer: the
-    # second axis of its mesh. 0: those of a process.
-    train.fsdp_size = 0
+    train.fsdp_size = 0  # neighbours that share parameters; 0: devices of a process
     train.log_every_steps = 10  # steps from one line of metrics to the next
     train.eval_every_epochs = 1.0  # epochs between evaluations
     train.checkpoint_every_epochs = 1.0  # epochs between checkpoints
+    train.checkpoint_every_minutes = 0.0  # and minutes, 0: by epochs alone
     train.keep_checkpoints = 3  # the last ones; the best is kept beside them
-    # Moving average of the weights, evaluated and saved beside them: its decay, such as
-    # 0.999, after a warm-up (training/averaging.py). 0: none.
+    # Decay of a moving average of the weights (training/averaging.py). 0: none.
     train.ema_decay = 0.0
-    # The run ends when as many evaluations in a row brought no gain. 0: it does not.
+    # The run ends after as many evaluations in a row without a gain. 0: it does not.
     train.stop_after_evaluations_without_gain = 0
     train.max_skipped_steps = 10  # non-finite steps in a row before the run stops
+    train.profile_steps = (0, 0)  # (50, 5): steps 51 to 55, into profile/; (0, 0): none
+    # Seconds that a step or an evaluation may take before it is told to hang; 0: any
+    train.hang_seconds = 1800.0
+    train.hang_stops = False  # whether it then ends with exit code 1
     # Where numbers go besides metrics.jsonl: tensorboard, wandb, mlflow, trackio, with
     # commas between several; "": nowhere.
     train.trackers = "tensorboard"

@@ -20,4 +20,13 @@ def command_line(*arguments: str, config="configs/tiny.py") -> Iterator[list[str
         with mock.patch.object(sys, "argv", argv):
             yield argv
     finally:
-        flags.FLAGS["compile_for"].unparse()  # or the next test would not train
+        if "compile_for" in flags.FLAGS:  # or the next test would not train
+            flags.FLAGS["compile_for"].unparse()
+
+
+def run(*arguments, config="configs/tiny.py"):
+    """Runs train.main as the command line does; returns its exit code."""
+    import train  # not at import: it wakes JAX
+
+    with command_line(*arguments, config=config) as argv:
+        return train.main(argv)

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from command_lines import command_line
+from command_lines import run
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
@@ -32,14 +32,6 @@ def pytest_collection_modifyitems(items):
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=place)
-
-
-def run(*arguments, config="configs/tiny.py"):
-    """Runs train.main as the command line does; returns its exit code."""
-    import train  # not before pytest_configure: it wakes JAX
-
-    with command_line(*arguments, config=config) as argv:
-        return train.main(argv)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 
 import jax
 import pytest
-from conftest import run
+from command_lines import run
 
 from agvm_jax.compiling.chips import Chip
 from agvm_jax.compiling.machine import Machine

@@ -15,7 +15,7 @@ from agvm_jax.data.formats import (
     shapes,
     yolo,
 )
-from agvm_jax.data.formats.foreign import foreign_name
+from agvm_jax.data.formats.foreign import foreign_name, label_folders
 from agvm_jax.data.storage.prepare import open_split
 from agvm_jax.data.storage.records import Source
 
@@ -184,6 +184,14 @@ def _remedy_for(root: pathlib.Path, signs: dict[str, Any], data_config: Any) -> 
         return (
             f"{root} holds annotations of {foreign}, which are not read: docs/data.md,"
             ' "Other layouts", has the lines that convert them.'
+        )
+    images = data_config.train_images
+    if labels := label_folders(root, images):
+        return (
+            f"{root} is of no format that is known, but the PNGs of {labels[0]}/ have"
+            f" the names of the images of {images}/: for labels of pixels use --config"
+            " configs/semantic_fpn_folder.py with --config.data.train_labels="
+            f"{labels[0]}, and --config.data.val_labels likewise."
         )
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         for name, one in FORMATS.items():

@@ -2,10 +2,10 @@
 
 The stream's position is a number of batches and nothing else. Global position p (image
 p % batch_size of batch p // batch_size) shows image `shuffle(epoch)[p % n]` and samples
-its augmentation from (seed, p), whatever the number of threads or processes; process i
-of k takes positions i, i + k, i + 2k, ... So a run that stops can continue exactly, and
-on another number of processes too. With two frames (`order`) another order takes
-the shuffle's place; the rest is the same.
+its augmentation from (seed, p), whatever the number of threads or processes; of k
+processes, number i takes the i-th of k equal parts of each batch. So a run that stops
+can continue exactly, and on another number of processes too. With two frames (`order`)
+another order takes the shuffle's place; the rest is the same.
 """
 
 import functools
@@ -28,6 +28,7 @@ from agvm_jax.data.example import (
     load_training_row,
 )
 from agvm_jax.data.order import (
+    Share,
     TrainOrder,
     check_group,
     evaluation_order,
@@ -135,12 +136,11 @@ class TrainBatches(Counting):
         if start_batch < 0:
             raise DataError(f"start_batch is {start_batch}; it counts from 0.")
         augmentation = Augmentation.of(config)
-        process_index, process_count = shard
         kinds = _kinds(source, frame, config)
         if len(kinds) == 1:
             order = grain.MapDataset.range(images).seed(seed).shuffle().repeat()
         else:
-            check_group(config.orientation_group, rows * process_count)
+            check_group(config.orientation_group, rows * shard[1])
             counts = [len(some) for some, _ in kinds]
             order = grain.MapDataset.source(
                 TrainOrder(counts, config.orientation_group, seed)
@@ -154,9 +154,10 @@ class TrainBatches(Counting):
                 make = functools.partial(make_pasted_row, some, augmentation)
             return load_training_row(some, index, rng, own, config, augmentation, make)
 
-        # random_map comes before the slice: its randomness is keyed by the global
-        # position, not by the position within one process's share.
-        dataset = order.random_map(load)[process_index::process_count]
+        # Its randomness is keyed by the global position, not by the position within one
+        # process's share.
+        examples = order.random_map(load)
+        dataset = grain.MapDataset.source(Share(rows, *shard)).map(examples.__getitem__)
         self._rows = rows
         self._iterator = iter(
             dataset.to_iter_dataset(_read_options(config, rows, frame))

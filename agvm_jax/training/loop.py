@@ -20,14 +20,17 @@ from agvm_jax.training.checkpoint import Checkpoints
 from agvm_jax.training.connecting import connect
 from agvm_jax.training.experiment import Experiment, Outcome
 from agvm_jax.training.feed import Feed, StepAbandoned
+from agvm_jax.training.profile_window import ProfileWindow
 from agvm_jax.training.progress import Clock, Progress
 from agvm_jax.training.resolve import Resolved
 from agvm_jax.training.restoring import Restored, saved_steps
+from agvm_jax.training.save_times import SaveTimes
 from agvm_jax.training.standing import AVERAGE, best_of, gains_no_more, is_best
 from agvm_jax.training.start_from import how_to_go_on
 from agvm_jax.training.stop_signal import StopSignal
 from agvm_jax.training.trackers import Run, open_trackers, tracker_names
 from agvm_jax.training.watch import TrainingStopped, Watch
+from agvm_jax.training.watchdog import Watchdog
 from agvm_jax.training.weight_files import write_best, write_last
 from agvm_jax.training.windows import Windows
 
@@ -78,7 +81,13 @@ class _Sitting:
         self._experiment, self._log = experiment, log
         self._log_every = settings.log_every_steps
         self._eval_every = _every(settings.eval_every_epochs, resolved)
-        self._save_every = _every(settings.checkpoint_every_epochs, resolved)
+        self._save_times = SaveTimes(
+            mesh,
+            _every(settings.checkpoint_every_epochs, resolved),
+            settings.checkpoint_every_minutes,
+            alone=jax.process_count() == 1,
+        )
+        self._profile = ProfileWindow(experiment.folder, *settings.profile_steps)
         if first_process:
             metrics_lib.write_environment(experiment.folder)
         # Read before the writer removes what lies after the start.
@@ -108,6 +117,9 @@ class _Sitting:
         self._windows = Windows(self._write_window, begin.record.get("window", ()))
         self._noise_scale = jax.jit(noise_scale)
         self._clock = Clock(resolved.plan.batch_size)
+        self._watchdog = Watchdog(
+            experiment.folder, settings.hang_seconds, settings.hang_stops, log
+        )
 
     def run(self) -> str:
         """Trains to the end or to a signal; returns which, as `Outcome.status`."""
@@ -120,6 +132,8 @@ class _Sitting:
                 # The former sitting was stopped before it.
                 early = self._evaluate()
             while self.step < total and not early:
+                self._watchdog.begins(f"step {self.step + 1}")
+                self._profile.before(self.step, self.state)
                 try:
                     self.state, scalars = self._experiment.model.step(
                         self.state, self._feed, self.step
@@ -131,16 +145,19 @@ class _Sitting:
                 self._windows.add(scalars)
                 self._clock.step()
                 self._progress.step()
+                self._profile.after(self.step, self.state)
                 self._checkpoints.settle(wait=False)
                 ends = self.step == total
                 stopping = self._stop.reached(self.step) and not ends
-                if ends or self.step % self._log_every == 0:
+                window_ends = ends or self.step % self._log_every == 0
+                if window_ends:
                     self._end_window()
                 if ends or (self._evaluation_is_due() and not stopping):
                     early = self._evaluate()
                 if stopping:
                     return self._interrupted()
-                if ends or early or self.step % self._save_every == 0:
+                due = self._save_times.due(self.step, window_ends)
+                if ends or early or due:
                     self._save()
         self._make_sure_that_it_is_saved()
         return "finished"
@@ -151,7 +168,9 @@ class _Sitting:
             # When the device failed, that has been raised already.
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 self._windows.write()
+                self._profile.close(self.state)
         finally:
+            self._watchdog.close()
             self._progress.close()
             self._feed.close()
             self._writer.close()
@@ -188,6 +207,7 @@ class _Sitting:
 
     def _evaluate(self) -> bool:
         """Evaluates; returns whether the run is to end here, since it gains no more."""
+        self._watchdog.begins(f"the evaluation after step {self.step}")
         self._wait_for_the_device()
         evaluation, average = self._experiment.evaluation, {}
         said = device_memory.said_of(device_memory.EVALUATION)
@@ -220,9 +240,11 @@ class _Sitting:
         return early
 
     def _save(self) -> None:
+        self._watchdog.begins(f"the checkpoint of step {self.step}")
         self._wait_for_the_device()
         with self._clock.paused():
             self._checkpoints.save(self.step, self.state, window=self._windows.begun())
+        self._save_times.saved()
 
     def _wait_for_the_device(self) -> None:
         self._watch.check_all()

@@ -117,15 +117,15 @@ def rows_of_all(array: np.ndarray) -> np.ndarray:
     """Returns the rows of all processes; all of them call this with as many rows.
 
     Args:
-      array: (n, ...) this process's rows: those i, i + k, ... of k processes.
+      array: (n, ...) this process's rows.
 
     Returns:
-      (k * n, ...) in the order of the whole.
+      (k * n, ...), those of process 0 first.
     """
     if jax.process_count() == 1:
         return array
     every = multihost_utils.process_allgather(array)  # (k, n, ...)
-    return np.swapaxes(every, 0, 1).reshape(-1, *array.shape[1:])
+    return every.reshape(-1, *array.shape[1:])
 
 
 def local_rows(tree: Any) -> Any:

@@ -13,6 +13,7 @@ from agvm_jax.optim.layer_axis import Layered
 from agvm_jax.training.averaging import check_decay
 from agvm_jax.training.batching import BatchPlan, plan_batches
 from agvm_jax.training.input_size import InputSize, evaluation_size
+from agvm_jax.training.profile_window import check_profile
 from agvm_jax.training.recipes import Recipe, build_optimizer
 from agvm_jax.training.shard_choice import ShardChoice, choose_sharding
 
@@ -66,6 +67,7 @@ def resolve(
     Raises:
       ValueError: something in the config does not fit together, or not these devices.
     """
+    check_profile(config.train.profile_steps)
     if config.train.skip_steps < 0:
         raise ValueError(
             f"train.skip_steps={config.train.skip_steps} must be 0 or more: the steps"

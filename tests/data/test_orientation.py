@@ -180,7 +180,7 @@ def test_processes_share_the_very_batches_that_one_process_sees(count, grouped):
         for field in ("image", "boxes", "image_id", "image_size"):
             rows = np.zeros_like(getattr(batch, field))
             for i, share in enumerate(shares):
-                rows[i::count] = getattr(share[k], field)
+                rows.reshape(count, -1, *rows.shape[1:])[i] = getattr(share[k], field)
             np.testing.assert_array_equal(rows, getattr(batch, field))
 
 

@@ -24,8 +24,8 @@ from agvm_jax.training.experiment import (
 from agvm_jax.training.metrics import read_metrics
 from agvm_jax.training.partition import Partition
 from agvm_jax.training.resolve import resolve
+from agvm_jax.training.sharded_step import make_step
 from agvm_jax.training.state import create_state
-from agvm_jax.training.step import TrainStep
 from configs import base
 from models.weights.files import write_weights
 from models.weights.placing import flatten
@@ -57,7 +57,8 @@ def make_batch(number, bad=()):
         crowd=np.zeros((ROWS, 1), bool),
     )
     index, count = jax.process_index(), jax.process_count()
-    return jax.tree.map(lambda leaf: leaf[index::count], batch)
+    own = slice(index * ROWS // count, (index + 1) * ROWS // count)
+    return jax.tree.map(lambda leaf: leaf[own], batch)
 
 
 class Stream:
@@ -88,6 +89,8 @@ def make_experiment(
     source=None,
     seed=0,
     skip=0,
+    devices=2,
+    shard="none",
     **stream,
 ):
     """Returns the experiment.
@@ -96,6 +99,8 @@ def make_experiment(
       folder: the run folder; it is made.
       settings: keys of the config.
       scores: step -> what is measured; by default it rises.
+      devices: of all processes together.
+      shard: what of the state is shared out, in twos under "full".
       stream: see `Stream`.
     """
     folder.mkdir(exist_ok=True)
@@ -109,12 +114,15 @@ def make_experiment(
     config.train.skip_steps = skip
     config.update_from_flattened_dict(settings or {})
     config.steps = steps
-    config.batch_size, config.micro_batch_size = ROWS * micro_batches, ROWS // 2
+    config.batch_size = ROWS * micro_batches
+    config.micro_batch_size = ROWS // devices
     resolved = resolve(
-        config, num_images=2 * config.batch_size, num_devices=2, platform="cpu"
+        config, num_images=2 * config.batch_size, num_devices=devices, platform="cpu"
     )
     recipe = resolved.recipe
-    mesh = mesh_lib.data_mesh(jax.devices()[:2])
+    fsdp_size = None if shard == "none" else 2
+    mesh = mesh_lib.data_mesh(jax.devices()[:devices], fsdp_size)
+    partition = Partition(mesh, shard, least_size=1)
     params = {"backbone": jnp.full((4, 3), 0.1), "head": jnp.full(3, 0.1)}
 
     def initial_state():
@@ -126,7 +134,7 @@ def make_experiment(
             seed,
             average=recipe.ema_decay > 0,
         )
-        return mesh_lib.put_replicated(mesh, state)
+        return partition.put(state)
 
     def evaluate(state):
         step = int(state.step)
@@ -142,8 +150,8 @@ def make_experiment(
             validation=list,
         ),
         model=Model(
-            partition=Partition(mesh),
-            step=TrainStep(loss, recipe, resolved.plan, mesh, label_tree(params)),
+            partition=partition,
+            step=make_step(loss, recipe, resolved.plan, partition, label_tree(params)),
             predict=lambda state, batch: None,
             write_weights=lambda name, state, notes: write_weights(
                 folder / name, flatten(state.params), notes

@@ -1,4 +1,4 @@
-"""Layouts that are not read but that others convert: recognised, to say so."""
+"""Layouts that are not read, or not under their names: recognised, to say so."""
 
 import itertools
 import pathlib
@@ -27,3 +27,23 @@ def foreign_name(root: pathlib.Path) -> str:
             if path.is_file() and re.search(sign, read_file(path, HEAD)):
                 return name
     return ""
+
+
+def label_folders(root: pathlib.Path, images: str) -> list[str]:
+    """Returns the folders whose PNGs have the names of a folder's images.
+
+    Args:
+      root: of the data set.
+      images: the name of the folder of images in it.
+    """
+    if not (root / images).is_dir():
+        return []
+    names = sorted(path.stem for path in (root / images).iterdir())[:LOOKED_AT]
+    return sorted(
+        path.name
+        for path in root.iterdir()
+        if path.is_dir()
+        and path.name != images
+        and names
+        and all((path / f"{name}.png").is_file() for name in names)
+    )

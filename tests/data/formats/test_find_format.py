@@ -182,3 +182,13 @@ def test_a_root_that_is_one_folder_too_high_hears_which_it_should_be(
     data_config.name, data_config.root = "auto", str(folder)
     with pytest.raises(DataError, match=f"of yolo: set .*root={folder / 'inner'}"):
         open_dataset(data_config)
+
+
+def test_label_pngs_in_a_folder_of_another_name_are_seen(folder, data_config):
+    make_label_folder(folder)
+    (folder / "train_labels").rename(folder / "trainannot")
+    data_config.name, data_config.root = "auto", str(folder)
+    with pytest.raises(
+        DataError, match="PNGs of trainannot/ .*train_labels=trainannot"
+    ):
+        open_dataset(data_config)
