@@ -2,16 +2,17 @@
 
     python -m benchmarks.uninet_scale                          # compile B0, B6 and 1B
     python -m benchmarks.uninet_scale --sizes b0 --one-by-one  # blocks without a scan
-    python -m benchmarks.uninet_scale --step 1b                # needs some 10 GB
+    python -m benchmarks.uninet_scale --step 1b                # one real step
 
 Compiled is the gradient of a loss on all four outputs of the backbone, of one image of
 128 px, for this CPU. Seconds are processor time of the whole process, which other work
 on the machine stretches less than time on a clock. No weight is allocated for it.
 
 The step is that of configs/uninet_1b.py, Cascade Mask R-CNN with AGVM, with three
-changes without which it does not fit a machine of 24 GB: parameters and gradients are
+changes, so that it may fit a machine of 24 GB: parameters and gradients are
 bfloat16 (the arithmetic is float32), the optimizer is SGD without momentum, and each
-half of the batch is one generated image, of `--image-size` pixels.
+half of the batch is one generated image, of `--image-size` pixels. It holds more than 6
+bytes a parameter; a trunk of fewer blocks is `--repeats`. Nobody has seen it end yet.
 """
 
 import argparse
