@@ -204,3 +204,9 @@ def test_a_run_folder_of_another_config_is_left_alone(complaint, tmp_path):
     assert "batch_size is 4 there and 8 here" in err
     assert "with --config.workdir=FOLDER" in err  # a name would not help here
     assert json.loads(config.read_text()) == {"batch_size": 4}
+
+
+def test_a_config_that_is_not_there(complaint):
+    assert "config nowhere.py cannot be read: there is no such file" in complaint(
+        config="nowhere.py:lsj"
+    )

@@ -1,6 +1,7 @@
 """The command line of train.py: its flags, the config they make, what it says."""
 
 import difflib
+import os
 import sys
 from collections.abc import Mapping
 
@@ -47,6 +48,7 @@ def parse(arguments: list[str]) -> ConfigDict:
             raise ValueError(
                 "there is no config: python train.py --config configs/quickstart.py"
             )
+        config = FLAGS.config.copy_and_resolve_references()
     except (AttributeError, KeyError) as error:
         # ml_collections tells of an unknown key by its last part alone.
         raise ValueError(_unknown_key(arguments) or str(error).strip("'\"")) from error
@@ -54,8 +56,10 @@ def parse(arguments: list[str]) -> ConfigDict:
         sentence = _wrong_variant(arguments) or str(error).strip("'\"")
         raise ValueError(sentence) from error
     except OSError as error:
-        raise ValueError(f"the config file cannot be read: {error}") from error
-    config = FLAGS.config.copy_and_resolve_references()
+        # ml_collections tells of a file that is not there when it is first asked for.
+        name = _config_file(arguments).partition(":")[0]
+        reason = "there is no such file" if not os.path.exists(name) else error
+        raise ValueError(f"the config {name} cannot be read: {reason}") from error
     if len(config.image_size) == 1:
         config.image_size = (config.image_size[0], config.image_size[0])
     check_places(config)
