@@ -187,7 +187,8 @@ def fill_row(
     """`make_row` for an image that `make_image` made."""
     placement = transform.placement
     boxes, keep = placement.boxes(example["boxes"])
-    keep &= transform.keeps(example["boxes"], example["crowd"])
+    if transform.centers is not None:
+        keep &= transform.keeps(example["boxes"], example["crowd"])
     chosen = np.flatnonzero(keep)
     dropped = max(0, len(chosen) - config.max_boxes)
     if dropped and rng is not None:

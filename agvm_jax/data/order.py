@@ -125,32 +125,6 @@ class TrainOrder:
         return groups * self._counts[1] // sum(self._counts)
 
 
-class Share:
-    """The positions of one process: its rows of every batch lie side by side.
-
-    So the devices of process 0 have the first images of a batch, those of process 1 the
-    next, as the devices of a single process would: which images are together on a
-    device, and in the same half for AGVM, does not depend on the processes.
-
-    Args:
-      rows: of each process in a batch.
-      process_index: this one's number.
-      process_count: of all.
-    """
-
-    def __init__(self, rows: int, process_index: int, process_count: int):
-        self._rows = rows
-        self._index = process_index
-        self._count = process_count
-
-    def __len__(self) -> int:
-        return sys.maxsize // self._count
-
-    def __getitem__(self, number: int) -> int:
-        batch, row = divmod(number, self._rows)
-        return (batch * self._count + self._index) * self._rows + row
-
-
 def evaluation_order(
     counts: Sequence[int], batch_size: int, some: int | None = None
 ) -> list[tuple[int, int]]:

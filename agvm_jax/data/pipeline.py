@@ -10,6 +10,7 @@ another order takes the shuffle's place; the rest is the same.
 
 import functools
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,6 @@ from agvm_jax.data.example import (
     load_training_row,
 )
 from agvm_jax.data.order import (
-    Share,
     TrainOrder,
     check_group,
     evaluation_order,
@@ -157,7 +157,16 @@ class TrainBatches(Counting):
         # Its randomness is keyed by the global position, not by the position within one
         # process's share.
         examples = order.random_map(load)
-        dataset = grain.MapDataset.source(Share(rows, *shard)).map(examples.__getitem__)
+        process_index, process_count = shard
+
+        def own(number: int) -> LoadedRow:
+            # A process's rows of a batch lie side by side, as those of a device do: so
+            # which images are together on a device, and in the same half for AGVM, does
+            # not depend on the number of processes.
+            batch, row = divmod(number, rows)
+            return examples[(batch * process_count + process_index) * rows + row]
+
+        dataset = grain.MapDataset.range(sys.maxsize // process_count).map(own)
         self._rows = rows
         self._iterator = iter(
             dataset.to_iter_dataset(_read_options(config, rows, frame))
