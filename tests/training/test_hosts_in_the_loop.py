@@ -62,6 +62,7 @@ def test_only_the_first_process_says_that_it_is_time(clock, monkeypatch):
     assert [other.due(step, True) for step in (1, 2, 3)] == [0, 0, 0]
 
 
+@pytest.mark.slow  # a profile takes long to be written
 def test_a_run_saves_by_minutes_and_profiles_the_steps_asked_for(tmp_path):
     settings = {
         "train.checkpoint_every_epochs": 0.0,

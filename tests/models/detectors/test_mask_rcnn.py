@@ -53,6 +53,7 @@ def test_its_parameters_are_the_papers_five_modules(weights):
     assert set(weights[0]) == {"backbone", "fpn", "rpn", "box_head", "mask_head"}
 
 
+@pytest.mark.slow  # the step takes long to compile
 def test_the_mask_is_one_more_part_of_the_loss_and_reaches_its_head(step):
     loss, parts, gradient = step(make_batch_with_masks())
     assert set(parts) == {"objectness", "rpn_box", "classification", "box", "mask"}
