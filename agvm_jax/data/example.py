@@ -245,8 +245,12 @@ def empty_row(
     return row
 
 
-def check_config(config: Any, frame: Size) -> None:
-    """Raise a DataError that names the key of config.data that cannot be used."""
+def check_config(config: Any, frame: Size) -> Augmentation:
+    """What section `data` says of augmentation, after a look at all of its ranges.
+
+    Raises:
+      DataError: names the key that cannot be used.
+    """
     counts = ("mask_size", "long_side", "orientation_group", "num_threads", "prefetch")
     for good, key, rule in (
         (config.max_boxes >= 1, "max_boxes", "must be 1 or more"),
@@ -269,3 +273,4 @@ def check_config(config: Any, frame: Size) -> None:
             f"image_size {frame} is no multiple of config.data.semantic_stride ="
             f" {config.semantic_stride}."
         )
+    return Augmentation.of(config)

@@ -19,7 +19,6 @@ import grain
 import numpy as np
 
 from agvm_jax.data.annotations.errors import DataError
-from agvm_jax.data.augment.augmentation import Augmentation
 from agvm_jax.data.augment.decode import Size
 from agvm_jax.data.example import (
     Counting,
@@ -126,7 +125,7 @@ class TrainBatches(Counting):
 
     def __init__(self, source, *, frame, rows, seed, config, shard, start_batch):
         super().__init__(config.max_unreadable)
-        check_config(config, frame)
+        augmentation = check_config(config, frame)
         # What would otherwise fail inside a thread.
         images = len(source)
         if images == 0:
@@ -135,7 +134,6 @@ class TrainBatches(Counting):
             raise DataError(f"seed is {seed}; it must lie in 0 .. 2**32 - 1.")
         if start_batch < 0:
             raise DataError(f"start_batch is {start_batch}; it counts from 0.")
-        augmentation = Augmentation.of(config)
         kinds = _kinds(source, frame, config)
         if len(kinds) == 1:
             order = grain.MapDataset.range(images).seed(seed).shuffle().repeat()
@@ -159,14 +157,14 @@ class TrainBatches(Counting):
         examples = order.random_map(load)
         process_index, process_count = shard
 
-        def own(number: int) -> LoadedRow:
+        def row_of(number: int) -> LoadedRow:
             # A process's rows of a batch lie side by side, as those of a device do: so
             # which images are together on a device, and in the same half for AGVM, does
             # not depend on the number of processes.
             batch, row = divmod(number, rows)
             return examples[(batch * process_count + process_index) * rows + row]
 
-        dataset = grain.MapDataset.range(sys.maxsize // process_count).map(own)
+        dataset = grain.MapDataset.range(sys.maxsize // process_count).map(row_of)
         self._rows = rows
         self._iterator = iter(
             dataset.to_iter_dataset(_read_options(config, rows, frame))
@@ -191,8 +189,7 @@ class EvalBatches(Counting):
 
     def __init__(self, source, *, frame, rows, config, shard, some):
         super().__init__(config.max_unreadable)
-        check_config(config, frame)
-        resizing = Augmentation.of(config).resizing
+        resizing = check_config(config, frame).resizing
         process_index, process_count = shard
         kinds = _kinds(source, frame, config)
         counts = [len(some) for some, _ in kinds]

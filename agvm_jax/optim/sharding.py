@@ -138,8 +138,8 @@ class ShardPlan:
 
         Returns:
           ``(params, *args) -> (value, (grads, sum_sq))``: the gradients, shards like
-          the parameters, psum_floats over the shard axis; and module -> () float32, the
-          squared norm of this device's own gradient. Both can be psum_floats over
+          the parameters, summed over the shard axis; and module -> () float32, the
+          squared norm of this device's own gradient. Both can be summed over
           micro-batches.
 
         Raises:
@@ -175,9 +175,9 @@ class ShardPlan:
         """Return the mean gradients, still shards, and the statistics of all groups.
 
         Args:
-          grads: what ``value_and_grad`` gave, psum_floats over the micro-batches.
+          grads: what ``value_and_grad`` gave, summed over the micro-batches.
           sum_sq: the same of the squared norms.
-          micro_batches: how many were psum_floats.
+          micro_batches: how many were summed.
           measure: False leaves the measurement out; the statistics are then None.
 
         Every micro-batch of every device is a group.

@@ -1,7 +1,7 @@
 """A step of a whole detector with sharded state, against replicated state.
 
-Each detector runs on one or two shapes of the mesh, all of which come up;
-SHARD_SHAPES=all runs every detector in every mode on every shape, and a UniNet besides.
+Each detector runs in both modes on two shapes of the mesh, all of which come up;
+SHARD_SHAPES=all runs every detector on every shape, and a UniNet besides.
 """
 
 import os
@@ -41,7 +41,7 @@ RUNS = {
     "retinanet": [("full", 2), ("optimizer", 1)],
     "frozen": [("full", 4), ("optimizer", 8)],
     "mask_rcnn": [("full", 8), ("optimizer", 2)],
-    "swin": [("full", 2)],
+    "swin": [("full", 2), ("optimizer", 4)],
 }
 if os.environ.get("SHARD_SHAPES") == "all":
     MODELS["uninet"] = SMALL | {"backbone": "uninet_b0", "drop_path": 0.0}
